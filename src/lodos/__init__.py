@@ -1,0 +1,1 @@
+"""LoRA fine-tuning of language models in JAX."""

@@ -1,0 +1,8 @@
+"""The error for what a user can mend: bad input, a bad setting, a file that is not what it should be."""
+
+
+class UserError(ValueError):
+    """A problem in what the user gave. The text names the value, the cause and the fix.
+
+    The command line prints it without a traceback and exits with 1; in a library call it is a `ValueError`.
+    """

@@ -1,0 +1,76 @@
+"""Folders that are either whole or not there.
+
+A folder is written beside its place under a temporary name, checked there, and renamed into place. Whoever
+reads the place sees the old folder or the new one, never half of one. Paths go through fsspec's local file
+system today; a remote store, which has no rename, will put its marker file here.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lodos.errors import UserError
+
+
+def local_path(path: str | os.PathLike[str]) -> Path:
+    """`path` as a local path.
+
+    Raises:
+        UserError: for a URL such as `gs://...`, which must never become a local folder named `gs:`.
+    """
+    text = os.fspath(path)
+    if "://" in text:
+        scheme = text.split("://", 1)[0]
+        raise UserError(f"{text}: {scheme} paths cannot be written yet. Give a local folder and copy it afterwards.")
+    return Path(text).expanduser()
+
+
+@contextmanager
+def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yields a temporary folder beside `path`; on a clean exit it becomes `path`, replacing what was there.
+
+    On an exception the temporary folder is removed and `path` is left as it was.
+    """
+    place = local_path(path)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=".partial", dir=place.parent))
+    temporary.chmod(0o777 & ~_umask())
+    try:
+        yield temporary
+        old = temporary.with_suffix(".old")
+        if place.exists():
+            place.rename(old)
+        temporary.rename(place)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes `value` as Hugging Face does: indented by two, keys sorted, a newline at the end."""
+    path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+        UserError: when the file is missing or is not JSON, naming it.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid JSON: {error}.") from None
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
