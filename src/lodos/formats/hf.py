@@ -1,0 +1,302 @@
+"""Hugging Face model folders in and out.
+
+The names of the model's leaves are the names in the files, so there is no table of names: a stacked leaf
+`model.layers.*.mlp.up_proj.weight` is the tensors `model.layers.0.mlp.up_proj.weight` and on. Reading fills each
+device's shard straight from its slice of the file. Writing starts from the base model's files: what training did
+not touch is copied byte for byte, and an adapted weight is summed in float32 and rounded once.
+"""
+
+import dataclasses
+import functools
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import equinox as eqx
+import jax
+import numpy as np
+from jax.sharding import SingleDeviceSharding
+
+from lodos.errors import UserError
+from lodos.files import read_json, write_json, written_whole
+from lodos.formats.hub import model_folder
+from lodos.formats.progress import progress_bar
+from lodos.formats.safetensors import SafetensorsReader, TensorSource, write_sharded
+from lodos.lora.transform import adapted_names, is_lora, lora_layers
+from lodos.models.auto import check_model_type, decoder_config
+from lodos.models.config import DecoderConfig
+from lodos.models.decoder import LmHeadModel
+from lodos.nn.stacked import GradientCheckpointing
+from lodos.sharding import AxisMapping, named_shardings
+from lodos.tree import layer_names, map_modules, named_leaves
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+TIED_HEAD = "lm_head.weight"
+EMBEDDING = "model.embed_tokens.weight"
+MAX_SHARD_SIZE = "5GB"
+
+# Tables that old Llama checkpoints carry and that follow from the config.
+_DERIVED_SUFFIX = "rotary_emb.inv_freq"
+_TOKENIZER_PATTERNS = (
+    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "chat_template*", "*.jinja",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class HFCheckpointConverter:
+    """A model folder: its config, its tokenizer, and its weights as a model."""
+
+    folder: Path
+    model_name_or_path: str
+    """As the user gave it: a folder or a hub name."""
+    hf_config: dict[str, Any]
+    """config.json with transformers' defaults filled in."""
+    config: DecoderConfig
+    trust_remote_code: bool = False
+
+    @staticmethod
+    def from_hf(
+        model_name_or_path: str, *, revision: str | None = None, trust_remote_code: bool = False
+    ) -> "HFCheckpointConverter":
+        """Reads the config of a folder or hub name; no weights yet.
+
+        Args:
+            trust_remote_code: let transformers run Python code that the model's repository brings (its tokenizer).
+
+        Raises:
+            UserError: when the model is not there or is of a kind that is not supported.
+        """
+        from transformers import AutoConfig
+
+        folder = model_folder(model_name_or_path, revision)
+        raw = read_json(folder / "config.json")
+        check_model_type(raw)
+        # Remote code is never needed for a config of a model_type that transformers knows.
+        hf_config = AutoConfig.from_pretrained(folder, trust_remote_code=False).to_dict()
+        return HFCheckpointConverter(
+            folder, model_name_or_path, hf_config, decoder_config(hf_config), trust_remote_code
+        )
+
+    @functools.cached_property
+    def tokenizer(self) -> "PreTrainedTokenizerFast":
+        """The folder's tokenizer."""
+        from transformers import AutoTokenizer
+
+        try:
+            return AutoTokenizer.from_pretrained(self.folder, trust_remote_code=self.trust_remote_code)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.folder}: no tokenizer that transformers can load: {error}") from None
+
+    def load_pretrained(
+        self,
+        *,
+        axis_mapping: AxisMapping | None = None,
+        dtype: Any = None,
+        scan_layers: bool = True,
+        gradient_checkpointing: GradientCheckpointing = "none",
+        progress: bool = False,
+    ) -> LmHeadModel:
+        """The model with the folder's weights, laid out on the ambient mesh by `axis_mapping`.
+
+        Args:
+            dtype: of the weights; None keeps the files' own.
+
+        Raises:
+            UserError: that lists every tensor that is missing, extra, misshapen or in conflict.
+        """
+        reader = SafetensorsReader(self.folder)
+        model = self._structure(scan_layers, gradient_checkpointing)
+        self._check(reader, model)
+        shardings = named_leaves(_shardings(model, axis_mapping))
+        leaves = named_leaves(model)
+        with progress_bar("Loading weights", len(leaves), enabled=progress) as advance:
+            loaded = {}
+            for name, leaf in leaves.items():
+                loaded[name] = _read_leaf(reader, name, leaf.shape, shardings[name], dtype)
+                advance()
+        return map_modules(lambda name, _: loaded[name], model, _is_shape)
+
+    def save_pretrained(
+        self,
+        model: LmHeadModel,
+        path: str | Path,
+        *,
+        dtype: Any = None,
+        max_shard_size: str | int = MAX_SHARD_SIZE,
+        progress: bool = False,
+    ) -> None:
+        """Writes `model`, adapters merged, as a folder that transformers loads.
+
+        Args:
+            dtype: of the tensors; None keeps each tensor's dtype in the base model's files.
+            max_shard_size: above it the weights are several files with an index.
+
+        Raises:
+            OSError: if what is read back is not what was written; nothing is left at `path` then.
+        """
+        tensors = self._merged_tensors(model, None if dtype is None else np.dtype(dtype))
+        with written_whole(path) as folder:
+            with progress_bar("Writing merged model", len(tensors), enabled=progress) as advance:
+                write_sharded(folder, tensors, max_shard_size=max_shard_size, progress=lambda _: advance())
+            self._write_config(folder, dtype)
+            copy_tokenizer(self.folder, folder)
+            self._write_generation_config(folder)
+            for licence in self.folder.glob("LICENSE*"):
+                shutil.copy(licence, folder)
+
+    def _structure(self, scan_layers: bool, gradient_checkpointing: GradientCheckpointing) -> LmHeadModel:
+        """The model with shapes in place of arrays."""
+        return eqx.filter_eval_shape(
+            LmHeadModel.init,
+            self.config,
+            scan_layers=scan_layers,
+            gradient_checkpointing=gradient_checkpointing,
+            key=jax.random.key(0),
+        )
+
+    def _check(self, reader: SafetensorsReader, model: LmHeadModel) -> None:
+        expected = {
+            tensor: leaf.shape[1:] if "*" in name else leaf.shape
+            for name, leaf in named_leaves(model).items()
+            for tensor in layer_names(name, leaf.shape[0])
+        }
+        found = {name: shape for name, shape in reader.shapes.items() if not name.endswith(_DERIVED_SUFFIX)}
+        problems = []
+        if self.config.tie_word_embeddings and TIED_HEAD in found:
+            del found[TIED_HEAD]
+            if EMBEDDING in found and not np.array_equal(reader.read(TIED_HEAD), reader.read(EMBEDDING)):
+                problems.append(
+                    f"{TIED_HEAD}: differs from {EMBEDDING}, though config.json says tie_word_embeddings: true."
+                )
+        problems += [f"{name}: missing." for name in expected if name not in found]
+        problems += [f"{name}: extra; no part of this model takes it." for name in found if name not in expected]
+        problems += [
+            f"{name}: the file has {list(found[name])}, config.json asks for {list(shape)}."
+            for name, shape in expected.items()
+            if name in found and found[name] != shape
+        ]
+        if problems:
+            raise UserError(
+                f"{self.folder}: the weights do not fit config.json (model_type {self.hf_config['model_type']}):\n  "
+                + "\n  ".join(problems)
+            )
+
+    def _merged_tensors(self, model: LmHeadModel, dtype: np.dtype | None) -> dict[str, TensorSource]:
+        """Each tensor to write, in the order of the base model's files."""
+        reader = SafetensorsReader(self.folder)
+        base = map_modules(lambda _, layer: layer.base_layer, model, is_lora)
+        lookup = dict(_leaf_of_tensor(base))
+        deltas = _deltas(model)
+        names = [name for name in reader.shapes if name in lookup]
+
+        def merged(name: str, out_dtype: np.dtype) -> np.ndarray:
+            weight = _current_value(reader.read(name), lookup[name]())
+            if name in deltas:
+                weight = weight.astype(np.float32) + deltas[name]()
+            return weight.astype(out_dtype)
+
+        def source(name: str) -> TensorSource:
+            out_dtype = dtype or reader.dtypes[name]
+            return TensorSource(reader.shapes[name], out_dtype, lambda: merged(name, out_dtype))
+
+        return {name: source(name) for name in names}
+
+    def _write_config(self, folder: Path, dtype: Any) -> None:
+        config = read_json(self.folder / "config.json")
+        if dtype is not None:
+            config.pop("torch_dtype", None)
+            config["dtype"] = np.dtype(dtype).name
+        write_json(folder / "config.json", config)
+
+    def _write_generation_config(self, folder: Path) -> None:
+        """The base model's generation config, in which the trained EOS ends an answer as well."""
+        path = self.folder / "generation_config.json"
+        config = read_json(path) if path.exists() else {}
+        declared = config.get("eos_token_id", self.hf_config.get("eos_token_id"))
+        eos_ids = declared if isinstance(declared, list) else [] if declared is None else [declared]
+        trained = self.tokenizer.eos_token_id
+        if trained is not None and trained not in eos_ids:
+            eos_ids = [*eos_ids, trained]
+        if eos_ids:
+            config["eos_token_id"] = eos_ids[0] if len(eos_ids) == 1 else eos_ids
+        write_json(folder / "generation_config.json", config)
+
+
+def copy_tokenizer(source: Path, destination: Path) -> None:
+    """Copies the tokenizer and chat template of one model folder to another, byte for byte."""
+    for pattern in _TOKENIZER_PATTERNS:
+        for file in source.glob(pattern):
+            if file.is_file():
+                shutil.copyfile(file, destination / file.name)
+
+
+def _is_shape(node: object) -> bool:
+    return isinstance(node, jax.ShapeDtypeStruct)
+
+
+def _shardings(model: LmHeadModel, axis_mapping: AxisMapping | None) -> Any:
+    mesh = jax.sharding.get_mesh()
+    if mesh.empty:
+        return jax.tree.map(lambda _: SingleDeviceSharding(jax.devices()[0]), model)
+    return named_shardings(model, axis_mapping or {}, mesh)
+
+
+def _read_leaf(
+    reader: SafetensorsReader, name: str, shape: tuple[int, ...], sharding: jax.sharding.Sharding, dtype: Any
+) -> jax.Array:
+    tensors = layer_names(name, shape[0])
+    dtype = np.dtype(dtype) if dtype is not None else reader.dtypes[tensors[0]]
+
+    @functools.cache  # devices that hold the same shard share one read
+    def read(index_key: tuple[tuple[int, int], ...]) -> np.ndarray:
+        index = tuple(slice(start, stop) for start, stop in index_key)
+        if "*" not in name:
+            return reader.read(name, index).astype(dtype, copy=False)
+        shard = np.empty(tuple(part.stop - part.start for part in index), dtype)
+        for row, tensor in enumerate(tensors[index[0]]):
+            shard[row] = reader.read(tensor, index[1:])
+        return shard
+
+    def callback(index: tuple[slice, ...]) -> np.ndarray:
+        return read(tuple(part.indices(size)[:2] for part, size in zip(index, shape, strict=True)))
+
+    return jax.make_array_from_callback(shape, sharding, callback)
+
+
+def _leaf_of_tensor(model: LmHeadModel) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
+    """Each tensor's Hugging Face name and a way to fetch its present value."""
+    for name, leaf in named_leaves(model).items():
+        if not eqx.is_inexact_array(leaf):
+            continue
+        for index, tensor in enumerate(layer_names(name, leaf.shape[0])):
+            if "*" in name:
+                yield tensor, lambda leaf=leaf, index=index: np.asarray(leaf[index])
+            else:
+                yield tensor, lambda leaf=leaf: np.asarray(leaf)
+                if name == EMBEDDING and model.lm_head is None:
+                    yield TIED_HEAD, lambda leaf=leaf: np.asarray(leaf)
+
+
+def _deltas(model: LmHeadModel) -> dict[str, Callable[[], np.ndarray]]:
+    """For each adapted weight: its name in the files and a way to compute what the adapter adds."""
+    deltas = {}
+    layers = lora_layers(model)
+    for stacked_name, names in adapted_names(model).items():
+        layer = layers[stacked_name]
+        for index, name in names:
+
+            def delta(layer: Any = layer, index: int | None = index) -> np.ndarray:
+                A, B = (np.asarray(x if index is None else x[index], np.float32) for x in (layer.lora_A, layer.lora_B))
+                return np.float32(layer.scale) * (B @ A)
+
+            deltas[f"{name}.weight"] = delta
+    return deltas
+
+
+def _current_value(in_file: np.ndarray, in_model: np.ndarray) -> np.ndarray:
+    """The file's value where the model still holds it, perhaps in fewer bits; else what training made of it."""
+    unchanged = np.array_equal(in_file.astype(in_model.dtype), in_model)
+    return in_file if unchanged else in_model

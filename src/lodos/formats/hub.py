@@ -1,0 +1,36 @@
+"""From the name of a model to a local folder: a folder is taken as it is, a hub name is downloaded."""
+
+from pathlib import Path
+
+from lodos.errors import UserError
+
+# What a model folder needs; everything else of a repository (other formats, images, code) stays where it is.
+ALLOW_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "LICENSE*"]
+
+
+def model_folder(name_or_path: str, revision: str | None = None) -> Path:
+    """The local folder of a model or adapter, downloading it to Hugging Face's cache if it is a hub name.
+
+    Raises:
+        UserError: when there is neither such a folder nor such a repository, with what was tried.
+    """
+    folder = Path(name_or_path).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.is_file():
+        raise UserError(f"{name_or_path}: a file. Give the folder that holds config.json and the safetensors files.")
+    if name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1:
+        raise UserError(f"{name_or_path}: there is no such folder.")
+
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name_or_path, revision=revision, allow_patterns=ALLOW_PATTERNS))
+    except HFValidationError as error:
+        raise UserError(f"{name_or_path}: neither a folder here nor a name on the hub: {error}") from None
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise UserError(
+            f"{name_or_path}: there is no such folder here, and the hub gave: {str(error).strip().splitlines()[0]}. "
+            "A gated model needs its licence accepted and HF_TOKEN set."
+        ) from None

@@ -1,0 +1,152 @@
+"""Tensors of a model folder: read lazily slice by slice, written in shards and read back.
+
+A folder holds one `model.safetensors`, or several files and an index that says which tensor is where. Nothing is
+read until a slice is asked for, and then only that slice. Nothing is ever unpickled: a `.bin` is refused.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+from huggingface_hub import split_state_dict_into_shards_factory
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from lodos.errors import UserError
+from lodos.files import read_json, write_json
+
+WEIGHTS_NAME = "model.safetensors"
+INDEX_NAME = "model.safetensors.index.json"
+
+# transformers refuses a file without it.
+METADATA = {"format": "pt"}
+
+DTYPES: dict[str, np.dtype] = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+}
+"""The floating-point types of safetensors that weights may have."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorSource:
+    """A tensor that is made when it is needed."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    load: Callable[[], np.ndarray]
+
+
+class SafetensorsReader:
+    """The tensors of one safetensors file, or of a folder of them."""
+
+    def __init__(self, path: Path):
+        """Opens the file or folder and reads the headers, no weights.
+
+        Raises:
+            UserError: if there is no safetensors file, a file of the index is missing, or one cannot be parsed.
+        """
+        self.path = path
+        self._files = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.dtypes: dict[str, np.dtype] = {}
+        self._file_of: dict[str, Path] = {}
+        problems = []
+        for file in [path] if path.is_file() else _files_of(path):
+            try:
+                handle = safe_open(file, framework="np")
+            except (SafetensorError, OSError) as error:
+                problems.append(f"{file}: not a whole safetensors file: {error}.")
+                continue
+            self._files[file] = handle
+            for name in handle.keys():  # noqa: SIM118 - the handle is no mapping
+                part = handle.get_slice(name)
+                if part.get_dtype() not in DTYPES:
+                    problems.append(f"{file}: {name} is {part.get_dtype()}, not one of {', '.join(DTYPES)}.")
+                    continue
+                self.shapes[name] = tuple(part.get_shape())
+                self.dtypes[name] = DTYPES[part.get_dtype()]
+                self._file_of[name] = file
+        if problems:
+            raise UserError("\n".join(problems))
+
+    def read(self, name: str, index: tuple[slice, ...] = ()) -> np.ndarray:
+        """The slice `index` of a tensor, the whole tensor by default."""
+        part = self._files[self._file_of[name]].get_slice(name)
+        return part[index] if index else part[:]
+
+    def source(self, name: str) -> TensorSource:
+        """The tensor as it is in the file."""
+        return TensorSource(self.shapes[name], self.dtypes[name], lambda: self.read(name))
+
+
+def write_sharded(
+    folder: Path, tensors: Mapping[str, TensorSource], *, max_shard_size: str | int, progress: Callable[[str], None]
+) -> None:
+    """Writes tensors as transformers does: one file, or shards with an index above `max_shard_size`.
+
+    Each file is read back and compared bit by bit while its tensors are still in memory, so a shard is all that
+    is held at once.
+
+    Args:
+        progress: called with the name of each tensor when it is on disk and compared.
+
+    Raises:
+        OSError: if what is read back is not what was written.
+    """
+    split = split_state_dict_into_shards_factory(
+        dict(tensors),
+        get_storage_size=lambda tensor: int(np.prod(tensor.shape)) * tensor.dtype.itemsize,
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=max_shard_size,
+    )
+    for filename, names in split.filename_to_tensors.items():
+        loaded = {name: np.ascontiguousarray(tensors[name].load()) for name in names}
+        save_and_compare(folder / filename, loaded)
+        for name in names:
+            progress(name)
+    if split.is_sharded:
+        write_json(folder / INDEX_NAME, {"metadata": split.metadata, "weight_map": split.tensor_to_filename})
+
+
+def save_and_compare(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Writes one safetensors file and proves that it holds what was meant.
+
+    Raises:
+        OSError: if what is read back is not what was written.
+    """
+    # The writer takes the bytes of a buffer in memory order, whatever the strides say: a view would come out wrong.
+    contiguous = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}
+    save_file(contiguous, path, metadata=METADATA)
+    with safe_open(path, framework="np") as written:
+        names = set(written.keys())
+        differing = [
+            name
+            for name, tensor in contiguous.items()
+            if name not in names or written.get_tensor(name).tobytes() != tensor.tobytes()
+        ]
+    if differing or len(names) != len(contiguous):
+        raise OSError(f"{path}: read back differently than written: {', '.join(differing) or 'more tensors'}.")
+
+
+def _files_of(folder: Path) -> list[Path]:
+    if (folder / INDEX_NAME).exists():
+        index = read_json(folder / INDEX_NAME)
+        names = sorted(set(index["weight_map"].values()))
+        if missing := [name for name in names if not (folder / name).exists()]:
+            raise UserError(f"{folder}: {INDEX_NAME} names files that are not there: {', '.join(missing)}.")
+        return [folder / name for name in names]
+    if (folder / WEIGHTS_NAME).exists():
+        return [folder / WEIGHTS_NAME]
+    if pickles := sorted(path.name for path in [*folder.glob("*.bin"), *folder.glob("*.pt")]):
+        raise UserError(
+            f"{folder}: only {', '.join(pickles)}. Such a file is a Python pickle, which can run any code when it is "
+            "opened. Load the model once in transformers and save it again: save_pretrained writes safetensors."
+        )
+    raise UserError(f"{folder}: no {WEIGHTS_NAME} and no {INDEX_NAME}.")
+
+

@@ -1,0 +1,20 @@
+"""The filter_spec that trains the adapters and nothing else."""
+
+import equinox as eqx
+import jax
+from jaxtyping import PyTree
+
+from lodos.lora.layers import LoraLinear
+from lodos.lora.transform import is_lora
+
+
+def lora_trainable_params_filter(model: PyTree) -> PyTree:
+    """A tree of booleans of the model's shape: True at every `lora_A` and `lora_B`, False elsewhere."""
+
+    def mark(node: object) -> PyTree:
+        if not isinstance(node, LoraLinear):
+            return False
+        frozen = jax.tree.map(lambda _: False, node)
+        return eqx.tree_at(lambda layer: (layer.lora_A, layer.lora_B), frozen, (True, True))
+
+    return jax.tree.map(mark, model, is_leaf=is_lora)

@@ -1,0 +1,60 @@
+"""Hugging Face's rope settings, in either spelling, as a `RotaryConfig`.
+
+transformers 5 writes `rope_parameters: {rope_theta, rope_type, ...}`, transformers 4 wrote `rope_theta` beside
+`rope_scaling: {type or rope_type, ...}`. Reading one as the other silently falls back to theta 10000, so
+both are read here and what is not understood is refused.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from lodos.errors import UserError
+from lodos.nn.rotary import ROPE_TYPES, RotaryConfig
+
+_REQUIRED = {
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+    "longrope": ("short_factor", "long_factor"),
+}
+_FIELDS = {field.name for field in dataclasses.fields(RotaryConfig)}
+
+
+def rotary_config(hf_config: Mapping[str, Any], head_dim: int) -> RotaryConfig:
+    """The rotary embedding that a config.json describes.
+
+    Raises:
+        UserError: for an unknown rope type, a parameter that is missing or one that is not implemented.
+    """
+    parameters = dict(hf_config.get("rope_parameters") or hf_config.get("rope_scaling") or {})
+    if hf_config.get("rope_theta") is not None:
+        parameters.setdefault("rope_theta", hf_config["rope_theta"])
+    rope_type = parameters.pop("rope_type", None) or parameters.pop("type", None) or "default"
+    parameters.pop("type", None)
+    problems = []
+    if rope_type not in ROPE_TYPES:
+        problems.append(f"rope_type: {rope_type!r} is not one of {', '.join(ROPE_TYPES)}.")
+    problems += [
+        f"rope_parameters: {rope_type} needs {name}." for name in _REQUIRED.get(rope_type, ()) if not parameters.get(name)
+    ]
+    if parameters.pop("partial_rotary_factor", 1.0) not in (None, 1.0):
+        problems.append("partial_rotary_factor: only 1.0 is implemented for this model_type.")
+    for name in ("short_factor", "long_factor"):
+        factors = parameters.get(name) or ()
+        if factors and len(factors) != head_dim // 2:
+            problems.append(f"{name}: {len(factors)} factors for the {head_dim // 2} frequencies of a head.")
+    problems += [f"rope_parameters: {name} is not implemented." for name in parameters if name not in _FIELDS]
+    if problems:
+        raise UserError("\n".join(problems))
+    # A null in the file means "as if it were not there".
+    given = {name: value for name, value in parameters.items() if value is not None}
+    # Older long-context models keep the original length beside the rope settings instead of among them.
+    original = hf_config.get("original_max_position_embeddings")
+    if original is not None:
+        given.setdefault("original_max_position_embeddings", original)
+    for name in ("short_factor", "long_factor"):
+        if name in given:
+            given[name] = tuple(given[name])
+    longest = hf_config.get("max_position_embeddings") or 2048
+    return RotaryConfig(rotary_dim=head_dim, max_position_embeddings=longest, rope_type=rope_type, **given)

@@ -1,0 +1,32 @@
+"""Exact softmax attention with grouped heads.
+
+The mask says who sees whom. Every query must see at least one key, as a token that sees itself does: a row of
+the score matrix that is fully masked would have no meaning.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+
+def attend(
+    q: Float[Array, "batch q heads head_size"],
+    k: Float[Array, "batch k kv_heads head_size"],
+    v: Float[Array, "batch k kv_heads head_size"],
+    mask: Bool[Array, "batch q k"],
+) -> Float[Array, "batch q heads head_size"]:
+    """`softmax(q k^T / sqrt(head_size)) v`, the softmax in float32. Head `h` reads key-value head `h // group`."""
+    batch, q_len, heads, head_size = q.shape
+    kv_heads = k.shape[2]
+    group = heads // kv_heads
+    # Queries of one group are rows of one matrix: plain batched products, which is what every backend does best.
+    q = q.reshape(batch, q_len, kv_heads, group, head_size).transpose(0, 2, 3, 1, 4)
+    q = q.reshape(batch, kv_heads, group * q_len, head_size)
+    k = k.transpose(0, 2, 3, 1)
+    v = v.transpose(0, 2, 1, 3)
+    scores = jnp.matmul(q, k, preferred_element_type=jnp.float32) * head_size**-0.5
+    scores = scores.reshape(batch, kv_heads, group, q_len, -1)
+    scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype).reshape(batch, kv_heads, group * q_len, -1)
+    out = jnp.matmul(weights, v).reshape(batch, kv_heads, group, q_len, head_size)
+    return out.transpose(0, 3, 1, 2, 4).reshape(batch, q_len, heads, head_size)

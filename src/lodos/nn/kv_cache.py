@@ -1,0 +1,46 @@
+"""The keys and values of tokens already read, so that generating one more token reads only that one."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+class LayerCache(eqx.Module):
+    """The cache of one layer."""
+
+    k: Float[Array, "batch length kv_heads head_size"]
+    v: Float[Array, "batch length kv_heads head_size"]
+
+
+class KVCache(eqx.Module):
+    """The cache of all layers, of a fixed length, filled up to `used`. Slots not yet used have segment 0."""
+
+    layers: LayerCache
+    """With a leading `layers` axis."""
+    segment_ids: Int[Array, "batch length"]
+    used: Int[Array, ""]
+
+    @staticmethod
+    def empty(
+        num_layers: int, batch: int, length: int, kv_heads: int, head_size: int, dtype: jnp.dtype
+    ) -> "KVCache":
+        shape = (num_layers, batch, length, kv_heads, head_size)
+        layers = LayerCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+        return KVCache(layers, jnp.zeros((batch, length), jnp.int32), jnp.zeros((), jnp.int32))
+
+    def extend_segments(self, segment_ids: Int[Array, "batch new"]) -> "KVCache":
+        """The cache with the segments of the new tokens noted and `used` moved past them."""
+        segments = jax.lax.dynamic_update_slice_in_dim(self.segment_ids, segment_ids, self.used, axis=1)
+        return KVCache(self.layers, segments, self.used + segment_ids.shape[1])
+
+
+def write(
+    cache: LayerCache,
+    start: Int[Array, ""],
+    k: Float[Array, "batch new kv_heads head_size"],
+    v: Float[Array, "batch new kv_heads head_size"],
+) -> LayerCache:
+    """The layer's cache with the new keys and values at `start`."""
+    update = jax.lax.dynamic_update_slice_in_dim
+    return LayerCache(update(cache.k, k, start, axis=1), update(cache.v, v, start, axis=1))

@@ -1,0 +1,49 @@
+"""A linear layer with its weight as Hugging Face stores it, `[out, in]`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+
+class Linear(eqx.Module):
+    """`y = x W^T + b`. With a leading `layers` axis it is a stack of layers, to be sliced by `Stacked`."""
+
+    weight: Float[Array, "*layers out in"]
+    bias: Float[Array, "*layers out"] | None
+    axes: tuple[str, str] = eqx.field(static=True)
+    """The logical names of the out and in axes."""
+
+    @staticmethod
+    def init(
+        out_features: int,
+        in_features: int,
+        *,
+        axes: tuple[str, str],
+        bias: bool = False,
+        layers: tuple[int, ...] = (),
+        std: float = 0.02,
+        dtype: Any = jnp.float32,
+        key: PRNGKeyArray,
+    ) -> "Linear":
+        """Normal weights with standard deviation `std` and a zero bias, as transformers initialises Llama."""
+        weight = std * jax.random.normal(key, (*layers, out_features, in_features), dtype)
+        return Linear(weight, jnp.zeros((*layers, out_features), dtype) if bias else None, axes)
+
+    @property
+    def in_features(self) -> int:
+        return self.weight.shape[-1]
+
+    @property
+    def out_features(self) -> int:
+        return self.weight.shape[-2]
+
+    def __call__(self, x: Float[Array, "*tokens in"], *, key: PRNGKeyArray | None = None) -> Float[Array, "*tokens out"]:
+        y = x @ self.weight.T
+        return y if self.bias is None else y + self.bias
+
+    def logical_axes(self) -> Mapping[str, tuple[str, ...]]:
+        return {"weight": self.axes, "bias": self.axes[:1]}

@@ -1,0 +1,193 @@
+"""Where arrays live on a mesh of devices, decided by the names of their axes.
+
+Every module names the logical axes of its own arrays (`logical_axes`), never a mesh axis:
+
+    Linear.weight  ("mlp", "embed")        stacked: ("layers", "mlp", "embed")
+
+One mapping sends names to mesh axes. `{"embed": "data"}` stores each parameter in shards along its embed axis
+(FSDP); `{"mlp": "model", "heads": "model"}` is tensor parallelism; `{}` leaves every device a full copy. XLA's
+partitioner inserts the communication, so a mapping changes speed and memory, never a value.
+
+The mesh itself is JAX's ambient one (`jax.set_mesh`), entered with `with device_mesh:`.
+"""
+
+import contextvars
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Protocol, runtime_checkable
+
+import equinox as eqx
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, PyTree
+
+AxisMapping = Mapping[str, str | tuple[str, ...] | None]
+
+_compute_mapping: contextvars.ContextVar[AxisMapping | None] = contextvars.ContextVar("compute_mapping", default=None)
+
+
+@runtime_checkable
+class NamedAxes(Protocol):
+    """A module that names the axes of its arrays."""
+
+    def logical_axes(self) -> Mapping[str, tuple[str, ...]]:
+        """The axis names of each array field, without the leading `layers` of a stack."""
+        ...
+
+
+class DeviceMesh:
+    """A `jax.sharding.Mesh` that is entered with `with`, as often as wanted."""
+
+    def __init__(self, mesh: Mesh):
+        self.mesh = mesh
+        self._entered: list[ExitStack] = []
+
+    def __enter__(self) -> Mesh:
+        stack = ExitStack()
+        stack.enter_context(jax.set_mesh(self.mesh))
+        self._entered.append(stack)
+        return self.mesh
+
+    def __exit__(self, *exc: Any) -> None:
+        self._entered.pop().close()
+
+
+@contextmanager
+def compute_axis_mapping(mapping: AxisMapping) -> Iterator[None]:
+    """Within it, `constrain` sends axis names to mesh axes by `mapping`."""
+    token = _compute_mapping.set(mapping)
+    try:
+        yield
+    finally:
+        _compute_mapping.reset(token)
+
+
+def partition_spec(names: Sequence[str | None], shape: Sequence[int], mapping: AxisMapping) -> PartitionSpec:
+    """The spec of an array whose axes are called `names`, on the ambient mesh.
+
+    An axis stays whole if the mapping does not name it, if the mesh axis does not divide its size, or if an
+    earlier axis of the same array has taken the mesh axis.
+    """
+    sizes = dict(jax.sharding.get_abstract_mesh().shape)
+    taken: set[str] = set()
+    spec: list[str | tuple[str, ...] | None] = []
+    for name, size in zip(names, shape, strict=True):
+        target = mapping.get(name) if name is not None else None
+        axes = (target,) if isinstance(target, str) else tuple(target or ())
+        shards = 1
+        for axis in axes:
+            shards *= sizes.get(axis, 1)
+        fits = shards > 1 and size % shards == 0 and not taken & set(axes)
+        if fits:
+            taken |= set(axes)
+        spec.append(target if fits else None)
+    return PartitionSpec(*spec)
+
+
+def partition_specs(tree: PyTree, mapping: AxisMapping) -> PyTree:
+    """The tree of `PartitionSpec`s of the arrays of `tree`; arrays that nobody names are whole.
+
+    Works on a model, on gradients and on an optimizer's state, whose moments are trees of the model's modules.
+    """
+
+    def spec(path: tuple[Any, ...], leaf: Any) -> PartitionSpec | None:
+        if not eqx.is_array_like(leaf) and not isinstance(leaf, jax.ShapeDtypeStruct):
+            return None
+        names = _axis_names(tree, path)
+        shape = leaf.shape if hasattr(leaf, "shape") else ()
+        if names is None or len(names) > len(shape):
+            return PartitionSpec()
+        if len(names) < len(shape):
+            names = (*["layers"] * (len(shape) - len(names)), *names)
+        return partition_spec(names, shape, mapping)
+
+    return jax.tree_util.tree_map_with_path(spec, tree)
+
+
+def named_shardings(tree: PyTree, mapping: AxisMapping, mesh: Mesh) -> PyTree:
+    """The tree of `NamedSharding`s of the arrays of `tree` on `mesh`."""
+    return jax.tree.map(
+        lambda spec: NamedSharding(mesh, spec),
+        partition_specs(tree, mapping),
+        is_leaf=lambda node: isinstance(node, PartitionSpec),
+    )
+
+
+def shard(tree: PyTree, mapping: AxisMapping) -> PyTree:
+    """Inside `jit`: asks XLA to lay out the arrays of `tree` by `mapping`. Without a mesh it does nothing."""
+    if not jax.sharding.get_abstract_mesh().shape:
+        return tree
+    arrays, rest = eqx.partition(tree, eqx.is_array)
+    specs = partition_specs(arrays, mapping)
+    return eqx.combine(jax.tree.map(jax.lax.with_sharding_constraint, arrays, specs), rest)
+
+
+def constrain(x: Array, *names: str | None) -> Array:
+    """Inside `jit`: lays out an activation by the names of its axes; nothing outside `compute_axis_mapping`."""
+    mapping = _compute_mapping.get()
+    if mapping is None or not jax.sharding.get_abstract_mesh().shape:
+        return x
+    return jax.lax.with_sharding_constraint(x, partition_spec(names, x.shape, mapping))
+
+
+def constrain_parameters(tree: PyTree) -> PyTree:
+    """Inside `jit`: gathers parameters from their storage layout to the one they are computed with."""
+    mapping = _compute_mapping.get()
+    return tree if mapping is None else shard(tree, mapping)
+
+
+def named_jit(
+    fn: Callable[..., Any] | None = None,
+    *,
+    axis_resources: AxisMapping | None = None,
+    donate_args: bool | Sequence[bool] = (),
+) -> Callable[..., Any]:
+    """`jax.jit` for functions over modules, whose outputs are laid out by the names of their axes.
+
+    Args:
+        axis_resources: maps axis names to mesh axes for the outputs; None leaves the layout to XLA.
+        donate_args: for each positional argument whether its buffers may be reused; one boolean is for all.
+
+    Arguments may hold anything: arrays are traced, the rest is static. Usable as a decorator with or without
+    arguments.
+    """
+    if fn is None:
+        return functools.partial(named_jit, axis_resources=axis_resources, donate_args=donate_args)
+
+    @functools.partial(eqx.filter_jit, donate="all-except-first")
+    def run(kept: tuple[Any, Any], donated: Any) -> Any:
+        args, kwargs = eqx.combine(kept, donated)
+        out = fn(*args, **kwargs)
+        return out if axis_resources is None else shard(out, axis_resources)
+
+    @functools.wraps(fn)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        flags = [donate_args] * len(args) if isinstance(donate_args, bool) else list(donate_args)
+        flags += [False] * (len(args) - len(flags))
+        donate_spec = tuple(jax.tree.map(lambda _, flag=flag: flag, arg) for arg, flag in zip(args, flags, strict=True))
+        keep_kwargs = jax.tree.map(lambda _: False, kwargs)
+        donated, kept = eqx.partition((args, kwargs), (donate_spec, keep_kwargs))
+        donated, static = eqx.partition(donated, eqx.is_array)
+        return run(eqx.combine(kept, static), donated)
+
+    return call
+
+
+def _axis_names(tree: PyTree, path: tuple[Any, ...]) -> tuple[str, ...] | None:
+    """What the module that owns the leaf at `path` calls the leaf's axes; None if nobody names them."""
+    owner, field = None, None
+    node = tree
+    for key in path:
+        match key:
+            case jax.tree_util.GetAttrKey(name=name):
+                owner, field, node = node, name, getattr(node, name)
+            case jax.tree_util.SequenceKey(idx=index):
+                owner, node = None, node[index]
+            case jax.tree_util.DictKey(key=name):
+                owner, node = None, node[name]
+            case _:
+                return None
+    if not isinstance(owner, NamedAxes) or field is None:
+        return None
+    return owner.logical_axes().get(field)
