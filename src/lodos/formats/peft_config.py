@@ -1,0 +1,122 @@
+"""PEFT's adapter_config.json, both ways.
+
+Written complete, with the defaults PEFT itself writes, so that nothing depends on how a reader fills gaps
+(`target_modules: null`, for one, makes PEFT fall back to q_proj and v_proj). Read strictly: a field that would
+change what the adapter computes and is not implemented here is refused by name, never ignored.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lodos.errors import UserError
+from lodos.lora.config import LoraConfig
+
+_INIT_TO_PEFT = {"default": True, "gaussian": "gaussian", "zero_a": True}
+_INIT_FROM_PEFT = {"gaussian": "gaussian"}
+
+# Ways to start that leave the base weights as they are; PiSSA, OLoRA, LoftQ and CorDA change them.
+_HARMLESS_INITS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
+
+# Fields that say nothing about what the adapter computes once its tensors are known.
+_WITHOUT_EFFECT = frozenset(
+    "auto_mapping base_model_name_or_path corda_config ensure_weight_tying eva_config exclude_modules inference_mode "
+    "init_lora_weights layers_pattern layers_to_transform loftq_config lora_alpha lora_dropout lora_ga_config "
+    "megatron_config megatron_core peft_type peft_version qalora_group_size r revision runtime_config target_modules "
+    "task_type use_rslora".split()
+)
+_BIAS_NONE = (None, "none", False)
+
+
+@dataclasses.dataclass(frozen=True)
+class AdapterConfig:
+    """What an adapter folder says of itself."""
+
+    lora: LoraConfig
+    base_model_name_or_path: str | None
+    task_type: str | None
+
+
+def to_peft(
+    config: LoraConfig, target_modules: Sequence[str], base_model_name_or_path: str, revision: str | None = None
+) -> dict[str, Any]:
+    """The content of adapter_config.json.
+
+    Args:
+        target_modules: the modules that were adapted in fact, as names or endings, whatever the config asked for.
+    """
+    alpha = int(config.alpha) if float(config.alpha).is_integer() else config.alpha
+    return {
+        "alpha_pattern": {},
+        "auto_mapping": None,
+        "base_model_name_or_path": base_model_name_or_path,
+        "bias": "none",
+        "corda_config": None,
+        "eva_config": None,
+        "exclude_modules": None,
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": _INIT_TO_PEFT[config.init],
+        "layer_replication": None,
+        "layers_pattern": None,
+        "layers_to_transform": None,
+        "loftq_config": {},
+        "lora_alpha": alpha,
+        "lora_bias": False,
+        "lora_dropout": config.dropout,
+        "megatron_config": None,
+        "megatron_core": "megatron.core",
+        "modules_to_save": None,
+        "peft_type": "LORA",
+        "qalora_group_size": 16,
+        "r": config.r,
+        "rank_pattern": {},
+        "revision": revision,
+        "target_modules": list(target_modules),
+        "target_parameters": None,
+        "task_type": "CAUSAL_LM",
+        "trainable_token_indices": None,
+        "use_dora": False,
+        "use_qalora": False,
+        "use_rslora": config.use_rslora,
+    }
+
+
+def from_peft(fields: Mapping[str, Any], source: object) -> AdapterConfig:
+    """The adapter that adapter_config.json describes.
+
+    Args:
+        source: the file, for the error.
+
+    Raises:
+        UserError: that lists every field that is not implemented, missing or out of range.
+    """
+    problems = []
+    if fields.get("peft_type") != "LORA":
+        problems.append(f"peft_type: {fields.get('peft_type')!r} is not LORA.")
+    if fields.get("bias") not in _BIAS_NONE:
+        problems.append(f"bias: {fields['bias']!r} is not implemented; only 'none' is.")
+    init = fields.get("init_lora_weights", True)
+    if init not in _HARMLESS_INITS:
+        problems.append(f"init_lora_weights: {init!r} changes the base weights and is not implemented.")
+    problems += [f"{name}: missing." for name in ("r", "lora_alpha", "target_modules") if fields.get(name) is None]
+    problems += [
+        f"{name}: {value!r} is not implemented."
+        for name, value in fields.items()
+        if value and name not in _WITHOUT_EFFECT and name != "bias"
+    ]
+    if problems:
+        raise UserError(f"{source}:\n  " + "\n  ".join(problems))
+    try:
+        lora = LoraConfig(
+            target_modules=fields["target_modules"],
+            r=fields["r"],
+            alpha=float(fields["lora_alpha"]),
+            dropout=float(fields.get("lora_dropout") or 0.0),
+            exclude_modules=fields.get("exclude_modules"),
+            use_rslora=bool(fields.get("use_rslora", False)),
+            init=_INIT_FROM_PEFT.get(init, "default") if isinstance(init, str) else "default",
+        )
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+    return AdapterConfig(lora, fields.get("base_model_name_or_path"), fields.get("task_type"))
