@@ -1,0 +1,106 @@
+"""Checkpoints of the trainable state with Orbax.
+
+Only what training changes is saved: trainable parameters, optimizer state, the step and the random key, each
+array under its name. The frozen base has no place in a checkpoint. Orbax writes a folder under a temporary name
+and renames it when it is whole, so the newest complete one is always safe to resume from.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from lodos.errors import UserError
+from lodos.train.state import TrainerState
+from lodos.tree import combine, named_leaves
+
+
+class Checkpointer:
+    """The checkpoints of one run."""
+
+    def __init__(self, folder: Path, *, keep: int):
+        import orbax.checkpoint as ocp
+
+        self.folder = folder.absolute()
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+        self._manager = ocp.CheckpointManager(self.folder, options=options)
+
+    def latest_step(self) -> int | None:
+        """The step of the newest complete checkpoint."""
+        return self._manager.latest_step()
+
+    def save(self, state: TrainerState) -> None:
+        """Starts writing the state; the arrays are copied before this returns, the disk is written behind it."""
+        import orbax.checkpoint as ocp
+
+        step = int(state.step)
+        if step in self._manager.all_steps():
+            return
+        self._manager.save(step, args=ocp.args.StandardSave(_to_tree(state)))
+
+    def restore(self, state: TrainerState) -> TrainerState:
+        """`state` as it was at the newest checkpoint, laid out on the devices as `state` is.
+
+        Raises:
+            UserError: when the checkpoint is of other parameters than `state` trains; it lists them.
+        """
+        import orbax.checkpoint as ocp
+
+        step = self.latest_step()
+        assert step is not None
+        wanted = _to_tree(state)
+        self._check(step, wanted)
+        abstract = jax.tree.map(_abstract, wanted)
+        restored = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+        return _from_tree(state, restored)
+
+    def wait(self) -> None:
+        """Returns when everything is on disk."""
+        self._manager.wait_until_finished()
+
+    def _check(self, step: int, wanted: PyTree) -> None:
+        metadata = self._manager.item_metadata(step)
+        found = {name: tuple(leaf.shape) for name, leaf in named_leaves(metadata.tree).items()}
+        expected = {name: tuple(np.shape(leaf)) for name, leaf in named_leaves(wanted).items()}
+        problems = [f"{name}: not in the checkpoint." for name in expected.keys() - found.keys()]
+        problems += [f"{name}: not trained by this run." for name in found.keys() - expected.keys()]
+        problems += [
+            f"{name}: {list(found[name])} in the checkpoint, {list(shape)} in this run."
+            for name, shape in expected.items()
+            if name in found and found[name] != shape
+        ]
+        if problems:
+            raise UserError(
+                f"{self.folder / str(step)}: the checkpoint is of another model or configuration:\n  "
+                + "\n  ".join(sorted(problems))
+                + "\nGive the configuration it was made with, or another trainer.id."
+            )
+
+
+def _to_tree(state: TrainerState) -> dict[str, Any]:
+    return {
+        "trainable": named_leaves(state.trainable),
+        "opt_state": named_leaves(state.opt_state),
+        "step": state.step,
+        "training_key": jax.random.key_data(state.training_key),
+    }
+
+
+def _from_tree(state: TrainerState, tree: dict[str, Any]) -> TrainerState:
+    def fill(template: PyTree, leaves: dict[str, Any]) -> PyTree:
+        return jax.tree.unflatten(jax.tree.structure(template), [leaves[name] for name in named_leaves(template)])
+
+    key = jax.random.wrap_key_data(tree["training_key"], impl=jax.random.key_impl(state.training_key))
+    return TrainerState(
+        tree["step"],
+        combine(fill(state.trainable, tree["trainable"]), state.frozen),
+        fill(state.opt_state, tree["opt_state"]),
+        key,
+        state.is_trainable,
+    )
+
+
+def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)

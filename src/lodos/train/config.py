@@ -1,0 +1,169 @@
+"""The settings of a training run: how long, how large, on which devices, with what saved."""
+
+import dataclasses
+import functools
+import secrets
+import time
+from pathlib import Path
+
+import jax
+
+from lodos.errors import UserError
+from lodos.files import local_path
+from lodos.sharding import AxisMapping, DeviceMesh
+from lodos.train.precision import Policy
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointerConfig:
+    """Checkpoints of the trainable state, from which a run resumes."""
+
+    base_path: str | None = None
+    """Folder of the checkpoints of all runs; by default each run's are in its run folder."""
+    save_interval: int = 100
+    """Steps between checkpoints; one is always written at the end."""
+    keep: int = 2
+    """How many of the newest to keep."""
+
+    def __post_init__(self) -> None:
+        if self.save_interval < 1 or self.keep < 1:
+            raise UserError(f"save_interval: {self.save_interval} and keep: {self.keep} must be at least 1.")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainerConfig:
+    """A training run."""
+
+    id: str | None = None
+    """Name of the run. Giving the name of a run that stopped resumes it; by default a new one is made up."""
+    run_dir: str = "runs"
+    """Folder of all runs; each run owns the folder <run_dir>/<id>."""
+    seed: int = 0
+    """Decides the order of the data, the start of the adapter and dropout."""
+    mp: str = "p=f32,c=f32"
+    """Precision: p of trainable parameters, c of the frozen ones and of computation, such as p=f32,c=bfloat16."""
+    num_train_steps: int | None = None
+    """Optimizer steps."""
+    num_epochs: float | None = None
+    """Passes over the data, instead of num_train_steps."""
+    train_batch_size: int = 32
+    """Rows of a batch, over all devices."""
+    per_device_parallelism: int = -1
+    """Rows a device computes at once; smaller than its share of the batch accumulates gradients. -1: all at once."""
+    per_device_eval_parallelism: int = -1
+    """The same for evaluation; -1: as in training."""
+    steps_per_eval: int = 50
+    """Steps between evaluations on the held-out rows; one is always done at the end."""
+    load_checkpoint: bool | None = None
+    """Resume from the run's newest checkpoint: true demands one, false ignores it, null takes it if it is there."""
+    checkpointer: CheckpointerConfig = CheckpointerConfig()
+    model_axis_size: int = 1
+    """Devices over which one layer is split (tensor parallelism); the rest share the batch."""
+    tensor_parallel_axes: tuple[str, ...] = ("mlp", "heads", "kv_heads")
+    """Logical axes that are split over those devices: mlp, heads, kv_heads, vocab."""
+    fsdp_axis: str | None = "embed"
+    """Logical axis along which parameters are stored in shards over the batch's devices; null keeps them whole."""
+
+    def __post_init__(self) -> None:
+        Policy.parse(self.mp)
+        problems = [
+            f"{name}: {value} must be at least 1."
+            for name, value in (
+                ("train_batch_size", self.train_batch_size),
+                ("steps_per_eval", self.steps_per_eval),
+                ("model_axis_size", self.model_axis_size),
+                ("num_train_steps", self.num_train_steps),
+            )
+            if value is not None and value < 1
+        ]
+        if self.num_epochs is not None and self.num_epochs <= 0:
+            problems.append(f"num_epochs: {self.num_epochs} must be above 0.")
+        if self.num_epochs is not None and self.num_train_steps is not None:
+            problems.append("num_epochs and num_train_steps are both given. Give one of them.")
+        problems += [
+            f"{name}: {value} must be at least 1, or -1 for all at once."
+            for name, value in (
+                ("per_device_parallelism", self.per_device_parallelism),
+                ("per_device_eval_parallelism", self.per_device_eval_parallelism),
+            )
+            if value != -1 and value < 1
+        ]
+        if self.id is not None and (not self.id or "/" in self.id or self.id.startswith(".")):
+            problems.append(f"id: {self.id!r} must be a plain folder name.")
+        if problems:
+            raise UserError("\n".join(problems))
+
+    @functools.cached_property
+    def run_id(self) -> str:
+        """The run's name: `id`, or one made up from the time."""
+        return self.id or f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+
+    @property
+    def run_folder(self) -> Path:
+        return local_path(self.run_dir) / self.run_id
+
+    @property
+    def checkpoint_folder(self) -> Path:
+        base = self.checkpointer.base_path
+        return self.run_folder / "train_state" if base is None else local_path(base) / self.run_id
+
+    @property
+    def policy(self) -> Policy:
+        return Policy.parse(self.mp)
+
+    @functools.cached_property
+    def device_mesh(self) -> DeviceMesh:
+        """All devices as a mesh with the axes `data` and `model`.
+
+        Raises:
+            UserError: when the devices cannot be so arranged, or the batch not so divided.
+        """
+        devices = jax.device_count()
+        if devices % self.model_axis_size:
+            raise UserError(f"model_axis_size: {self.model_axis_size} does not divide the {devices} devices.")
+        shape = (devices // self.model_axis_size, self.model_axis_size)
+        mesh = DeviceMesh(jax.make_mesh(shape, ("data", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2))
+        self._check_batch(shape[0])
+        return mesh
+
+    @property
+    def data_axis_size(self) -> int:
+        return jax.device_count() // self.model_axis_size
+
+    @property
+    def microbatch_size(self) -> int:
+        """Rows computed at once, over all devices."""
+        if self.per_device_parallelism == -1:
+            return self.train_batch_size
+        return self.per_device_parallelism * self.data_axis_size
+
+    @property
+    def eval_batch_size(self) -> int:
+        if self.per_device_eval_parallelism == -1:
+            return self.microbatch_size
+        return self.per_device_eval_parallelism * self.data_axis_size
+
+    @property
+    def compute_axis_mapping(self) -> AxisMapping:
+        """Logical axes to mesh axes during computation."""
+        tensor_parallel = dict.fromkeys(self.tensor_parallel_axes, "model")
+        return {"batch": "data", "tokens": "data", **tensor_parallel}
+
+    @property
+    def parameter_axis_mapping(self) -> AxisMapping:
+        """Logical axes to mesh axes for stored parameters and optimizer state."""
+        tensor_parallel = dict.fromkeys(self.tensor_parallel_axes, "model")
+        return tensor_parallel if self.fsdp_axis is None else {self.fsdp_axis: "data", **tensor_parallel}
+
+    def _check_batch(self, data_size: int) -> None:
+        if self.train_batch_size % data_size:
+            raise UserError(
+                f"train_batch_size: {self.train_batch_size} is not divisible by the {data_size} devices that share "
+                f"the batch. Try {-(-self.train_batch_size // data_size) * data_size}."
+            )
+        micro = self.microbatch_size
+        if self.train_batch_size % micro:
+            raise UserError(
+                f"train_batch_size: {self.train_batch_size} is not divisible into microbatches of {micro} rows "
+                f"(per_device_parallelism {self.per_device_parallelism} on {data_size} devices)."
+            )

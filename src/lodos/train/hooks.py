@@ -1,0 +1,65 @@
+"""Functions called after every n-th step, and once at the end."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from lodos.train.state import TrainerState
+from lodos.train.step import StepMetrics
+
+
+@dataclasses.dataclass(frozen=True)
+class StepInfo:
+    """What a hook is told."""
+
+    state: TrainerState
+    """After the step."""
+    metrics: StepMetrics | None
+    """Of the step; None when a resumed run had no step left to do."""
+    seconds: float
+    """Since the step before."""
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done, this one included."""
+        return int(self.state.step)
+
+    @property
+    def model(self) -> Any:
+        return self.state.model
+
+    @property
+    def loss(self) -> float:
+        """Of the step's batch, before its update; waits for the device."""
+        return float("nan") if self.metrics is None else float(self.metrics.loss)
+
+
+Hook = Callable[[StepInfo], Any]
+
+
+@dataclasses.dataclass
+class _Entry:
+    fn: Hook
+    every: int
+    last_step: int | None = None
+
+
+class Hooks:
+    """Hooks in the order they were added."""
+
+    def __init__(self) -> None:
+        self._entries: list[_Entry] = []
+
+    def add(self, fn: Hook, *, every: int = 1) -> None:
+        """Calls `fn` after every step whose number `every` divides, and at the end."""
+        if every < 1:
+            raise ValueError(f"every: {every} must be at least 1.")
+        self._entries.append(_Entry(fn, every))
+
+    def run(self, info: StepInfo, *, end: bool = False) -> None:
+        """Runs the hooks that are due; at the end those that have not run for this step yet."""
+        for entry in self._entries:
+            due = end or info.step % entry.every == 0
+            if due and entry.last_step != info.step:
+                entry.last_step = info.step
+                entry.fn(info)

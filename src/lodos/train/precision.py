@@ -1,0 +1,48 @@
+"""Mixed precision, written as in the seed system: `p=f32,c=bfloat16`."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+
+from lodos.errors import UserError
+
+_NAMES = {
+    "f32": jnp.float32,
+    "float32": jnp.float32,
+    "full": jnp.float32,
+    "bf16": jnp.bfloat16,
+    "bfloat16": jnp.bfloat16,
+    "f16": jnp.float16,
+    "float16": jnp.float16,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """Trainable parameters are kept in one dtype; the frozen ones and all computation are in the other."""
+
+    param_dtype: np.dtype
+    compute_dtype: np.dtype
+
+    @staticmethod
+    def parse(text: str) -> "Policy":
+        """Reads `p=<dtype>,c=<dtype>`, or one dtype for both; parameters are float32 if only `c` is given.
+
+        Raises:
+            UserError: for anything else.
+        """
+        if text in _NAMES:
+            return Policy(np.dtype(_NAMES[text]), np.dtype(_NAMES[text]))
+        words = {"params": "p", "compute": "c"}
+        parts = {"p": "f32"}
+        for item in text.split(","):
+            key, _, value = item.strip().partition("=")
+            key = words.get(key, key)
+            if key not in ("p", "c") or value not in _NAMES:
+                raise UserError(
+                    f"mp: {text!r} is not understood at {item.strip()!r}. Write p=<dtype>,c=<dtype> with "
+                    f"{', '.join(_NAMES)}, such as p=f32,c=bfloat16."
+                )
+            parts[key] = value
+        return Policy(np.dtype(_NAMES[parts["p"]]), np.dtype(_NAMES[parts.get("c", parts["p"])]))

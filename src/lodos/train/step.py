@@ -1,0 +1,122 @@
+"""One optimizer step, as a pure function.
+
+The gradient is that of `sum(weight * loss) / sum(weight)` over the whole batch. A batch too large for the memory
+goes through in microbatches, each of which adds its share: its own mean loss times its share of the batch's
+weight. So the number of microbatches changes memory and speed, never the value; and clipping and the update see
+the whole batch's gradient.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+
+from lodos.sharding import AxisMapping, compute_axis_mapping, shard
+from lodos.tree import cast_floating, combine
+from lodos.train.precision import Policy
+
+ComputeLoss = Callable[..., Float[Array, ""]]
+"""`compute_loss(model, batch, key=key)`: the mean over the batch, weighted by its `loss_weight`."""
+
+
+class StepMetrics(eqx.Module):
+    """What a step reports."""
+
+    loss: Float[Array, ""]
+    """Of the batch, before the update; nats a token."""
+    grad_norm: Float[Array, ""]
+    """Global norm of the gradient of the trainable parameters, before clipping."""
+    trained_tokens: Float[Array, ""]
+    """The sum of the loss weights."""
+    tokens: Int[Array, ""]
+    """Tokens that are not filler."""
+    finite: Array
+    """Whether loss and gradient were finite; if not, nothing was updated."""
+
+
+def train_step(
+    frozen: PyTree,
+    batch: PyTree,
+    trainable: PyTree,
+    opt_state: optax.OptState,
+    key: PRNGKeyArray,
+    *,
+    compute_loss: ComputeLoss,
+    optimizer: optax.GradientTransformation,
+    policy: Policy,
+    num_microbatches: int,
+    compute_mapping: AxisMapping,
+    parameter_mapping: AxisMapping,
+) -> tuple[PyTree, optax.OptState, StepMetrics]:
+    """The trainable parameters and optimizer state after one step on `batch`, `[rows, ...]` arrays."""
+    total = batch_weight(batch)
+
+    def weighted_loss(trainable: PyTree, microbatch: PyTree, key: PRNGKeyArray) -> Float[Array, ""]:
+        model = combine(cast_floating(trainable, policy.compute_dtype), frozen)
+        with compute_axis_mapping(compute_mapping):
+            loss = compute_loss(model, microbatch, key=key)
+        share = batch_weight(microbatch) / jnp.where(total > 0, total, 1.0)
+        return loss.astype(jnp.float32) * share
+
+    loss, grads = _accumulate(jax.value_and_grad(weighted_loss), trainable, batch, key, num_microbatches)
+    grads = shard(grads, parameter_mapping)
+    grad_norm = optax.global_norm(grads)
+    finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    updates, new_opt_state = optimizer.update(grads, opt_state, trainable)
+    new_trainable = eqx.apply_updates(trainable, updates)
+
+    def keep(new: Array, old: Array) -> Array:
+        # Chosen, not multiplied by zero: zero times NaN is NaN.
+        return jnp.where(finite, new, old)
+
+    metrics = StepMetrics(loss, grad_norm, total, _token_count(batch), finite)
+    new_trainable = shard(jax.tree.map(keep, new_trainable, trainable), parameter_mapping)
+    return new_trainable, shard(jax.tree.map(keep, new_opt_state, opt_state), parameter_mapping), metrics
+
+
+def eval_step(
+    model: PyTree, batch: PyTree, *, compute_loss: ComputeLoss, policy: Policy, compute_mapping: AxisMapping
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """The weighted sum of the losses of a batch, and the sum of its weights. Nothing is dropped out."""
+    with compute_axis_mapping(compute_mapping):
+        loss = compute_loss(cast_floating(model, policy.compute_dtype), batch, key=None)
+    weight = batch_weight(batch)
+    return loss.astype(jnp.float32) * weight, weight
+
+
+def batch_weight(batch: PyTree) -> Float[Array, ""]:
+    """The sum of the loss weights; of a batch without weights, the number of its rows."""
+    weights = getattr(batch, "loss_weight", None)
+    if weights is None:
+        return jnp.asarray(jax.tree.leaves(batch)[0].shape[0], jnp.float32)
+    return jnp.sum(weights.astype(jnp.float32))
+
+
+def _accumulate(
+    value_and_grad: Callable[..., Any], trainable: PyTree, batch: PyTree, key: PRNGKeyArray, num_microbatches: int
+) -> tuple[Float[Array, ""], PyTree]:
+    if num_microbatches == 1:
+        return value_and_grad(trainable, batch, key)
+
+    def split(x: Array) -> Array:
+        # Row i goes to microbatch i % n, so that each device keeps its own rows.
+        return jnp.moveaxis(x.reshape(-1, num_microbatches, *x.shape[1:]), 1, 0)
+
+    def add(carry: PyTree, slices: PyTree) -> tuple[PyTree, None]:
+        microbatch, micro_key = slices
+        return jax.tree.map(jnp.add, carry, value_and_grad(trainable, microbatch, micro_key)), None
+
+    zeros = (jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, trainable))
+    slices = (jax.tree.map(split, batch), jax.random.split(key, num_microbatches))
+    return jax.lax.scan(add, zeros, slices)[0]
+
+
+def _token_count(batch: PyTree) -> Int[Array, ""]:
+    segment_ids = getattr(batch, "segment_ids", None)
+    if segment_ids is None:
+        return jnp.zeros((), jnp.int32)
+    return jnp.sum(segment_ids > 0)

@@ -1,0 +1,222 @@
+"""The training loop.
+
+    trainer = Trainer(config.trainer, optimizer, compute_loss, is_trainable=filter_spec)
+    state = trainer.initial_state(key, model=model)        # or the newest checkpoint
+    trainer.add_hook(fn, every=10)
+    state = trainer.train(state, loader)
+
+It knows nothing of LoRA, files or logs. What is trained is a tree of booleans; whatever else should happen is a
+hook.
+"""
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array, PRNGKeyArray, PyTree
+
+from lodos.errors import UserError
+from lodos.sharding import named_jit, named_shardings, partition_spec
+from lodos.train.checkpoint import Checkpointer
+from lodos.train.config import TrainerConfig
+from lodos.train.hooks import Hook, Hooks, StepInfo
+from lodos.train.interrupt import stop_on_signal
+from lodos.train.state import TrainerState
+from lodos.train.step import ComputeLoss, StepMetrics, eval_step, train_step
+from lodos.tree import combine, parameter_count, partition
+
+
+class Trainer:
+    """Trains the part of a model that `is_trainable` selects.
+
+    Args:
+        optimizer: from Optax; sees the trainable parameters alone.
+        compute_loss: `compute_loss(model, batch, key=None)`, the batch's mean loss weighted by its `loss_weight`;
+            `key` is None in evaluation.
+        is_trainable: an Equinox filter_spec; True trains every parameter.
+    """
+
+    def __init__(
+        self,
+        config: TrainerConfig,
+        optimizer: optax.GradientTransformation,
+        compute_loss: ComputeLoss,
+        is_trainable: PyTree = True,
+    ):
+        self.config = config
+        self.optimizer = optimizer
+        self.is_trainable = is_trainable
+        self.interrupted = False
+        """Whether the last `train` ended because of a signal."""
+        self._compute_loss = compute_loss
+        self._step = named_jit(self._train_step, donate_args=(False, False, True, True, False))
+        self._eval_step = named_jit(self._evaluate_batch)
+        self._checkpointer: Checkpointer | None = None
+        self._hooks = Hooks()
+        self._hooks.add(self._save_checkpoint, every=config.checkpointer.save_interval)
+
+    @property
+    def id(self) -> str:
+        """The run's name."""
+        return self.config.run_id
+
+    @property
+    def num_train_steps(self) -> int:
+        if self.config.num_train_steps is None:
+            raise UserError("num_train_steps: not given. Give trainer.num_train_steps.")
+        return self.config.num_train_steps
+
+    def add_hook(self, fn: Hook, *, every: int = 1) -> None:
+        """Calls `fn(info)` after every `every`-th step and once at the end, never twice for the same step."""
+        self._hooks.add(fn, every=every)
+
+    def initial_state(self, key: PRNGKeyArray, *, model: PyTree) -> TrainerState:
+        """The state before the first step, or that of the run's newest checkpoint.
+
+        Raises:
+            UserError: when nothing is trainable, a checkpoint is demanded but not there, or it does not fit.
+        """
+        if parameter_count(partition(model, self.is_trainable)[0]) == 0:
+            raise UserError("is_trainable: selects no parameter of the model, so there is nothing to train.")
+        mapping = self.config.parameter_axis_mapping
+        with self.config.device_mesh as mesh:
+            trainable, frozen = partition(model, self.is_trainable)
+            # A copy, because the step reuses the memory of what it trains, and the model is the caller's.
+            dtype = self.config.policy.param_dtype
+            trainable = jax.tree.map(lambda leaf: jnp.array(leaf, dtype=dtype, copy=True), trainable)
+            model = combine(trainable, frozen)
+            arrays, rest = eqx.partition(model, eqx.is_array)
+            model = combine(jax.device_put(arrays, named_shardings(arrays, mapping, mesh)), rest)
+            init = named_jit(self.optimizer.init, axis_resources=mapping)
+            opt_state = init(partition(model, self.is_trainable)[0])
+            # On every device of the mesh from the start: a new layout at the second step would compile it again.
+            step, key = jax.device_put((jnp.zeros((), jnp.int32), key), NamedSharding(mesh, PartitionSpec()))
+            return self._resumed(TrainerState(step, model, opt_state, key, self.is_trainable))
+
+    def train(self, state: TrainerState, loader: Iterable[Any]) -> TrainerState:
+        """Steps until `num_train_steps` or a signal, then runs every hook that the last step has not run.
+
+        Args:
+            loader: batches. One with `iter_from_step(step)` is entered at the state's step, which is how a resumed
+                run sees the batches it would have seen; any other is iterated from its start.
+
+        Raises:
+            FloatingPointError: when a loss or gradient is not finite; the state of the step before is kept.
+        """
+        info = StepInfo(state, None, 0.0)
+        with self.config.device_mesh, stop_on_signal() as stop:
+            step = int(state.step)
+            batches = _from_step(loader, step)
+            started = time.perf_counter()
+            while step < self.num_train_steps and not stop.requested:
+                batch = next(batches, None)
+                if batch is None:
+                    raise UserError(f"The loader ended after {step} of {self.num_train_steps} steps.")
+                state, metrics = self.train_step(state, batch)
+                step += 1
+                _refuse_non_finite(metrics, step)
+                info = StepInfo(state, metrics, time.perf_counter() - started)
+                started = time.perf_counter()
+                self._hooks.run(info)
+            self._hooks.run(info, end=True)
+            self.interrupted = stop.requested and step < self.num_train_steps
+        if self._checkpointer is not None:
+            self._checkpointer.wait()
+        return state
+
+    def train_step(self, state: TrainerState, batch: PyTree) -> tuple[TrainerState, StepMetrics]:
+        """One optimizer step on one batch. The trainable arrays and optimizer state of `state` are used up."""
+        with self.config.device_mesh:
+            trainable, frozen = partition(state.model, state.is_trainable)
+            key = jax.random.fold_in(state.training_key, state.step)
+            trainable, opt_state, metrics = self._step(
+                frozen, self._placed_batch(batch), trainable, state.opt_state, key
+            )
+            model = combine(trainable, frozen)
+            state = TrainerState(state.step + 1, model, opt_state, state.training_key, state.is_trainable)
+            return state, metrics
+
+    def evaluate(self, model: PyTree, batches: Iterable[Any]) -> float:
+        """The mean loss over all batches, each token with its weight, in nats a token; NaN without any weight."""
+        total = weight = 0.0
+        with self.config.device_mesh:
+            for batch in batches:
+                batch_total, batch_weight = self._eval_step(model, self._placed_batch(batch))
+                total += float(batch_total)
+                weight += float(batch_weight)
+        return total / weight if weight else float("nan")
+
+    def _train_step(
+        self, frozen: PyTree, batch: PyTree, trainable: PyTree, opt_state: optax.OptState, key: PRNGKeyArray
+    ) -> tuple[PyTree, optax.OptState, StepMetrics]:
+        return train_step(
+            frozen,
+            batch,
+            trainable,
+            opt_state,
+            key,
+            compute_loss=self._compute_loss,
+            optimizer=self.optimizer,
+            policy=self.config.policy,
+            num_microbatches=self.config.train_batch_size // self.config.microbatch_size,
+            compute_mapping=self.config.compute_axis_mapping,
+            parameter_mapping=self.config.parameter_axis_mapping,
+        )
+
+    def _evaluate_batch(self, model: PyTree, batch: PyTree) -> tuple[Array, Array]:
+        return eval_step(
+            model,
+            batch,
+            compute_loss=self._compute_loss,
+            policy=self.config.policy,
+            compute_mapping=self.config.compute_axis_mapping,
+        )
+
+    def _placed_batch(self, batch: PyTree) -> PyTree:
+        """The batch on the devices, its rows shared out among those of the data axis."""
+        mapping = self.config.compute_axis_mapping
+
+        def place(leaf: Any) -> Array:
+            names = ("batch", *[None] * (np.ndim(leaf) - 1))
+            spec = partition_spec(names, np.shape(leaf), mapping)
+            return jax.device_put(leaf, NamedSharding(self.config.device_mesh.mesh, spec))
+
+        return jax.tree.map(place, batch)
+
+    def _open_checkpointer(self) -> Checkpointer:
+        if self._checkpointer is None:
+            self._checkpointer = Checkpointer(self.config.checkpoint_folder, keep=self.config.checkpointer.keep)
+        return self._checkpointer
+
+    def _save_checkpoint(self, info: StepInfo) -> None:
+        self._open_checkpointer().save(info.state)
+
+    def _resumed(self, state: TrainerState) -> TrainerState:
+        demanded = self.config.load_checkpoint
+        folder = self.config.checkpoint_folder
+        if demanded is False:
+            return state
+        if not folder.exists() or self._open_checkpointer().latest_step() is None:
+            if demanded:
+                raise UserError(f"load_checkpoint: true, but there is no checkpoint in {folder}.")
+            return state
+        return self._open_checkpointer().restore(state)
+
+
+def _from_step(loader: Iterable[Any], step: int) -> Iterator[Any]:
+    iter_from_step = getattr(loader, "iter_from_step", None)
+    return iter(loader) if iter_from_step is None else iter(iter_from_step(step))
+
+
+def _refuse_non_finite(metrics: StepMetrics, step: int) -> None:
+    if not bool(metrics.finite):
+        raise FloatingPointError(
+            f"Step {step}: the loss is {float(metrics.loss)} and the gradient norm {float(metrics.grad_norm)}. Nothing "
+            "was updated. A lower learning_rate, a longer warmup or mp: p=f32,c=bfloat16 instead of float16 usually helps."
+        )
