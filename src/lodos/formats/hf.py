@@ -108,7 +108,7 @@ class HFCheckpointConverter:
             UserError: that lists every tensor that is missing, extra, misshapen or in conflict.
         """
         reader = SafetensorsReader(self.folder)
-        model = self._structure(scan_layers, gradient_checkpointing)
+        model = self.structure(scan_layers=scan_layers, gradient_checkpointing=gradient_checkpointing)
         self._check(reader, model)
         shardings = named_leaves(_shardings(model, axis_mapping))
         leaves = named_leaves(model)
@@ -147,8 +147,10 @@ class HFCheckpointConverter:
             for licence in self.folder.glob("LICENSE*"):
                 shutil.copy(licence, folder)
 
-    def _structure(self, scan_layers: bool, gradient_checkpointing: GradientCheckpointing) -> LmHeadModel:
-        """The model with shapes in place of arrays."""
+    def structure(
+        self, *, scan_layers: bool = True, gradient_checkpointing: GradientCheckpointing = "none"
+    ) -> LmHeadModel:
+        """The model with shapes in place of arrays: enough to count parameters and match names."""
         return eqx.filter_eval_shape(
             LmHeadModel.init,
             self.config,

@@ -33,7 +33,7 @@ def loraize(model: Model, config: LoraConfig, *, key: PRNGKeyArray) -> Model:
     if lora_layers(model):
         raise UserError("loraize: the model already has LoRA layers. Merge them first with merge_lora_modules.")
     linears = named_linears(model)
-    targets = set(target_names(config, [name for names in linears.values() for name in names]))
+    targets = set(targeted_names(model, config))
     keys = dict(zip(linears, jax.random.split(key, len(linears)), strict=True))
 
     def wrap(stacked_name: str, linear: Linear) -> Linear | LoraLinear:
@@ -50,6 +50,15 @@ def loraize(model: Model, config: LoraConfig, *, key: PRNGKeyArray) -> Model:
 def merge_lora_modules(model: Model) -> Model:
     """`model` with each LoRA layer replaced by the plain layer that computes the same."""
     return map_modules(lambda _, layer: layer.merged(), model, is_lora)
+
+
+def targeted_names(model: PyTree, config: LoraConfig) -> list[str]:
+    """The Hugging Face names of the layers that `config` targets. The model may be one of shapes without weights.
+
+    Raises:
+        UserError: when a target matches nothing.
+    """
+    return target_names(config, [name for names in named_linears(model).values() for name in names])
 
 
 def named_linears(model: PyTree) -> dict[str, list[str]]:

@@ -1,0 +1,68 @@
+"""The settings of `lodos train`, composed of those that live beside what they configure."""
+
+import dataclasses
+from typing import Literal
+
+from lodos.errors import UserError
+from lodos.lora.config import LoraConfig
+from lodos.nn.stacked import GradientCheckpointing
+from lodos.train.config import TrainerConfig
+from lodos.train.optim import OptimizerConfig
+
+DEFAULT_EPOCHS = 3.0
+
+
+@dataclasses.dataclass
+class TrainArgs:
+    """Fine-tune a Hugging Face model with LoRA on instruction data."""
+
+    model_name_or_path: str
+    """Model to start from: a Hugging Face folder or a hub name."""
+    data: str
+    """Training rows: a JSON or JSONL file with instruction, input and output."""
+    validation: int | float | str | None = None
+    """Held-out rows: a count or a share (below 1) taken from data, or a file of their own."""
+    prompts: str | dict[str, str] | None = None
+    """Templates prompt_input and prompt_no_input, as a mapping or a YAML or JSON file; Alpaca's by default."""
+    mask_inputs: bool = True
+    """Train on the answers only, not on the prompts."""
+    max_tune_length: int = 2048
+    """Longest row in tokens; longer ones are left out, counted and reported."""
+    lora: LoraConfig = LoraConfig()
+    trainer: TrainerConfig = TrainerConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    gradient_checkpointing: GradientCheckpointing = "none"
+    """What the backward pass recomputes to save memory: none, dots (all but large products) or full."""
+    scan_layers: bool = True
+    """Compile one layer and scan over all; false compiles them one by one: slower to start, often faster to run."""
+    hf_save_path: str | None = None
+    """Folder for adapters, as <hf_save_path>/<id>/step-<k>; by default <run_dir>/<id>/peft."""
+    hf_save_steps: int = 500
+    """Steps between saved adapters (and merged models); one is always saved at the end."""
+    hf_upload: str | None = None
+    """Hub repository for adapters; not available yet."""
+    merged_hf_save_path: str | None = None
+    """Folder for merged models, as <merged_hf_save_path>/<id>/step-<k>; none by default."""
+    merged_hf_upload: str | None = None
+    """Hub repository for merged models; not available yet."""
+    merged_dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Type of the merged tensors; by default that of the base model's files."""
+    trust_remote_code: bool = False
+    """Let transformers run Python code from the model's repository."""
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.max_tune_length < 2:
+            problems.append(f"max_tune_length: {self.max_tune_length} must be at least 2.")
+        if self.hf_save_steps < 1:
+            problems.append(f"hf_save_steps: {self.hf_save_steps} must be at least 1.")
+        if isinstance(self.validation, int | float) and self.validation <= 0:
+            problems.append(f"validation: {self.validation} must be above 0; leave it out for none.")
+        for name in ("hf_upload", "merged_hf_upload"):
+            if repo := getattr(self, name):
+                problems.append(
+                    f"{name}: {repo!r}: uploading during training is not available yet. Leave it out and upload the "
+                    "folder with `hf upload` afterwards."
+                )
+        if problems:
+            raise UserError("\n".join(problems))
