@@ -1,0 +1,44 @@
+"""Held-out rows: the same ones for the same rows and seed, on every machine and with every library version.
+
+Each place in the list gets the digest of (seed, place), and the smallest digests are held out. No random
+number generator is involved whose stream could change between versions.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from typing import TypeVar
+
+from lodos.errors import UserError
+
+T = TypeVar("T")
+
+
+def split(examples: Sequence[T], held_out: int | float, seed: int) -> tuple[list[T], list[T]]:
+    """Splits into (training, held-out) examples, each in the order given.
+
+    Args:
+        held_out: how many to hold out (an int), or which fraction of all (a float below 1; at least one
+            example).
+
+    Raises:
+        UserError: when `held_out` is neither, or leaves nothing to train on.
+    """
+    count = _count(len(examples), held_out)
+    if count >= len(examples):
+        raise UserError(
+            f"held out: {held_out} of {len(examples)} examples leaves none to train on. Hold out fewer."
+        )
+    by_digest = sorted(range(len(examples)), key=lambda i: hashlib.sha256(f"{seed}:{i}".encode()).digest())
+    chosen = set(by_digest[:count])
+    kept = [example for i, example in enumerate(examples) if i not in chosen]
+    return kept, [example for i, example in enumerate(examples) if i in chosen]
+
+
+def _count(total: int, held_out: int | float) -> int:
+    if isinstance(held_out, bool) or held_out < 0 or (isinstance(held_out, float) and held_out >= 1):
+        raise UserError(
+            f"held out: {held_out!r} is neither a count (0, 100, ...) nor a fraction above 0 and below 1."
+        )
+    if isinstance(held_out, int) or held_out == 0:
+        return int(held_out)
+    return max(1, round(held_out * total))
