@@ -1,0 +1,60 @@
+"""`lodos merge`: put an adapter into its base model, and write a model that transformers loads."""
+
+import dataclasses
+import sys
+from typing import Literal
+
+from lodos.config_parsing import parse_config
+from lodos.errors import UserError
+from lodos.files import local_path
+from lodos.formats.hf import MAX_SHARD_SIZE, HFCheckpointConverter
+from lodos.formats.hub import model_folder
+from lodos.formats.peft import load_peft_pretrained, read_adapter_config
+
+
+@dataclasses.dataclass
+class MergeArgs:
+    """Merge a LoRA adapter into its base model."""
+
+    adapter: str
+    """The adapter: a PEFT folder or a hub name."""
+    output: str
+    """Folder to write the merged model to."""
+    model: str | None = None
+    """The base model: a folder or a hub name; by default the one that the adapter names."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Type of the tensors; by default that of the base model's files. The sum is made in float32 and rounded once."""
+    max_shard_size: str = MAX_SHARD_SIZE
+    """Above this size the weights are split into several files."""
+    overwrite: bool = False
+    """Replace the output folder if it exists."""
+    trust_remote_code: bool = False
+    """Let transformers run Python code from the model's repository."""
+
+
+def main(argv: list[str]) -> int:
+    """Merges as the arguments say."""
+    merge(parse_config(MergeArgs, argv, prog="lodos merge", description=__doc__ or ""))
+    return 0
+
+
+def merge(args: MergeArgs) -> None:
+    """Writes the merged model to `args.output`, read back and compared.
+
+    Raises:
+        UserError: before any weight is loaded if something is missing or in the way.
+    """
+    output = local_path(args.output)
+    if output.exists() and not args.overwrite:
+        raise UserError(f"output: {output} exists. Give another folder, or --overwrite true to replace it.")
+    named_base = read_adapter_config(model_folder(args.adapter)).base_model_name_or_path
+    base = args.model or named_base
+    if base is None:
+        raise UserError(f"{args.adapter}: the adapter does not name its base model. Give it with --model.")
+    converter = HFCheckpointConverter.from_hf(base, trust_remote_code=args.trust_remote_code)
+    model, _ = load_peft_pretrained(converter.load_pretrained(progress=True), args.adapter)
+    converter.save_pretrained(
+        model, output, dtype=args.dtype, max_shard_size=args.max_shard_size, progress=True
+    )
+    print(f"Merged model: {output}", file=sys.stderr)
+    print(f"Next: lodos generate --model {output} --prompt '...'", file=sys.stderr)
