@@ -11,8 +11,16 @@ SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 @pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data beside the checkout; tests that need it are skipped where it is not."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"needs the real data in {SHARED_DATA}")
+    return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
 def tiny_tokenizer() -> Any:
-    """A byte-level BPE tokenizer of 384 tokens with BOS, EOS and a chat template."""
+    """A byte-level BPE tokenizer of over 256 tokens with BOS, EOS and a chat template."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -71,4 +79,4 @@ def make_model(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) ->
 @pytest.fixture(scope="session")
 def tokens() -> np.ndarray:
     """Random token ids, [2, 24]."""
-    return np.random.default_rng(0).integers(4, 384, (2, 24))
+    return np.random.default_rng(0).integers(4, 256, (2, 24))

@@ -64,7 +64,7 @@ def train_step(
 
     loss, grads = _accumulate(jax.value_and_grad(weighted_loss), trainable, batch, key, num_microbatches)
     grads = shard(grads, parameter_mapping)
-    grad_norm = optax.global_norm(grads)
+    grad_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
     updates, new_opt_state = optimizer.update(grads, opt_state, trainable)
     new_trainable = eqx.apply_updates(trainable, updates)
