@@ -1,4 +1,4 @@
-"""From an Alpaca file to tokenized training and held-out rows: what the other files of this folder do, in order."""
+"""From an Alpaca file to tokenized training and held-out rows: the other files of this folder, in order."""
 
 import logging
 from collections.abc import Mapping
@@ -50,5 +50,3 @@ def read_alpaca(
     if isinstance(validation, str):
         return examples(data), examples(validation)
     return split(examples(data), validation, seed)
-
-

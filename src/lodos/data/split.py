@@ -35,10 +35,12 @@ def split(examples: Sequence[T], held_out: int | float, seed: int) -> tuple[list
 
 
 def _count(total: int, held_out: int | float) -> int:
-    if isinstance(held_out, bool) or held_out < 0 or (isinstance(held_out, float) and held_out >= 1):
-        raise UserError(
-            f"held out: {held_out!r} is neither a count (0, 100, ...) nor a fraction above 0 and below 1."
-        )
-    if isinstance(held_out, int) or held_out == 0:
-        return int(held_out)
-    return max(1, round(held_out * total))
+    if isinstance(held_out, int) and not isinstance(held_out, bool) and held_out >= 0:
+        return held_out
+    if isinstance(held_out, float) and held_out == 0:
+        return 0
+    if isinstance(held_out, float) and 0 < held_out < 1:
+        return max(1, round(held_out * total))
+    raise UserError(
+        f"held out: {held_out!r} is neither a count (0, 100, ...) nor a fraction above 0 and below 1."
+    )

@@ -1,8 +1,8 @@
 """Rows to token ids, and which of them are trained.
 
 Prompt and answer are tokenized as one text, as the model will meet it. Tokenizing them apart would forbid
-merges across the border (":" and "\\n" are one token in many vocabularies) and, with SentencePiece, put a
-space before the answer. Where the answer begins is known in characters, and the tokenizer says which
+merges across the border (a colon and a quotation mark are one token of Llama 2) and, with SentencePiece, put
+a space before the answer. Where the answer begins is known in characters, and the tokenizer says which
 characters each token covers, so
 
     prompt, answer:  "### Response:", "The cat"
@@ -214,8 +214,8 @@ def _tokenized(
 def _with_whole_offsets(tokenizer: "PreTrainedTokenizerBase") -> "PreTrainedTokenizerBase":
     """A tokenizer with the same ids whose tokens cover their white space too.
 
-    Byte-level post-processors may trim it from the offsets (Llama 3's does): ":\\n\\n" then seems to end at
-    the colon, and an answer that begins with those newlines would lose its first token.
+    Byte-level post-processors may trim spaces from the offsets (Llama 3's does): ":  " then seems to end at
+    the colon, and an answer that begins with those spaces would lose its first token.
     """
     backend: Any = getattr(tokenizer, "backend_tokenizer")  # noqa: B009 (only fast tokenizers have it)
     if backend.post_processor is None:
