@@ -22,7 +22,7 @@ class TrainArgs:
     """Training rows: a JSON or JSONL file with instruction, input and output."""
     validation: int | float | str | None = None
     """Held-out rows: a count or a share (below 1) taken from data, or a file of their own."""
-    prompts: str | dict[str, str] | None = None
+    prompts: dict[str, str] | str | None = None
     """Templates prompt_input and prompt_no_input, as a mapping or a YAML or JSON file; Alpaca's by default."""
     mask_inputs: bool = True
     """Train on the answers only, not on the prompts."""

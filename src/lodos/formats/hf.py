@@ -69,13 +69,18 @@ class HFCheckpointConverter:
         Raises:
             UserError: when the model is not there or is of a kind that is not supported.
         """
+        from huggingface_hub.errors import StrictDataclassError
         from transformers import AutoConfig
 
         folder = model_folder(model_name_or_path, revision)
         raw = read_json(folder / "config.json")
         check_model_type(raw)
         # Remote code is never needed for a config of a model_type that transformers knows.
-        hf_config = AutoConfig.from_pretrained(folder, trust_remote_code=False).to_dict()
+        try:
+            hf_config = AutoConfig.from_pretrained(folder, trust_remote_code=False).to_dict()
+        except (KeyError, TypeError, ValueError, StrictDataclassError) as error:
+            reason = error.args[0] if error.args else error
+            raise UserError(f"{folder / 'config.json'}: transformers refuses it: {reason}") from None
         return HFCheckpointConverter(
             folder, model_name_or_path, hf_config, decoder_config(hf_config), trust_remote_code
         )

@@ -13,7 +13,7 @@ ALL_LINEAR = "all-linear"
 class LoraConfig:
     """The LoRA transform of a model's linear layers: `y = W x + scale * B (A dropout(x))`."""
 
-    target_modules: str | list[str] | None = None
+    target_modules: list[str] | str | None = None
     """Layers to adapt: a list of names or name endings, one regex for the whole name, or null / all-linear for every linear layer but the output head."""
     r: int = 8
     """Rank of the update."""
@@ -21,7 +21,7 @@ class LoraConfig:
     """The update is scaled by alpha / r."""
     dropout: float = 0.0
     """Probability of dropping an input of A during training."""
-    exclude_modules: str | list[str] | None = None
+    exclude_modules: list[str] | str | None = None
     """Layers to leave alone among the targets, matched like target_modules."""
     use_rslora: bool = False
     """Scale by alpha / sqrt(r) instead (rank-stabilised LoRA, arXiv:2312.03732)."""

@@ -41,6 +41,9 @@ def write(
     k: Float[Array, "batch new kv_heads head_size"],
     v: Float[Array, "batch new kv_heads head_size"],
 ) -> LayerCache:
-    """The layer's cache with the new keys and values at `start`."""
-    update = jax.lax.dynamic_update_slice_in_dim
-    return LayerCache(update(cache.k, k, start, axis=1), update(cache.v, v, start, axis=1))
+    """The layer's cache with the new keys and values at `start`, in the cache's dtype."""
+
+    def update(old: Array, new: Array) -> Array:
+        return jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), start, axis=1)
+
+    return LayerCache(update(cache.k, k), update(cache.v, v))

@@ -10,8 +10,8 @@ Position `p` turns the pair of features `(i, i + d/2)` by the angle `p * inv_fre
     llama3    the same idea with Llama 3.1's bounds
     longrope  a factor for each pair, one list up to the original length and one beyond (arXiv:2402.13753)
 
-The formulas are those of transformers' `modeling_rope_utils.py`; the tables are float32 in every compute dtype,
-because bfloat16 cannot tell position 257 from 256.
+The formulas are those of transformers' `modeling_rope_utils.py`; the tables are float32 in every compute
+dtype, because bfloat16 cannot tell position 257 from 256.
 """
 
 import dataclasses
@@ -50,8 +50,12 @@ class RotaryConfig:
 def rotary_tables(
     positions: Int[Array, "batch seq"], config: RotaryConfig
 ) -> tuple[Float[Array, "batch seq half"], Float[Array, "batch seq half"]]:
-    """The cosines and sines for each token, float32."""
-    inv_freq, scale = _frequencies(config, jnp.max(positions) + 1)
+    """The cosines and sines for each token, float32.
+
+    Where they depend on the length (dynamic, longrope) it is that of the token's own row, so that no row
+    changes with its neighbours; transformers takes the longest row of the batch.
+    """
+    inv_freq, scale = _frequencies(config, jnp.max(positions, axis=-1)[:, None, None] + 1)
     angles = positions[..., None].astype(jnp.float32) * inv_freq
     return jnp.cos(angles) * scale, jnp.sin(angles) * scale
 
@@ -68,7 +72,9 @@ def apply_rotary(
     return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin, rest], axis=-1).astype(x.dtype)
 
 
-def _frequencies(config: RotaryConfig, length: Int[Array, ""]) -> tuple[Float[Array, " half"], float]:
+def _frequencies(
+    config: RotaryConfig, length: Int[Array, "batch 1 1"]
+) -> tuple[Float[Array, "*batch half"], float]:
     """`inv_freq` and the factor on cosines and sines, for rows whose last position is `length - 1`."""
     match config.rope_type:
         case "default":
@@ -94,7 +100,7 @@ def _default(config: RotaryConfig) -> np.ndarray:
     return np.float32(1.0) / np.float32(config.rope_theta) ** _exponents(config)
 
 
-def _dynamic(config: RotaryConfig, length: Int[Array, ""]) -> Float[Array, " half"]:
+def _dynamic(config: RotaryConfig, length: Int[Array, "batch 1 1"]) -> Float[Array, "batch 1 half"]:
     dim, longest, factor = config.rotary_dim, config.max_position_embeddings, config.factor or 1.0
     length = jnp.maximum(length, longest).astype(jnp.float32)
     theta = config.rope_theta * ((factor * length / longest) - (factor - 1)) ** (dim / (dim - 2))
@@ -134,16 +140,19 @@ def _yarn_attention_factor(config: RotaryConfig) -> float:
 
 
 def _llama3(config: RotaryConfig) -> np.ndarray:
-    assert config.factor and config.low_freq_factor and config.high_freq_factor
+    factor, low, high = config.factor, config.low_freq_factor, config.high_freq_factor
+    assert factor is not None and low is not None and high is not None  # noqa: PT018
     original = _original_length(config)
     inv_freq = _default(config)
     wavelength = 2 * math.pi / inv_freq
-    smooth = (original / wavelength - config.low_freq_factor) / (config.high_freq_factor - config.low_freq_factor)
+    smooth = (original / wavelength - low) / (high - low)
     smooth = np.clip(smooth, 0, 1)  # 0: a long wavelength, divided; 1: a short one, kept
-    return ((1 - smooth) * inv_freq / config.factor + smooth * inv_freq).astype(np.float32)
+    return ((1 - smooth) * inv_freq / factor + smooth * inv_freq).astype(np.float32)
 
 
-def _longrope(config: RotaryConfig, length: Int[Array, ""]) -> tuple[Float[Array, " half"], float]:
+def _longrope(
+    config: RotaryConfig, length: Int[Array, "batch 1 1"]
+) -> tuple[Float[Array, "batch 1 half"], float]:
     original = _original_length(config)
     factor = _factor(config)
     scale = config.attention_factor

@@ -1,0 +1,84 @@
+"""The command line: a verb, then its options. Only argv lives here; a verb is imported when it is called."""
+
+import difflib
+import importlib
+import os
+import sys
+import traceback
+
+from lodos.errors import UserError
+from lodos.version import __version__
+
+VERBS = {
+    "demo": "see it work: fine-tune a small model on a small data set, before and after",
+    "train": "fine-tune a Hugging Face model with LoRA on instruction data",
+    "generate": "answer a prompt with a model and an adapter",
+    "merge": "put an adapter into its base model, for transformers",
+}
+
+HELP = """usage: lodos <verb> [options]
+
+LoRA fine-tuning of language models in JAX.
+
+verbs:
+{verbs}
+
+  lodos <verb> --help    the options of a verb
+  lodos --version
+
+examples:
+  lodos demo
+  lodos train --config_path my.yaml --lora.r 16 --trainer.num_train_steps 100
+  lodos generate --adapter runs/<id>/peft/best --prompt 'What is a lodos?'
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a verb; the exit status."""
+    arguments = sys.argv[1:] if argv is None else argv
+    verb, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
+    if verb in ("-h", "--help", "help"):
+        print(HELP.format(verbs="\n".join(f"  {name:<10}{what}" for name, what in VERBS.items())), end="")
+        return 0
+    if verb in ("-V", "--version"):
+        print(f"lodos {__version__}")
+        return 0
+    if verb not in VERBS:
+        close = difflib.get_close_matches(verb, VERBS, n=1)
+        hint = f"Did you mean {close[0]!r}?" if close else f"Verbs: {', '.join(VERBS)}."
+        return _fail(f"{verb!r} is not a verb. {hint}")
+    set_environment()
+    try:
+        return importlib.import_module(f"lodos.commands.{verb}").main(rest)
+    except UserError as error:
+        if os.environ.get("LODOS_DEBUG"):
+            traceback.print_exc()
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Whoever read the output has gone; Python would complain once more when it flushes at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def set_environment() -> None:
+    """Defaults that libraries read when they are imported; what the user has set stays."""
+    defaults = {
+        # Nothing is reported to anyone unless asked for.
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        # transformers is used without torch, and says so on every import.
+        "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        # Orbax and JAX report their routine at this level through absl and C++.
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+
+
+def _fail(message: str) -> int:
+    red, plain = ("\x1b[31m", "\x1b[0m") if sys.stderr.isatty() else ("", "")
+    print(f"{red}error:{plain} {message}", file=sys.stderr)
+    return 1

@@ -1,0 +1,82 @@
+"""What a training run says: to its log.jsonl, and to whoever is watching."""
+
+from types import TracebackType
+
+from lodos.config import TrainArgs
+from lodos.lora.transform import lora_parameter_count
+from lodos.models.decoder import LmHeadModel
+from lodos.tracking.console import ConsoleTracker
+from lodos.tracking.jsonl import JsonlTracker, read_records
+from lodos.tracking.tracker import Trackers
+from lodos.train.evaluation import Evaluation
+from lodos.train.hooks import StepInfo
+from lodos.tree import parameter_count
+
+
+class RunLog:
+    """Turns what a trainer's hooks are told into numbers for the trackers; a context manager.
+
+    Args:
+        config: with the run's name and number of steps decided.
+        batches_per_epoch: for the epoch that goes with a step.
+        first_step: the steps done before; what an earlier attempt logged beyond it is removed.
+    """
+
+    def __init__(self, config: TrainArgs, *, batches_per_epoch: float, first_step: int):
+        assert config.trainer.num_train_steps is not None
+        self._config = config
+        self._batches_per_epoch = batches_per_epoch
+        self._first_step = first_step
+        self._num_steps = config.trainer.num_train_steps
+        self._schedule = config.optimizer.schedule(self._num_steps)
+        self._path = config.trainer.run_folder / "log.jsonl"
+
+    def __enter__(self) -> "RunLog":
+        jsonl = JsonlTracker(self._path, resume_step=self._first_step)
+        self._tracker = Trackers([jsonl, ConsoleTracker(self._num_steps, start_step=self._first_step)])
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._tracker.finish()
+
+    def start(self, model: LmHeadModel, *, training_rows: int, held_out_rows: int) -> None:
+        """Says what is about to be trained on what."""
+        trainable = lora_parameter_count(model)
+        self._tracker.log_summary(
+            {
+                "run": self._config.trainer.run_id,
+                "parameters": parameter_count(model) - trainable,
+                "trainable_parameters": trainable,
+                "training_rows": training_rows,
+                "held_out_rows": held_out_rows,
+                "steps": self._num_steps,
+                "resumed_from_step": self._first_step,
+            }
+        )
+
+    def on_step(self, info: StepInfo) -> None:
+        """A trainer's hook: the numbers of a step."""
+        if info.metrics is None:
+            return
+        metrics = {
+            "train/loss": info.loss,
+            "train/grad_norm": float(info.metrics.grad_norm),
+            "train/learning_rate": float(self._schedule(info.step - 1)),
+            "train/tokens_per_second": float(info.metrics.tokens) / info.seconds,
+            "train/trained_tokens_per_second": float(info.metrics.trained_tokens) / info.seconds,
+            "train/epoch": info.step / self._batches_per_epoch,
+        }
+        self._tracker.log(metrics, step=info.step)
+
+    def on_evaluation(self, evaluation: Evaluation) -> None:
+        """The held-out loss at a step."""
+        self._tracker.log({"eval/loss": evaluation.loss}, step=evaluation.step)
+
+    def best_so_far(self) -> Evaluation | None:
+        """The best evaluation before the run was resumed."""
+        records = [record for record in read_records(self._path) if "eval/loss" in record]
+        evaluations = [Evaluation(record["step"], float(record["eval/loss"])) for record in records]
+        finite = [evaluation for evaluation in evaluations if evaluation.loss == evaluation.loss]
+        return min(finite, key=lambda evaluation: evaluation.loss, default=None)

@@ -1,0 +1,218 @@
+"""`lodos train`: fine-tune a Hugging Face model with LoRA on instruction data.
+
+What can be wrong is looked at before any weight is loaded: the config, the data, the model's files and names.
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import jax
+from jaxtyping import Array, PRNGKeyArray
+
+from lodos.checkpoints import save_merged_hf_checkpoint_callback, save_peft_checkpoint_callback
+from lodos.commands.run_log import RunLog
+from lodos.config import DEFAULT_EPOCHS, TrainArgs
+from lodos.config_parsing import dump_config, parse_config
+from lodos.data.alpaca import read_alpaca
+from lodos.data.loader import EvalLoader, TrainLoader
+from lodos.data.tokenize import padding_token_id
+from lodos.files import local_path
+from lodos.formats.hf import HFCheckpointConverter
+from lodos.formats.peft import save_peft_pretrained
+from lodos.lora.filters import lora_trainable_params_filter
+from lodos.lora.transform import loraize, targeted_names
+from lodos.models.decoder import LmHeadModel
+from lodos.sharding import named_jit
+from lodos.train.evaluation import Evaluation, EvaluationHook
+from lodos.train.hooks import StepInfo
+from lodos.train.trainer import Trainer
+from lodos.types import LmExample
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResult:
+    """What a run leaves behind."""
+
+    config: TrainArgs
+    """With everything decided that was left open."""
+    step: int
+    adapter: Path
+    """The adapter of the last step."""
+    best: Evaluation | None
+    """The lowest held-out loss."""
+    best_adapter: Path | None
+    merged: Path | None
+    model: LmHeadModel
+    """The adapted model, as trained."""
+    interrupted: bool
+
+
+def main(argv: list[str]) -> int:
+    """Trains as the arguments say; 130 if it was interrupted and can be resumed."""
+    result = train(parse_config(TrainArgs, argv, prog="lodos train", description=TrainArgs.__doc__ or ""))
+    _print_outcome(result)
+    return 130 if result.interrupted else 0
+
+
+def train(config: TrainArgs) -> TrainResult:
+    """One run, from the files it starts from to the files it leaves."""
+    converter = HFCheckpointConverter.from_hf(
+        config.model_name_or_path, trust_remote_code=config.trust_remote_code
+    )
+    targeted_names(converter.structure(), config.lora)
+    loader, held_out = _loaders(config, converter)
+    config = _resolved(config, loader)
+    optimizer = config.optimizer.build(_num_steps(config))
+    lora_key, training_key = jax.random.split(jax.random.key(config.trainer.seed))
+
+    with config.trainer.device_mesh:
+        model = _load_lora_model(config, converter, key=lora_key)
+
+        def compute_loss(model: LmHeadModel, example: LmExample, key: PRNGKeyArray | None = None) -> Array:
+            return model.compute_loss(example, key=key).scalar()
+
+        trainer = Trainer(
+            config.trainer, optimizer, compute_loss, is_trainable=lora_trainable_params_filter(model)
+        )
+        state = trainer.initial_state(training_key, model=model)
+        _write_config(config)
+
+        with RunLog(config, batches_per_epoch=loader.batches_per_epoch, first_step=int(state.step)) as log:
+            held_out_rows = 0 if held_out is None else len(held_out.examples)
+            log.start(model, training_rows=len(loader.examples), held_out_rows=held_out_rows)
+            trainer.add_hook(log.on_step)
+            evaluation = None
+            if held_out is not None:
+                evaluation = _evaluation_hook(trainer, config, converter, held_out, log)
+                trainer.add_hook(evaluation, every=config.trainer.steps_per_eval)
+            _add_saving_hooks(trainer, config, converter)
+            state = trainer.train(state, loader)
+
+    step = int(state.step)
+    best = evaluation.best if evaluation else None
+    return TrainResult(
+        config=config,
+        step=step,
+        adapter=adapter_folder(config) / f"step-{step}",
+        best=best,
+        best_adapter=adapter_folder(config) / "best" if best else None,
+        merged=None if (folder := _merged_folder(config)) is None else folder / f"step-{step}",
+        model=state.model,
+        interrupted=trainer.interrupted,
+    )
+
+
+def adapter_folder(config: TrainArgs) -> Path:
+    """Where the run's adapters go."""
+    if config.hf_save_path is None:
+        return config.trainer.run_folder / "peft"
+    return local_path(config.hf_save_path) / config.trainer.run_id
+
+
+def _merged_folder(config: TrainArgs) -> Path | None:
+    if config.merged_hf_save_path is None:
+        return None
+    return local_path(config.merged_hf_save_path) / config.trainer.run_id
+
+
+def _loaders(config: TrainArgs, converter: HFCheckpointConverter) -> tuple[TrainLoader, EvalLoader | None]:
+    seed = config.trainer.seed
+    training, held_out = read_alpaca(
+        config.data,
+        config.validation,
+        converter.tokenizer,
+        prompts=config.prompts,
+        mask_inputs=config.mask_inputs,
+        max_length=config.max_tune_length,
+        seed=seed,
+    )
+    pad_id = padding_token_id(converter.tokenizer, converter.config.vocab_size)
+    loader = TrainLoader(training, batch_size=config.trainer.train_batch_size, pad_id=pad_id, seed=seed)
+    if not held_out:
+        return loader, None
+    return loader, EvalLoader(held_out, batch_size=config.trainer.eval_batch_size, pad_id=pad_id)
+
+
+def _resolved(config: TrainArgs, loader: TrainLoader) -> TrainArgs:
+    """The config with the run's name and its number of steps decided, as it is written into the run folder."""
+    trainer = config.trainer
+    steps = trainer.num_train_steps or loader.steps_for_epochs(trainer.num_epochs or DEFAULT_EPOCHS)
+    trainer = dataclasses.replace(trainer, id=trainer.run_id, num_train_steps=steps, num_epochs=None)
+    return dataclasses.replace(config, trainer=trainer)
+
+
+def _num_steps(config: TrainArgs) -> int:
+    assert config.trainer.num_train_steps is not None
+    return config.trainer.num_train_steps
+
+
+def _load_lora_model(config: TrainArgs, converter: HFCheckpointConverter, *, key: PRNGKeyArray) -> LmHeadModel:
+    """The base model in the compute dtype with fresh adapters, laid out on the mesh."""
+    parameter_axis_mapping = config.trainer.parameter_axis_mapping
+    model = converter.load_pretrained(
+        axis_mapping=parameter_axis_mapping,
+        dtype=config.trainer.policy.compute_dtype,
+        scan_layers=config.scan_layers,
+        gradient_checkpointing=config.gradient_checkpointing,
+        progress=True,
+    )
+
+    @named_jit(axis_resources=parameter_axis_mapping, donate_args=True)
+    def loraize_hf_model(model: LmHeadModel) -> LmHeadModel:
+        return loraize(model, config.lora, key=key)
+
+    return loraize_hf_model(model)
+
+
+def _evaluation_hook(
+    trainer: Trainer, config: TrainArgs, converter: HFCheckpointConverter, held_out: EvalLoader, log: RunLog
+) -> EvaluationHook:
+    """Evaluates and logs; the adapter of the best step so far is kept beside those of the last steps."""
+
+    def on_evaluation(info: StepInfo, evaluation: Evaluation, is_best: bool) -> None:
+        log.on_evaluation(evaluation)
+        if is_best:
+            save_peft_pretrained(
+                info.model,
+                config.lora,
+                config.model_name_or_path,
+                adapter_folder(config) / "best",
+                base_folder=converter.folder,
+                facts={"step": str(evaluation.step), "held-out loss": f"{evaluation.loss:.4f} nats a token"},
+            )
+
+    return EvaluationHook(trainer.evaluate, held_out, on_evaluation, best=log.best_so_far())
+
+
+def _add_saving_hooks(trainer: Trainer, config: TrainArgs, converter: HFCheckpointConverter) -> None:
+    save_adapter = save_peft_checkpoint_callback(
+        adapter_folder(config), config.lora, config.model_name_or_path, config.hf_upload
+    )
+    trainer.add_hook(save_adapter, every=config.hf_save_steps)
+    if (folder := _merged_folder(config)) is not None:
+        save_merged = save_merged_hf_checkpoint_callback(
+            folder, converter, config.merged_hf_upload, dtype=config.merged_dtype
+        )
+        trainer.add_hook(save_merged, every=config.hf_save_steps)
+
+
+def _write_config(config: TrainArgs) -> None:
+    folder = config.trainer.run_folder
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+
+
+def _print_outcome(result: TrainResult) -> None:
+    lines = [f"Stopped at step {result.step}." if result.interrupted else f"Finished {result.step} steps."]
+    lines.append(f"Adapter: {result.adapter}")
+    if result.best is not None:
+        lines.append(f"Best held-out loss {result.best.loss:.4f} at step {result.best.step}: {result.best_adapter}")
+    if result.merged is not None:
+        lines.append(f"Merged model: {result.merged}")
+    if result.interrupted:
+        config_path = result.config.trainer.run_folder / "config.yaml"
+        lines.append(f"Resume: lodos train --config_path {config_path}")
+    else:
+        lines.append(f"Next: lodos generate --adapter {result.best_adapter or result.adapter} --prompt '...'")
+    print("\n".join(lines), file=sys.stderr)

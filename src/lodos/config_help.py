@@ -1,0 +1,84 @@
+"""The help of a command whose options are the fields of a dataclass, each with the sentence beneath it."""
+
+import ast
+import dataclasses
+import inspect
+import textwrap
+import types
+import typing
+from typing import Any
+
+WIDTH = 100
+
+
+def format_help(cls: Any, *, prog: str, description: str) -> str:
+    """Every option of `cls`, in sections, with its type, its default and what it does."""
+    lines = [f"usage: {prog} [--config_path FILE.yaml] [--option value ...]", ""]
+    lines += textwrap.wrap(inspect.cleandoc(description), WIDTH)
+    lines += ["", "Options are read from the YAML file, then from the flags, which win.", ""]
+    lines += _section(cls, "")
+    return "\n".join(lines)
+
+
+def field_docs(cls: Any) -> dict[str, str]:
+    """The string literal beneath each field of a dataclass, bases included."""
+    docs: dict[str, str] = {}
+    for base in reversed(inspect.getmro(cls)):
+        if not dataclasses.is_dataclass(base):
+            continue
+        try:
+            body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
+        except (OSError, TypeError):
+            continue
+        statements = getattr(body, "body", [])
+        for field, doc in zip(statements, statements[1:], strict=False):
+            is_doc = isinstance(doc, ast.Expr) and isinstance(doc.value, ast.Constant)
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and is_doc:
+                docs[field.target.id] = inspect.cleandoc(str(doc.value.value))
+    return docs
+
+
+def _section(cls: Any, prefix: str) -> list[str]:
+    hints, docs = typing.get_type_hints(cls), field_docs(cls)
+    lines: list[str] = []
+    nested: list[str] = []
+    for field in dataclasses.fields(cls):
+        hint, name = hints[field.name], f"{prefix}{field.name}"
+        if dataclasses.is_dataclass(hint):
+            title = (inspect.getdoc(hint) or "").split("\n\n")[0].replace("\n", " ")
+            nested += ["", f"{name}: {title}", "", *_section(hint, f"{name}.")]
+            continue
+        lines.append(f"  --{name} {_type_name(hint)}{_default(field)}")
+        lines += textwrap.wrap(
+            docs.get(field.name, ""), WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6
+        )
+    return lines + nested
+
+
+def _type_name(hint: Any) -> str:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return "|".join("null" if arg is type(None) else _type_name(arg) for arg in args)
+    if origin is typing.Literal:
+        return "{" + ",".join(map(str, args)) + "}"
+    if origin in (list, tuple):
+        return f"[{_type_name(args[0])},...]"
+    if origin is dict:
+        return "{name: value}"
+    return {"str": "TEXT", "int": "INT", "float": "NUMBER", "bool": "true|false"}.get(hint.__name__, hint.__name__)
+
+
+def _default(field: dataclasses.Field[Any]) -> str:
+    if field.default is not dataclasses.MISSING:
+        value = field.default
+    elif field.default_factory is not dataclasses.MISSING:
+        value = field.default_factory()
+    else:
+        return "   (required)"
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        value = str(value).lower()
+    if isinstance(value, tuple | list):
+        value = f"[{', '.join(map(str, value))}]"
+    return f"   (default: {value})"

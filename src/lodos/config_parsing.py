@@ -1,0 +1,254 @@
+"""From a YAML file and flags to a dataclass, strictly.
+
+draccus decodes values into the types of the fields. Around it stands what a user of a config file trips over:
+
+    3e-4                    PyYAML reads text; here it is a number, as in YAML 1.2
+    off, yes, no            PyYAML reads booleans; here they are text
+    a key given twice       PyYAML keeps the last; here it is an error
+    an unknown key          all of them at once, each with the nearest known one
+
+Flags are dotted names (`--trainer.num_train_steps 100`) and win over the file. It knows nothing of the
+dataclasses it fills.
+"""
+
+import dataclasses
+import difflib
+import re
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from lodos.config_help import format_help
+from lodos.errors import UserError
+
+T = TypeVar("T")
+
+CONFIG_FLAG = "--config_path"
+HIDDEN = "<hidden>"
+_SECRET = re.compile(r"(^|_)(token|api_?key|key|password|secret)s?$")
+
+
+def parse_config(cls: type[T], argv: Sequence[str], *, prog: str, description: str = "") -> T:
+    """An instance of the dataclass `cls` from `--config_path file.yaml` and flags.
+
+    Args:
+        prog: the command, for the help.
+
+    Raises:
+        UserError: that lists everything unknown, missing or of the wrong type, by its dotted name.
+        SystemExit: with 0 after printing the help for `--help`.
+    """
+    if any(flag in ("-h", "--help") for flag in argv):
+        print(format_help(cls, prog=prog, description=description))
+        raise SystemExit(0)
+    path, flags = _split_flags(argv)
+    from_file = {} if path is None else read_yaml(Path(path))
+    known = {name for name, _ in known_names(cls)}
+    problems = [f"{path}: {problem}" for problem in _unknown(from_file, cls, known)]
+    nested = _nested(flags)
+    problems += [f"--{problem}" for problem in _unknown(nested, cls, known)]
+    if problems:
+        raise UserError("\n".join(problems))
+    return _decode(cls, _merged(from_file, nested))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML 1.2 file; empty for an empty file.
+
+    Raises:
+        UserError: for a missing file, broken YAML, a repeated key, or something other than a mapping.
+    """
+    try:
+        value = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Loader)
+    except (FileNotFoundError, IsADirectoryError):
+        raise UserError(f"{CONFIG_FLAG}: {path}: there is no such file.") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}.") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {error}") from None
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: holds a {type(value).__name__}; a config is a mapping of names to values.")
+    return value
+
+
+def dump_config(config: Any) -> str:
+    """The config as YAML that `parse_config` reads back to an equal one. Secrets are not written."""
+    import draccus
+
+    return yaml.dump(_without_secrets(draccus.encode(config)), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def known_names(cls: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any]]]:
+    """Each field of a dataclass and of the dataclasses in it, by its dotted name."""
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        name = f"{prefix}{field.name}"
+        yield name, field
+        if dataclasses.is_dataclass(hints[field.name]):
+            yield from known_names(hints[field.name], f"{name}.")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's core schema for numbers and booleans, and no repeated keys."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: dict[Any, int] = {}
+        for key_node, _ in node.value:
+            key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
+            if key in seen:
+                raise yaml.YAMLError(f"line {line}: {key!r} is given twice; the first is in line {seen[key]}.")
+            seen[key] = line
+        return super().construct_mapping(node, deep)
+
+
+_BOOL, _INT, _FLOAT = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in (_BOOL, _INT, _FLOAT)]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(_BOOL, re.compile(r"true|True|TRUE|false|False|FALSE"), list("tTfF"))
+_Loader.add_implicit_resolver(_INT, re.compile(r"[-+]?[0-9]+$"), list("-+0123456789"))
+_Loader.add_implicit_resolver(
+    _FLOAT,
+    re.compile(r"([-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"),
+    list("-+.0123456789"),
+)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what `_Loader` reads: text that looks like one of its numbers or booleans is quoted."""
+
+
+_Dumper.yaml_implicit_resolvers = {
+    first: [
+        *_Loader.yaml_implicit_resolvers.get(first, []),
+        *(item for item in resolvers if item not in _Loader.yaml_implicit_resolvers.get(first, [])),
+    ]
+    for first, resolvers in {
+        **dict.fromkeys(_Loader.yaml_implicit_resolvers, []),
+        **yaml.SafeDumper.yaml_implicit_resolvers,
+    }.items()
+}
+
+
+def _split_flags(argv: Sequence[str]) -> tuple[str | None, dict[str, Any]]:
+    """The config path and the flags by dotted name, their values read as YAML."""
+    flags: dict[str, str] = {}
+    rest = list(argv)
+    while rest:
+        flag = rest.pop(0)
+        if not flag.startswith("--") or flag == "--":
+            raise UserError(f"{flag!r}: not a flag. Options are given as --name value.")
+        name, equals, value = flag.partition("=")
+        if not equals:
+            if not rest or re.match(r"--[A-Za-z]", rest[0]):
+                raise UserError(f"{name}: needs a value, such as {name} true.")
+            value = rest.pop(0)
+        name = name[2:]
+        if name in flags:
+            raise UserError(f"--{name}: given twice.")
+        flags[name] = value
+    path = flags.pop(CONFIG_FLAG[2:], None)
+    return path, {name: _flag_value(name, value) for name, value in flags.items()}
+
+
+def _flag_value(name: str, text: str) -> Any:
+    # Only what looks like a YAML collection is read as one: a prompt with a colon in it is text.
+    try:
+        value = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        if text.lstrip()[:1] in ("[", "{"):
+            raise UserError(f"--{name}: {text!r} is not valid YAML: {error}") from None
+        return text
+    if isinstance(value, dict | list) and text.lstrip()[:1] not in ("[", "{"):
+        return text
+    return value if value is not None or text in ("null", "~", "None") else text
+
+
+def _nested(flags: Mapping[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for name, value in flags.items():
+        *sections, last = name.split(".")
+        place = nested
+        for section in sections:
+            place = place.setdefault(section, {})
+            if not isinstance(place, dict):
+                raise UserError(f"--{name}: {section} is given both as a value and as a section.")
+        place[last] = value
+    return nested
+
+
+def _unknown(values: Mapping[str, Any], cls: Any, known: set[str], prefix: str = "") -> Iterator[str]:
+    hints = typing.get_type_hints(cls)
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if key not in hints:
+            close = difflib.get_close_matches(name, known, n=1) or [
+                other for other in sorted(known) if other.rsplit(".", 1)[-1] == key
+            ]
+            hint = f" Did you mean {close[0]}?" if close else f" Known: {', '.join(_siblings(known, prefix))}."
+            yield f"{name}: unknown.{hint}"
+        elif dataclasses.is_dataclass(hints[key]) and isinstance(value, Mapping):
+            yield from _unknown(value, hints[key], known, f"{name}.")
+
+
+def _siblings(known: set[str], prefix: str) -> list[str]:
+    return sorted(name for name in known if name.startswith(prefix) and "." not in name[len(prefix) :])
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(merged.get(key), Mapping) and isinstance(value, Mapping)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged
+
+
+def _decode(cls: type[T], values: dict[str, Any]) -> T:
+    problems = list(_section_problems(cls, values))
+    if problems:
+        raise UserError("\n".join(problems))
+    return _decoded(cls, values, "")
+
+
+def _section_problems(cls: Any, values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """What each section has to say against its values, innermost first, with its dotted name in front."""
+    for name, hint in typing.get_type_hints(cls).items():
+        section = values.get(name)
+        if not dataclasses.is_dataclass(hint) or not isinstance(section, Mapping):
+            continue
+        inner = list(_section_problems(hint, section, f"{prefix}{name}."))
+        yield from inner
+        if not inner:
+            try:
+                _decoded(hint, section, f"{prefix}{name}.")
+            except UserError as error:
+                yield str(error)
+
+
+def _decoded(cls: Any, values: Mapping[str, Any], prefix: str) -> Any:
+    import draccus
+    from draccus.utils import ParsingError
+
+    try:
+        return draccus.decode(cls, dict(values))
+    except ParsingError as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, UserError):
+            cause = cause.__cause__ or cause.__context__
+        lines = str(cause or error).replace("`", "").splitlines()
+        raise UserError("\n".join(prefix + line for line in lines)) from None
+
+
+def _without_secrets(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: HIDDEN if item is not None and _SECRET.search(key) else _without_secrets(item)
+        for key, item in value.items()
+    }

@@ -1,0 +1,60 @@
+"""A run's log.jsonl: one JSON object a line, which any tool reads and which survives a kill.
+
+    {"step": 10, "time": 1760000000.0, "train/loss": 1.5, ...}
+
+Numbers that are not finite are written as the strings "nan", "inf" and "-inf", since JSON has no word for them
+and hiding them would be worse. When a run resumes, records of steps it will do again are cut off.
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+class JsonlTracker:
+    """Appends to a log file.
+
+    Args:
+        resume_step: the step from which the run goes on; later records are removed.
+    """
+
+    def __init__(self, path: Path, *, resume_step: int = 0):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [record for record in read_records(path) if record["step"] <= resume_step] if resume_step else []
+        temporary = path.with_name(path.name + ".partial")
+        temporary.write_text("".join(_line(record) for record in kept), encoding="utf-8")
+        os.replace(temporary, path)
+        self._file = path.open("a", encoding="utf-8")
+
+    def log(self, metrics: Mapping[str, float], *, step: int) -> None:
+        self._write({"step": step, "time": time.time(), **metrics})
+
+    def log_summary(self, facts: Mapping[str, Any]) -> None:
+        self._write({"step": facts.get("resumed_from_step", 0), "time": time.time(), "summary": dict(facts)})
+
+    def finish(self) -> None:
+        self._file.close()
+
+    def _write(self, record: dict[str, Any]) -> None:
+        self._file.write(_line(record))
+        self._file.flush()
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The records of a log file, without a last line that a kill cut short; [] if there is no file."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    finite = {
+        name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in record.items()
+    }
+    return json.dumps(finite, ensure_ascii=False) + "\n"
