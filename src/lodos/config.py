@@ -58,11 +58,11 @@ class TrainArgs:
             problems.append(f"hf_save_steps: {self.hf_save_steps} must be at least 1.")
         if isinstance(self.validation, int | float) and self.validation <= 0:
             problems.append(f"validation: {self.validation} must be above 0; leave it out for none.")
-        for name in ("hf_upload", "merged_hf_upload"):
-            if repo := getattr(self, name):
-                problems.append(
-                    f"{name}: {repo!r}: uploading during training is not available yet. Leave it out and upload the "
-                    "folder with `hf upload` afterwards."
-                )
+        problems += [
+            f"{name}: {repo!r}: uploading during training is not available yet. Leave it out and upload the folder "
+            "with `hf upload` afterwards."
+            for name in ("hf_upload", "merged_hf_upload")
+            if (repo := getattr(self, name))
+        ]
         if problems:
             raise UserError("\n".join(problems))

@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import inspect
+import itertools
 import textwrap
 import types
 import typing
@@ -31,10 +32,10 @@ def field_docs(cls: Any) -> dict[str, str]:
         except (OSError, TypeError):
             continue
         statements = getattr(body, "body", [])
-        for field, doc in zip(statements, statements[1:], strict=False):
-            is_doc = isinstance(doc, ast.Expr) and isinstance(doc.value, ast.Constant)
-            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and is_doc:
-                docs[field.target.id] = inspect.cleandoc(str(doc.value.value))
+        for field, doc in itertools.pairwise(statements):
+            match field, doc:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                    docs[name] = inspect.cleandoc(text)
     return docs
 
 
@@ -49,9 +50,7 @@ def _section(cls: Any, prefix: str) -> list[str]:
             nested += ["", f"{name}: {title}", "", *_section(hint, f"{name}.")]
             continue
         lines.append(f"  --{name} {_type_name(hint)}{_default(field)}")
-        lines += textwrap.wrap(
-            docs.get(field.name, ""), WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6
-        )
+        lines += textwrap.wrap(docs.get(field.name, ""), WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return lines + nested
 
 
@@ -65,7 +64,7 @@ def _type_name(hint: Any) -> str:
         return f"[{_type_name(args[0])},...]"
     if origin is dict:
         return "{name: value}"
-    return {"str": "TEXT", "int": "INT", "float": "NUMBER", "bool": "true|false"}.get(hint.__name__, hint.__name__)
+    return {str: "TEXT", int: "INT", float: "NUMBER", bool: "true|false"}.get(hint, str(hint))
 
 
 def _default(field: dataclasses.Field[Any]) -> str:

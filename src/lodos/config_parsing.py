@@ -127,12 +127,9 @@ class _Dumper(yaml.SafeDumper):
 _Dumper.yaml_implicit_resolvers = {
     first: [
         *_Loader.yaml_implicit_resolvers.get(first, []),
-        *(item for item in resolvers if item not in _Loader.yaml_implicit_resolvers.get(first, [])),
+        *yaml.SafeDumper.yaml_implicit_resolvers.get(first, []),
     ]
-    for first, resolvers in {
-        **dict.fromkeys(_Loader.yaml_implicit_resolvers, []),
-        **yaml.SafeDumper.yaml_implicit_resolvers,
-    }.items()
+    for first in {*_Loader.yaml_implicit_resolvers, *yaml.SafeDumper.yaml_implicit_resolvers}
 }
 
 

@@ -53,8 +53,6 @@ def merge(args: MergeArgs) -> None:
         raise UserError(f"{args.adapter}: the adapter does not name its base model. Give it with --model.")
     converter = HFCheckpointConverter.from_hf(base, trust_remote_code=args.trust_remote_code)
     model, _ = load_peft_pretrained(converter.load_pretrained(progress=True), args.adapter)
-    converter.save_pretrained(
-        model, output, dtype=args.dtype, max_shard_size=args.max_shard_size, progress=True
-    )
+    converter.save_pretrained(model, output, dtype=args.dtype, max_shard_size=args.max_shard_size, progress=True)
     print(f"Merged model: {output}", file=sys.stderr)
     print(f"Next: lodos generate --model {output} --prompt '...'", file=sys.stderr)

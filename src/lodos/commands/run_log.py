@@ -2,6 +2,8 @@
 
 from types import TracebackType
 
+import numpy as np
+
 from lodos.config import TrainArgs
 from lodos.lora.transform import lora_parameter_count
 from lodos.models.decoder import LmHeadModel
@@ -63,7 +65,7 @@ class RunLog:
         metrics = {
             "train/loss": info.loss,
             "train/grad_norm": float(info.metrics.grad_norm),
-            "train/learning_rate": float(self._schedule(info.step - 1)),
+            "train/learning_rate": float(np.asarray(self._schedule(info.step - 1))),
             "train/tokens_per_second": float(info.metrics.tokens) / info.seconds,
             "train/trained_tokens_per_second": float(info.metrics.trained_tokens) / info.seconds,
             "train/epoch": info.step / self._batches_per_epoch,

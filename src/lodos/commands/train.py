@@ -17,6 +17,7 @@ from lodos.config_parsing import dump_config, parse_config
 from lodos.data.alpaca import read_alpaca
 from lodos.data.loader import EvalLoader, TrainLoader
 from lodos.data.tokenize import padding_token_id
+from lodos.errors import UserError
 from lodos.files import local_path
 from lodos.formats.hf import HFCheckpointConverter
 from lodos.formats.peft import save_peft_pretrained
@@ -50,16 +51,24 @@ class TrainResult:
 
 def main(argv: list[str]) -> int:
     """Trains as the arguments say; 130 if it was interrupted and can be resumed."""
-    result = train(parse_config(TrainArgs, argv, prog="lodos train", description=TrainArgs.__doc__ or ""))
+    config = parse_config(TrainArgs, argv, prog="lodos train", description=TrainArgs.__doc__ or "")
+    try:
+        result = train(config)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise UserError(
+            f"The device has too little memory: {str(error).splitlines()[0]}\n"
+            f"Lower trainer.per_device_parallelism (now {config.trainer.per_device_parallelism}; the loss stays the same), "
+            "set gradient_checkpointing to dots or full, or lower max_tune_length."
+        ) from None
     _print_outcome(result)
     return 130 if result.interrupted else 0
 
 
 def train(config: TrainArgs) -> TrainResult:
     """One run, from the files it starts from to the files it leaves."""
-    converter = HFCheckpointConverter.from_hf(
-        config.model_name_or_path, trust_remote_code=config.trust_remote_code
-    )
+    converter = HFCheckpointConverter.from_hf(config.model_name_or_path, trust_remote_code=config.trust_remote_code)
     targeted_names(converter.structure(), config.lora)
     loader, held_out = _loaders(config, converter)
     config = _resolved(config, loader)
@@ -72,9 +81,7 @@ def train(config: TrainArgs) -> TrainResult:
         def compute_loss(model: LmHeadModel, example: LmExample, key: PRNGKeyArray | None = None) -> Array:
             return model.compute_loss(example, key=key).scalar()
 
-        trainer = Trainer(
-            config.trainer, optimizer, compute_loss, is_trainable=lora_trainable_params_filter(model)
-        )
+        trainer = Trainer(config.trainer, optimizer, compute_loss, is_trainable=lora_trainable_params_filter(model))
         state = trainer.initial_state(training_key, model=model)
         _write_config(config)
 

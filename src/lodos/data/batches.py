@@ -68,9 +68,7 @@ def bucket_lengths(
     longest = max(needed)
     step = multiple or (64 if longest >= 512 else 8)
     candidates = np.arange(1, -(-max(longest, 1) // step) + 1) * step  # ascending; the last holds every row
-    fits = (
-        np.searchsorted(np.sort(np.asarray(needed)), candidates, side="right") / len(needed)
-    ) ** batch_size
+    fits = (np.searchsorted(np.sort(np.asarray(needed)), candidates, side="right") / len(needed)) ** batch_size
     # cost[j]: expected positions of the batches that fit j, with j the last of the buckets chosen so far.
     cost, chosen = candidates * fits, [[j] for j in range(len(candidates))]
     for _ in range(1, max_buckets):

@@ -35,14 +35,11 @@ def _template_problems(key: str, template: str, names: tuple[str, ...]) -> list[
         if name not in names or spec or conversion:
             tail = (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
             problems.append(
-                f"{key}: unknown placeholder {{{name}{tail}}}; it knows {known}. "
-                "Write a literal brace as {{ or }}."
+                f"{key}: unknown placeholder {{{name}{tail}}}; it knows {known}. Write a literal brace as {{{{ or }}}}."
             )
     used = {name for name, _, _ in fields}
     problems += [
-        f"{key}: {{{name}}} is missing, so the {name} of a row would be lost."
-        for name in names
-        if name not in used
+        f"{key}: {{{name}}} is missing, so the {name} of a row would be lost." for name in names if name not in used
     ]
     return problems
 
@@ -118,9 +115,7 @@ def _from_mapping(mapping: Mapping[str, Any], origin: str) -> Prompts:
     problems = []
     for key in _PLACEHOLDERS:
         if key not in mapping:
-            problems.append(
-                f"{origin}: {key} is missing; there are {', '.join(map(str, mapping)) or 'no keys'}."
-            )
+            problems.append(f"{origin}: {key} is missing; there are {', '.join(map(str, mapping)) or 'no keys'}.")
         elif not isinstance(mapping[key], str):
             problems.append(f"{origin}: {key} must be text, found {mapping[key]!r}.")
     if problems:
@@ -133,9 +128,7 @@ def _from_mapping(mapping: Mapping[str, Any], origin: str) -> Prompts:
 
 def _read_mapping(file: str) -> Mapping[str, Any]:
     if "://" in file:
-        raise UserError(
-            f"{file}: a remote prompts file cannot be read yet. Download it and give the local file."
-        )
+        raise UserError(f"{file}: a remote prompts file cannot be read yet. Download it and give the local file.")
     try:
         text = Path(file).expanduser().read_text(encoding="utf-8-sig")
         value = json.loads(text) if file.endswith(".json") else _load_yaml(text)

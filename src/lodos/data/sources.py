@@ -65,9 +65,7 @@ def read_rows(path: str | os.PathLike[str]) -> list[Row]:
     text = _read_text(file)
     start = _skip_space(text, 0)
     if start == len(text):
-        raise UserError(
-            f"{file}: the file is empty. Give a JSON array of objects, or one JSON object a line."
-        )
+        raise UserError(f"{file}: the file is empty. Give a JSON array of objects, or one JSON object a line.")
     rows = _array_rows if text[start] == "[" else _line_rows
     found = [Row(file, number, _as_object(value, file, number)) for number, value in rows(text, start, file)]
     if not found:
@@ -90,11 +88,7 @@ def alpaca_rows(rows: Sequence[Row]) -> list[AlpacaRow]:
                 [
                     f"{bad} of {len(rows)} rows are not in the Alpaca format (instruction, input, output):",
                     *problems[:SHOWN_PROBLEMS],
-                    *(
-                        [f"  and {len(problems) - SHOWN_PROBLEMS} more."]
-                        if len(problems) > SHOWN_PROBLEMS
-                        else []
-                    ),
+                    *([f"  and {len(problems) - SHOWN_PROBLEMS} more."] if len(problems) > SHOWN_PROBLEMS else []),
                     "Mend these rows or take them out of the file.",
                 ]
             )
@@ -157,8 +151,7 @@ def _read_text(file: str) -> str:
     except UnicodeDecodeError as error:
         line, column = _line_and_column(content[: error.start].decode("latin-1"), error.start)
         raise UserError(
-            f"{file}, line {line}, byte {column}: not UTF-8 text ({error.reason}). "
-            "Save the file as uncompressed UTF-8."
+            f"{file}, line {line}, byte {column}: not UTF-8 text ({error.reason}). Save the file as uncompressed UTF-8."
         ) from None
 
 
@@ -220,9 +213,7 @@ def _broken(text: str, place: int, file: str, number: int, what: str) -> UserErr
     spot = f"column {column}" if "\n" not in text else f"line {line}, column {column}"
     hint = ""
     if number == 1 and place >= len(text) and text.lstrip("\ufeff \t\r").startswith("{"):
-        hint = (
-            " A row of JSONL must stand on one line; rows over several lines need a JSON array around them."
-        )
+        hint = " A row of JSONL must stand on one line; rows over several lines need a JSON array around them."
     return UserError(f"{file}, row {number}, {spot}: not valid JSON: {what}.{hint}")
 
 
@@ -239,9 +230,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(
-            f"the field {next(name for name in names if names.count(name) > 1)!r} is given twice"
-        )
+        raise ValueError(f"the field {next(name for name in names if names.count(name) > 1)!r} is given twice")
     return fields
 
 

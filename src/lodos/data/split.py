@@ -25,9 +25,7 @@ def split(examples: Sequence[T], held_out: int | float, seed: int) -> tuple[list
     """
     count = _count(len(examples), held_out)
     if count >= len(examples):
-        raise UserError(
-            f"held out: {held_out} of {len(examples)} examples leaves none to train on. Hold out fewer."
-        )
+        raise UserError(f"held out: {held_out} of {len(examples)} examples leaves none to train on. Hold out fewer.")
     by_digest = sorted(range(len(examples)), key=lambda i: hashlib.sha256(f"{seed}:{i}".encode()).digest())
     chosen = set(by_digest[:count])
     kept = [example for i, example in enumerate(examples) if i not in chosen]
@@ -41,6 +39,4 @@ def _count(total: int, held_out: int | float) -> int:
         return 0
     if isinstance(held_out, float) and 0 < held_out < 1:
         return max(1, round(held_out * total))
-    raise UserError(
-        f"held out: {held_out!r} is neither a count (0, 100, ...) nor a fraction above 0 and below 1."
-    )
+    raise UserError(f"held out: {held_out!r} is neither a count (0, 100, ...) nor a fraction above 0 and below 1.")

@@ -144,9 +144,7 @@ def tokenize_alpaca(
     kept: list[TokenizedExample] = []
     too_long: list[AlpacaRow] = []
     longest = 0
-    for done, (row, ids, ends, border) in enumerate(
-        _tokenized(rows, _with_whole_offsets(tokenizer), prompts), 1
-    ):
+    for done, (row, ids, ends, border) in enumerate(_tokenized(rows, _with_whole_offsets(tokenizer), prompts), 1):
         trained = ends > border if mask_inputs else np.ones(len(ids), bool)
         if len(ids) and ids[-1] == eos:
             trained[-1] = True

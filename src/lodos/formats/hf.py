@@ -267,7 +267,8 @@ def _read_leaf(
             shard[row] = reader.read(tensor, index[1:])
         return shard
 
-    def callback(index: tuple[slice, ...]) -> np.ndarray:
+    def callback(index: tuple[slice, ...] | None) -> np.ndarray:
+        assert index is not None
         return read(tuple(part.indices(size)[:2] for part, size in zip(index, shape, strict=True)))
 
     return jax.make_array_from_callback(shape, sharding, callback)

@@ -100,7 +100,8 @@ def load_peft_pretrained(
     adapted = [name for names in linears.values() for name in names if name in found]
     if not adapted:
         raise UserError(
-            f"{folder / WEIGHTS_NAME}: no tensor belongs to this model; the first is {next(iter(reader.shapes), None)!r}."
+            f"{folder / WEIGHTS_NAME}: no tensor belongs to this model; the first is "
+            f"{next(iter(reader.shapes), None)!r}."
         )
     # The tensors say what was adapted; target_modules may be a pattern that means more on this model.
     every_name = [name for names in linears.values() for name in names]

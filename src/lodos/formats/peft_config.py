@@ -13,17 +13,39 @@ from lodos.errors import UserError
 from lodos.lora.config import LoraConfig
 
 _INIT_TO_PEFT = {"default": True, "gaussian": "gaussian", "zero_a": True}
-_INIT_FROM_PEFT = {"gaussian": "gaussian"}
 
 # Ways to start that leave the base weights as they are; PiSSA, OLoRA, LoftQ and CorDA change them.
 _HARMLESS_INITS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 
 # Fields that say nothing about what the adapter computes once its tensors are known.
 _WITHOUT_EFFECT = frozenset(
-    "auto_mapping base_model_name_or_path corda_config ensure_weight_tying eva_config exclude_modules inference_mode "
-    "init_lora_weights layers_pattern layers_to_transform loftq_config lora_alpha lora_dropout lora_ga_config "
-    "megatron_config megatron_core peft_type peft_version qalora_group_size r revision runtime_config target_modules "
-    "task_type use_rslora".split()
+    {
+        "auto_mapping",
+        "base_model_name_or_path",
+        "corda_config",
+        "ensure_weight_tying",
+        "eva_config",
+        "exclude_modules",
+        "inference_mode",
+        "init_lora_weights",
+        "layers_pattern",
+        "layers_to_transform",
+        "loftq_config",
+        "lora_alpha",
+        "lora_dropout",
+        "lora_ga_config",
+        "megatron_config",
+        "megatron_core",
+        "peft_type",
+        "peft_version",
+        "qalora_group_size",
+        "r",
+        "revision",
+        "runtime_config",
+        "target_modules",
+        "task_type",
+        "use_rslora",
+    }
 )
 _BIAS_NONE = (None, "none", False)
 
@@ -115,7 +137,7 @@ def from_peft(fields: Mapping[str, Any], source: object) -> AdapterConfig:
             dropout=float(fields.get("lora_dropout") or 0.0),
             exclude_modules=fields.get("exclude_modules"),
             use_rslora=bool(fields.get("use_rslora", False)),
-            init=_INIT_FROM_PEFT.get(init, "default") if isinstance(init, str) else "default",
+            init="gaussian" if init == "gaussian" else "default",
         )
     except UserError as error:
         raise UserError(f"{source}: {error}") from None

@@ -148,5 +148,3 @@ def _files_of(folder: Path) -> list[Path]:
             "opened. Load the model once in transformers and save it again: save_pretrained writes safetensors."
         )
     raise UserError(f"{folder}: no {WEIGHTS_NAME} and no {INDEX_NAME}.")
-
-

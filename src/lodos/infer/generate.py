@@ -267,9 +267,7 @@ def _prefill(
 
 
 @eqx.filter_jit(donate="all-except-first")
-def _decode(
-    model: LmHeadModel, state: _State, stop: Int[Array, ""], ends: _Ends, sampling: Sampling
-) -> _State:
+def _decode(model: LmHeadModel, state: _State, stop: Int[Array, ""], ends: _Ends, sampling: Sampling) -> _State:
     def unfinished(state: _State) -> Array:
         return (state.step < stop) & ~jnp.all(state.done)
 

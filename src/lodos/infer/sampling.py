@@ -41,9 +41,7 @@ class Sampling:
             raise UserError("\n".join(problems))
 
 
-def sample(
-    logits: Float[Array, "batch vocab"], keys: PRNGKeyArray, sampling: Sampling
-) -> Int[Array, " batch"]:
+def sample(logits: Float[Array, "batch vocab"], keys: PRNGKeyArray, sampling: Sampling) -> Int[Array, " batch"]:
     """A token for each row, in float32 whatever the dtype of the logits.
 
     Args:

@@ -74,9 +74,7 @@ def encode_prompt(
             raise UserError("system: only a chat has a system's turn. Set chat to true or leave system out.")
         return list(tokenizer(prompt)["input_ids"])
     if not tokenizer.chat_template:
-        raise UserError(
-            "chat: the tokenizer has no chat template. Set chat to false to give the prompt as it is."
-        )
+        raise UserError("chat: the tokenizer has no chat template. Set chat to false to give the prompt as it is.")
     messages = [{"role": "user", "content": prompt}]
     if system is not None:
         messages.insert(0, {"role": "system", "content": system})

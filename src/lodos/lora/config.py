@@ -14,7 +14,8 @@ class LoraConfig:
     """The LoRA transform of a model's linear layers: `y = W x + scale * B (A dropout(x))`."""
 
     target_modules: list[str] | str | None = None
-    """Layers to adapt: a list of names or name endings, one regex for the whole name, or null / all-linear for every linear layer but the output head."""
+    """Layers to adapt: a list of names or name endings, one regex for the whole name, or null / all-linear for every
+    linear layer but the output head."""
     r: int = 8
     """Rank of the update."""
     alpha: float = 8.0
@@ -26,7 +27,8 @@ class LoraConfig:
     use_rslora: bool = False
     """Scale by alpha / sqrt(r) instead (rank-stabilised LoRA, arXiv:2312.03732)."""
     init: Literal["default", "gaussian", "zero_a"] = "default"
-    """Start of the factors: default (A uniform as PEFT's, B zero), gaussian (A normal / r, B zero), zero_a (A zero, B uniform)."""
+    """Start of the factors: default (A uniform as PEFT's, B zero), gaussian (A normal / r, B zero), zero_a (A zero,
+    B uniform)."""
 
     def __post_init__(self) -> None:
         problems = []

@@ -38,7 +38,9 @@ class LoraLinear(eqx.Module):
     def out_features(self) -> int:
         return self.base_layer.out_features
 
-    def __call__(self, x: Float[Array, "*tokens in"], *, key: PRNGKeyArray | None = None) -> Float[Array, "*tokens out"]:
+    def __call__(
+        self, x: Float[Array, "*tokens in"], *, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "*tokens out"]:
         # The factors are kept in float32, for small updates to add up, and used in the dtype of the activations.
         down = dropout(x, self.dropout, key) @ self.lora_A.astype(x.dtype).T
         update = (down @ self.lora_B.astype(x.dtype).T) * self.scale

@@ -63,9 +63,7 @@ class Decoder(eqx.Module):
             cache = KVCache(layer_caches, cache.segment_ids, cache.used)
         return self.norm(x), cache
 
-    def _context(
-        self, segment_ids: Array, positions: Array, cache: KVCache | None
-    ) -> tuple[Context, KVCache | None]:
+    def _context(self, segment_ids: Array, positions: Array, cache: KVCache | None) -> tuple[Context, KVCache | None]:
         index = jnp.arange(segment_ids.shape[1])
         if cache is None:
             start, key_segments, query_index, key_index = None, segment_ids, index, index

@@ -110,7 +110,8 @@ class SelfAttention(eqx.Module):
             assert context.cache_start is not None
             cache = kv_cache.write(cache, context.cache_start, k, v)
             k, v = cache.k, cache.v
-        out = attend(q, k, v, context.mask(window))
+        # The scores are quadratic in the length: recomputed in the backward pass rather than kept for every layer.
+        out = jax.checkpoint(attend)(q, k, v, context.mask(window))
         return self.o_proj(out.reshape(x.shape[0], -1), key=o_key), cache
 
 

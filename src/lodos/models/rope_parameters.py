@@ -36,7 +36,9 @@ def rotary_config(hf_config: Mapping[str, Any], head_dim: int) -> RotaryConfig:
     if rope_type not in ROPE_TYPES:
         problems.append(f"rope_type: {rope_type!r} is not one of {', '.join(ROPE_TYPES)}.")
     problems += [
-        f"rope_parameters: {rope_type} needs {name}." for name in _REQUIRED.get(rope_type, ()) if not parameters.get(name)
+        f"rope_parameters: {rope_type} needs {name}."
+        for name in _REQUIRED.get(rope_type, ())
+        if not parameters.get(name)
     ]
     if parameters.pop("partial_rotary_factor", 1.0) not in (None, 1.0):
         problems.append("partial_rotary_factor: only 1.0 is implemented for this model_type.")

@@ -22,9 +22,7 @@ class KVCache(eqx.Module):
     used: Int[Array, ""]
 
     @staticmethod
-    def empty(
-        num_layers: int, batch: int, length: int, kv_heads: int, head_size: int, dtype: jnp.dtype
-    ) -> "KVCache":
+    def empty(num_layers: int, batch: int, length: int, kv_heads: int, head_size: int, dtype: jnp.dtype) -> "KVCache":
         shape = (num_layers, batch, length, kv_heads, head_size)
         layers = LayerCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
         return KVCache(layers, jnp.zeros((batch, length), jnp.int32), jnp.zeros((), jnp.int32))

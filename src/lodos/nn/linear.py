@@ -41,7 +41,9 @@ class Linear(eqx.Module):
     def out_features(self) -> int:
         return self.weight.shape[-2]
 
-    def __call__(self, x: Float[Array, "*tokens in"], *, key: PRNGKeyArray | None = None) -> Float[Array, "*tokens out"]:
+    def __call__(
+        self, x: Float[Array, "*tokens in"], *, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "*tokens out"]:
         y = x @ self.weight.T
         return y if self.bias is None else y + self.bias
 

@@ -72,9 +72,7 @@ def apply_rotary(
     return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin, rest], axis=-1).astype(x.dtype)
 
 
-def _frequencies(
-    config: RotaryConfig, length: Int[Array, "batch 1 1"]
-) -> tuple[Float[Array, "*batch half"], float]:
+def _frequencies(config: RotaryConfig, length: Int[Array, "batch 1 1"]) -> tuple[Float[Array, "*batch half"], float]:
     """`inv_freq` and the factor on cosines and sines, for rows whose last position is `length - 1`."""
     match config.rope_type:
         case "default":
@@ -150,9 +148,7 @@ def _llama3(config: RotaryConfig) -> np.ndarray:
     return ((1 - smooth) * inv_freq / factor + smooth * inv_freq).astype(np.float32)
 
 
-def _longrope(
-    config: RotaryConfig, length: Int[Array, "batch 1 1"]
-) -> tuple[Float[Array, "batch 1 half"], float]:
+def _longrope(config: RotaryConfig, length: Int[Array, "batch 1 1"]) -> tuple[Float[Array, "batch 1 half"], float]:
     original = _original_length(config)
     factor = _factor(config)
     scale = config.attention_factor

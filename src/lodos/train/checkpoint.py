@@ -5,6 +5,7 @@ array under its name. The frozen base has no place in a checkpoint. Orbax writes
 and renames it when it is whole, so the newest complete one is always safe to resume from.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +89,8 @@ def _to_tree(state: TrainerState) -> dict[str, Any]:
     }
 
 
-def _from_tree(state: TrainerState, tree: dict[str, Any]) -> TrainerState:
-    def fill(template: PyTree, leaves: dict[str, Any]) -> PyTree:
+def _from_tree(state: TrainerState, tree: Mapping[str, Any]) -> TrainerState:
+    def fill(template: PyTree, leaves: Mapping[str, Any]) -> PyTree:
         return jax.tree.unflatten(jax.tree.structure(template), [leaves[name] for name in named_leaves(template)])
 
     key = jax.random.wrap_key_data(tree["training_key"], impl=jax.random.key_impl(state.training_key))

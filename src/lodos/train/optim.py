@@ -77,9 +77,7 @@ class OptimizerConfig:
         rate = self.schedule(num_train_steps)
         match self.type:
             case "adamw":
-                update = optax.adamw(
-                    rate, self.beta1, self.beta2, eps=self.epsilon, weight_decay=self.weight_decay
-                )
+                update = optax.adamw(rate, self.beta1, self.beta2, eps=self.epsilon, weight_decay=self.weight_decay)
             case "adam":
                 update = optax.adam(rate, self.beta1, self.beta2, eps=self.epsilon)
             case "lion":

@@ -16,8 +16,8 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from lodos.sharding import AxisMapping, compute_axis_mapping, shard
-from lodos.tree import cast_floating, combine
 from lodos.train.precision import Policy
+from lodos.tree import cast_floating, combine
 
 ComputeLoss = Callable[..., Float[Array, ""]]
 """`compute_loss(model, batch, key=key)`: the mean over the batch, weighted by its `loss_weight`."""

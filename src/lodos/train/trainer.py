@@ -218,5 +218,5 @@ def _refuse_non_finite(metrics: StepMetrics, step: int) -> None:
     if not bool(metrics.finite):
         raise FloatingPointError(
             f"Step {step}: the loss is {float(metrics.loss)} and the gradient norm {float(metrics.grad_norm)}. Nothing "
-            "was updated. A lower learning_rate, a longer warmup or mp: p=f32,c=bfloat16 instead of float16 usually helps."
+            "was updated. A lower learning_rate, a longer warmup, or bfloat16 instead of float16 usually helps."
         )
