@@ -129,7 +129,10 @@ def test_the_results_load_in_peft_and_transformers_as_the_tutorial_says(
     import torch
 
     names: dict[str, Any] = {"path": str(run["tmp"] / "peft" / run["trainer"].id / "step-3")}
-    exec("from peft import PeftConfig, PeftModel\nfrom transformers import AutoModelForCausalLM\n" + run["use_peft"], names)
+    exec(
+        "from peft import PeftConfig, PeftModel\nfrom transformers import AutoModelForCausalLM\n" + run["use_peft"],
+        names,
+    )
     merged: dict[str, Any] = {"path": str(run["tmp"] / "merged" / run["trainer"].id / "step-3")}
     exec(run["use_merged"], merged)
 

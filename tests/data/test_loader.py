@@ -24,9 +24,7 @@ def _same(a: Any, b: Any) -> bool:
     return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in names)
 
 
-def _loader(
-    examples: list[TokenizedExample], batch_size: int = 4, seed: int = 0, **options: Any
-) -> TrainLoader:
+def _loader(examples: list[TokenizedExample], batch_size: int = 4, seed: int = 0, **options: Any) -> TrainLoader:
     return TrainLoader(examples, batch_size=batch_size, pad_id=0, seed=seed, **options)
 
 

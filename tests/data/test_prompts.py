@@ -53,12 +53,7 @@ def test_files_and_mappings_give_the_same_prompts(tmp_path: Path) -> None:
         'prompt_input: "{instruction}\\n{input}\\n"\nprompt_no_input: "{instruction}\\n"\n'
     )
     expected = Prompts("{instruction}\n{input}\n", "{instruction}\n")
-    assert (
-        read_prompts(mapping)
-        == read_prompts(tmp_path / "p.json")
-        == read_prompts(tmp_path / "p.yaml")
-        == expected
-    )
+    assert read_prompts(mapping) == read_prompts(tmp_path / "p.json") == read_prompts(tmp_path / "p.yaml") == expected
 
 
 def test_all_template_problems_are_named_at_once() -> None:

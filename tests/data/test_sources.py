@@ -147,9 +147,7 @@ _ROWS = st.lists(
 )
 
 
-@given(
-    rows=_ROWS, place=st.integers(0), cut=st.integers(0, 3), put=st.binary(max_size=3), array=st.booleans()
-)
+@given(rows=_ROWS, place=st.integers(0), cut=st.integers(0, 3), put=st.binary(max_size=3), array=st.booleans())
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_mutated_file_is_read_right_or_refused(
     tmp_path: Path, rows: list[Any], place: int, cut: int, put: bytes, array: bool
@@ -170,9 +168,7 @@ def test_a_mutated_file_is_read_right_or_refused(
     if text.lstrip(" \t\r\n").startswith("["):
         expected = list(enumerate(json.loads(text), 1))
     else:
-        expected = [
-            (n, json.loads(line)) for n, line in enumerate(text.split("\n"), 1) if line.strip(" \t\r")
-        ]
+        expected = [(n, json.loads(line)) for n, line in enumerate(text.split("\n"), 1) if line.strip(" \t\r")]
     assert [(r.number, r.fields) for r in read] == expected
     assert len(alpaca) == len(expected)
 

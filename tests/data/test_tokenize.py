@@ -28,9 +28,7 @@ def _one(row: AlpacaRow, tokenizer: Any, prompts: Prompts = BARE, **options: Any
 
 
 def _shown(example: TokenizedExample, tokenizer: Any) -> list[tuple[str, bool]]:
-    return list(
-        zip(tokenizer.convert_ids_to_tokens(example.ids.tolist()), example.trained.tolist(), strict=True)
-    )
+    return list(zip(tokenizer.convert_ids_to_tokens(example.ids.tolist()), example.trained.tolist(), strict=True))
 
 
 def test_by_hand_on_llama_2(llama2_tokenizer: Any) -> None:

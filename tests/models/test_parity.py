@@ -170,9 +170,7 @@ def test_rope_equals_transformers_within_the_original_length(
     # transformers keeps the frequencies of the longest sequence seen, so the short one goes first.
     short = torch_logits(theirs, tokens[:, :8])
     assert relative_error(our_logits(folder, tokens[:, :8]), short) < 1e-4
-    assert (
-        relative_error(torch_logits(theirs, tokens)[:, :8], short) > 1e-2
-    )  # the variant does depend on length
+    assert relative_error(torch_logits(theirs, tokens)[:, :8], short) > 1e-2  # the variant does depend on length
 
 
 @pytest.mark.parametrize("rope", ["dynamic", "longrope"])

@@ -109,9 +109,7 @@ def test_a_folder_with_only_a_pickle_is_refused_with_the_reason(folder: Path) ->
         HFCheckpointConverter.from_hf(str(folder)).load_pretrained()
 
 
-def test_a_sharded_folder_gives_the_same_model(
-    make_model: MakeModel, tokens: np.ndarray, tmp_path: Path
-) -> None:
+def test_a_sharded_folder_gives_the_same_model(make_model: MakeModel, tokens: np.ndarray, tmp_path: Path) -> None:
     whole, theirs = make_model()
     theirs.save_pretrained(tmp_path, max_shard_size="20KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 2
@@ -154,9 +152,7 @@ def test_tables_of_old_llama_checkpoints_are_ignored(folder: Path, tokens: np.nd
 @pytest.mark.parametrize("has_model_type", [True, False])
 def test_code_of_the_repository_is_never_run(folder: Path, tmp_path: Path, has_model_type: bool) -> None:
     touched = tmp_path / "touched"
-    code = (
-        f"open({str(touched)!r}, 'w').close()\nclass Config: pass\nclass Model: pass\nclass Tokenizer: pass\n"
-    )
+    code = f"open({str(touched)!r}, 'w').close()\nclass Config: pass\nclass Model: pass\nclass Tokenizer: pass\n"
     (folder / "evil.py").write_text(code)
     auto_map = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}
     _edit_config(folder, auto_map=auto_map)
