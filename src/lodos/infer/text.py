@@ -72,7 +72,10 @@ def encode_prompt(
     if not chat:
         if system is not None:
             raise UserError("system: only a chat has a system's turn. Set chat to true or leave system out.")
-        return list(tokenizer(prompt)["input_ids"])
+        ids = list(tokenizer(prompt)["input_ids"])
+        # Some tokenizers close every text with EOS, after which a model would begin another.
+        closed = ids[-1:] == [tokenizer.eos_token_id] and not prompt.endswith(str(tokenizer.eos_token))
+        return ids[:-1] if closed else ids
     if not tokenizer.chat_template:
         raise UserError("chat: the tokenizer has no chat template. Set chat to false to give the prompt as it is.")
     messages = [{"role": "user", "content": prompt}]
