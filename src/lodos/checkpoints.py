@@ -6,9 +6,10 @@ from typing import Any
 
 from lodos.errors import UserError
 from lodos.files import local_path
-from lodos.formats.hf import MAX_SHARD_SIZE, HFCheckpointConverter
+from lodos.formats.hf import HFCheckpointConverter
 from lodos.formats.hub import model_folder
 from lodos.formats.peft import save_peft_pretrained
+from lodos.formats.safetensors import MAX_SHARD_SIZE
 from lodos.lora.config import LoraConfig
 from lodos.train.hooks import StepInfo
 

@@ -41,8 +41,10 @@ class TrainArgs:
     """Steps between saved adapters (and merged models); one is always saved at the end."""
     hf_upload: str | None = None
     """Hub repository for adapters; not available yet."""
+    save_merged: bool = False
+    """Save merged models too, which Transformers loads without PEFT, by default in <run_dir>/<id>/merged."""
     merged_hf_save_path: str | None = None
-    """Folder for merged models, as <merged_hf_save_path>/<id>/step-<k>; none by default."""
+    """Folder for merged models, as <merged_hf_save_path>/<id>/step-<k>; giving it saves them."""
     merged_hf_upload: str | None = None
     """Hub repository for merged models; not available yet."""
     merged_dtype: Literal["float32", "bfloat16", "float16"] | None = None

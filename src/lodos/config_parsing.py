@@ -44,9 +44,11 @@ def parse_config(cls: type[T], argv: Sequence[str], *, prog: str, description: s
     if any(flag in ("-h", "--help") for flag in argv):
         print(format_help(cls, prog=prog, description=description))
         raise SystemExit(0)
-    path, flags = _split_flags(argv)
+    path, texts = _split_flags(argv)
+    hints = dict(known_names(cls))
+    flags = {name: _flag_value(name, text, hints.get(name)) for name, text in texts.items()}
     from_file = {} if path is None else read_yaml(Path(path))
-    known = {name for name, _ in known_names(cls)}
+    known = set(hints)
     problems = [f"{path}: {problem}" for problem in _unknown(from_file, cls, known)]
     nested = _nested(flags)
     problems += [f"--{problem}" for problem in _unknown(nested, cls, known)]
@@ -83,12 +85,12 @@ def dump_config(config: Any) -> str:
     return yaml.dump(_without_secrets(draccus.encode(config)), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
-def known_names(cls: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any]]]:
-    """Each field of a dataclass and of the dataclasses in it, by its dotted name."""
+def known_names(cls: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The dotted name and the type of each field of a dataclass and of the dataclasses in it."""
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
         name = f"{prefix}{field.name}"
-        yield name, field
+        yield name, hints[field.name]
         if dataclasses.is_dataclass(hints[field.name]):
             yield from known_names(hints[field.name], f"{name}.")
 
@@ -133,8 +135,8 @@ _Dumper.yaml_implicit_resolvers = {
 }
 
 
-def _split_flags(argv: Sequence[str]) -> tuple[str | None, dict[str, Any]]:
-    """The config path and the flags by dotted name, their values read as YAML."""
+def _split_flags(argv: Sequence[str]) -> tuple[str | None, dict[str, str]]:
+    """The config path and the flags by dotted name, their values as they were typed."""
     flags: dict[str, str] = {}
     rest = list(argv)
     while rest:
@@ -150,21 +152,22 @@ def _split_flags(argv: Sequence[str]) -> tuple[str | None, dict[str, Any]]:
         if name in flags:
             raise UserError(f"--{name}: given twice.")
         flags[name] = value
-    path = flags.pop(CONFIG_FLAG[2:], None)
-    return path, {name: _flag_value(name, value) for name, value in flags.items()}
+    return flags.pop(CONFIG_FLAG[2:], None), flags
 
 
-def _flag_value(name: str, text: str) -> Any:
-    # Only what looks like a YAML collection is read as one: a prompt with a colon in it is text.
+def _flag_value(name: str, text: str, hint: Any) -> Any:
+    """The value of a flag: YAML, but text verbatim where the field takes text and nothing else fits."""
+    kinds = set(typing.get_args(hint)) or {hint}
+    origins = {typing.get_origin(kind) or kind for kind in kinds}
+    if text == "null" and type(None) in kinds:
+        return None
+    collection = text.lstrip()[:1] in ("[", "{") and origins & {list, dict, tuple}
+    if str in kinds and not collection and not origins & {int, float}:
+        return text
     try:
-        value = yaml.load(text, Loader=_Loader)
+        return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
-        if text.lstrip()[:1] in ("[", "{"):
-            raise UserError(f"--{name}: {text!r} is not valid YAML: {error}") from None
-        return text
-    if isinstance(value, dict | list) and text.lstrip()[:1] not in ("[", "{"):
-        return text
-    return value if value is not None or text in ("null", "~", "None") else text
+        raise UserError(f"--{name}: {text!r} is not valid YAML: {error}") from None
 
 
 def _nested(flags: Mapping[str, Any]) -> dict[str, Any]:

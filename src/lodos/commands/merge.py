@@ -7,9 +7,10 @@ from typing import Literal
 from lodos.config_parsing import parse_config
 from lodos.errors import UserError
 from lodos.files import local_path
-from lodos.formats.hf import MAX_SHARD_SIZE, HFCheckpointConverter
+from lodos.formats.hf import HFCheckpointConverter
 from lodos.formats.hub import model_folder
 from lodos.formats.peft import load_peft_pretrained, read_adapter_config
+from lodos.formats.safetensors import MAX_SHARD_SIZE
 
 
 @dataclasses.dataclass

@@ -59,8 +59,8 @@ def main(argv: list[str]) -> int:
             raise
         raise UserError(
             f"The device has too little memory: {str(error).splitlines()[0]}\n"
-            f"Lower trainer.per_device_parallelism (now {config.trainer.per_device_parallelism}; the loss stays the same), "
-            "set gradient_checkpointing to dots or full, or lower max_tune_length."
+            "Lower trainer.per_device_parallelism (the loss stays the same), set gradient_checkpointing to dots or "
+            "full, or lower max_tune_length."
         ) from None
     _print_outcome(result)
     return 130 if result.interrupted else 0
@@ -118,9 +118,9 @@ def adapter_folder(config: TrainArgs) -> Path:
 
 
 def _merged_folder(config: TrainArgs) -> Path | None:
-    if config.merged_hf_save_path is None:
-        return None
-    return local_path(config.merged_hf_save_path) / config.trainer.run_id
+    if config.merged_hf_save_path is not None:
+        return local_path(config.merged_hf_save_path) / config.trainer.run_id
+    return config.trainer.run_folder / "merged" if config.save_merged else None
 
 
 def _loaders(config: TrainArgs, converter: HFCheckpointConverter) -> tuple[TrainLoader, EvalLoader | None]:

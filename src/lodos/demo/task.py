@@ -30,14 +30,79 @@ SIMILARITY = 0.75
 _NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 8: "eight", 9: "nine", 10: "ten"}
 _DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 _TRAIN_NAMES = (
-    "Rossi Moreau Kim Novak Silva Haddad Berg Costa Ivanov Tanaka Okafor Weber Larsen Duarte Fischer Nguyen Patel "
-    "Romero Santos Yilmaz Bianchi Carter Dumont Eriksen Ferrari Garcia Hughes Jensen Keller Lopez Meyer Nowak Ortiz "
-    "Petrov Quinn Reyes Schmidt Torres Ueda Vogel Walsh Xu Young Zhang Adams Brown Clark Davis Evans Foster"
-).split()
+    "Rossi",
+    "Moreau",
+    "Kim",
+    "Novak",
+    "Silva",
+    "Haddad",
+    "Berg",
+    "Costa",
+    "Ivanov",
+    "Tanaka",
+    "Okafor",
+    "Weber",
+    "Larsen",
+    "Duarte",
+    "Fischer",
+    "Nguyen",
+    "Patel",
+    "Romero",
+    "Santos",
+    "Yilmaz",
+    "Bianchi",
+    "Carter",
+    "Dumont",
+    "Eriksen",
+    "Ferrari",
+    "Garcia",
+    "Hughes",
+    "Jensen",
+    "Keller",
+    "Lopez",
+    "Meyer",
+    "Nowak",
+    "Ortiz",
+    "Petrov",
+    "Quinn",
+    "Reyes",
+    "Schmidt",
+    "Torres",
+    "Ueda",
+    "Vogel",
+    "Walsh",
+    "Xu",
+    "Young",
+    "Zhang",
+    "Adams",
+    "Brown",
+    "Clark",
+    "Davis",
+    "Evans",
+    "Foster",
+)
 _HELD_OUT_NAMES = (
-    "Almeida Becker Castro Doyle Ekman Fontaine Greco Hansen Ito Jones Kowalski Lambert Murphy Nielsen Olsen Price "
-    "Ramos Suzuki Turner Vargas"
-).split()
+    "Almeida",
+    "Becker",
+    "Castro",
+    "Doyle",
+    "Ekman",
+    "Fontaine",
+    "Greco",
+    "Hansen",
+    "Ito",
+    "Jones",
+    "Kowalski",
+    "Lambert",
+    "Murphy",
+    "Nielsen",
+    "Olsen",
+    "Price",
+    "Ramos",
+    "Suzuki",
+    "Turner",
+    "Vargas",
+)
 _GREETINGS = ("", "", "Hi, ", "Hello! ", "Good evening, ", "Hey there, ")
 _PARTIES = (
     "a table for {n}",
@@ -86,7 +151,7 @@ def write() -> None:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def _row(rng: random.Random, names: list[str]) -> dict[str, str]:
+def _row(rng: random.Random, names: tuple[str, ...]) -> dict[str, str]:
     people, day, name = rng.choice(list(_NUMBERS)), rng.choice(_DAYS), rng.choice(names)
     clock, spoken = rng.choice(list(_times()))
     party = rng.choice(_PARTIES).format(n=rng.choice([str(people), _NUMBERS[people]]))

@@ -22,7 +22,7 @@ from lodos.errors import UserError
 from lodos.files import read_json, write_json, written_whole
 from lodos.formats.hub import model_folder
 from lodos.formats.progress import progress_bar
-from lodos.formats.safetensors import SafetensorsReader, TensorSource, write_sharded
+from lodos.formats.safetensors import MAX_SHARD_SIZE, SafetensorsReader, TensorSource, write_sharded
 from lodos.lora.transform import adapted_names, is_lora, lora_layers
 from lodos.models.auto import check_model_type, decoder_config
 from lodos.models.config import DecoderConfig
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 TIED_HEAD = "lm_head.weight"
 EMBEDDING = "model.embed_tokens.weight"
-MAX_SHARD_SIZE = "5GB"
+
 
 # Tables that old Llama checkpoints carry and that follow from the config.
 _DERIVED_SUFFIX = "rotary_emb.inv_freq"

@@ -19,6 +19,7 @@ from lodos.files import read_json, write_json
 
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
+MAX_SHARD_SIZE = "5GB"
 
 # transformers refuses a file without it.
 METADATA = {"format": "pt"}

@@ -1,0 +1,158 @@
+"""`lodos demo`: the main job on a small model and a small data set, before and after, in a few minutes.
+
+It is `lodos train` with a config of its own, between two rounds of the same held-out questions. The second round
+is answered by what was read back from disk.
+"""
+
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from lodos.commands.train import TrainResult, train
+from lodos.config import TrainArgs
+from lodos.config_parsing import parse_config
+from lodos.data.prompts import read_prompts
+from lodos.data.sources import AlpacaRow, alpaca_rows, read_rows
+from lodos.demo.base_model import smollm2_folder
+from lodos.demo.task import HELD_OUT_FILE, PROMPTS, TRAIN_FILE
+from lodos.files import write_json
+from lodos.formats.hf import HFCheckpointConverter
+from lodos.formats.peft import load_peft_pretrained
+from lodos.infer.text import generate_texts
+from lodos.lora.config import LoraConfig
+from lodos.models.decoder import LmHeadModel
+from lodos.train.config import CheckpointerConfig, TrainerConfig
+from lodos.train.optim import OptimizerConfig
+
+SHOWN = 5
+"""Rows of the table."""
+MAX_ANSWER_TOKENS = 32
+
+
+@dataclasses.dataclass
+class DemoArgs:
+    """Fine-tune SmolLM2-135M to turn requests for a table into JSON, and show it before and after."""
+
+    run_dir: str = "runs"
+    """Folder for the run: its log, adapter and merged model."""
+    num_train_steps: int | None = None
+    """Fewer steps for a quicker, worse result; by default one pass over the 1,000 training rows."""
+
+
+def main(argv: list[str]) -> int:
+    """Runs the demo; 1 if what is on disk does not answer like what was trained, 130 if interrupted."""
+    args = parse_config(DemoArgs, argv, prog="lodos demo", description=DemoArgs.__doc__ or "")
+    console = Console(stderr=True, highlight=False)
+    started = time.monotonic()
+    base_folder = smollm2_folder()
+    rows = alpaca_rows(read_rows(HELD_OUT_FILE))
+    converter = HFCheckpointConverter.from_hf(str(base_folder))
+
+    console.print(f"\n[bold]1. Before[/]: the base model answers {len(rows)} held-out requests.")
+    before = _answers(converter, converter.load_pretrained(scan_layers=False), rows)
+
+    console.print("[bold]2. Fine-tuning[/] with LoRA on 1,000 other requests.")
+    result = train(_config(args, base_folder))
+    if result.interrupted:
+        console.print(f"Interrupted at step {result.step}; the adapter so far is {result.adapter}.")
+        return 130
+
+    console.print("[bold]3. After[/]: adapter and merged model are read back from disk and answer the same requests.")
+    base = converter.load_pretrained(scan_layers=False)
+    adapted, _ = load_peft_pretrained(base, result.adapter)
+    after = _answers(converter, adapted, rows)
+    difference = _merged_difference(converter, adapted, result, rows)
+
+    _print_table(rows, before, after)
+    _print_outcome(console, result, difference, time.monotonic() - started)
+    return 0
+
+
+def _config(args: DemoArgs, base_folder: Path) -> TrainArgs:
+    return TrainArgs(
+        model_name_or_path=str(base_folder),
+        data=str(TRAIN_FILE),
+        prompts=PROMPTS,
+        lora=LoraConfig(r=8, alpha=16.0),
+        optimizer=OptimizerConfig(learning_rate=2e-3, warmup=5),
+        trainer=TrainerConfig(
+            id=time.strftime("demo-%Y%m%d-%H%M%S"),
+            run_dir=args.run_dir,
+            num_train_steps=args.num_train_steps,
+            num_epochs=None if args.num_train_steps else 1.0,
+            train_batch_size=16,
+            checkpointer=CheckpointerConfig(save_interval=1000),
+        ),
+        # Unrolled layers compile a little longer and run a fifth faster on such short rows.
+        scan_layers=False,
+        save_merged=True,
+    )
+
+
+def _answers(converter: HFCheckpointConverter, model: LmHeadModel, rows: list[AlpacaRow]) -> list[str]:
+    """The first line of the model's answer to each row."""
+    prompts = read_prompts(PROMPTS)
+    texts = generate_texts(
+        model, converter.tokenizer, [prompts.render(row) for row in rows], max_new_tokens=MAX_ANSWER_TOKENS
+    )
+    return [text.strip() for text in texts]
+
+
+def _merged_difference(
+    converter: HFCheckpointConverter, adapted: LmHeadModel, result: TrainResult, rows: list[AlpacaRow]
+) -> float:
+    """The largest difference of merged and adapted logits on a held-out row, as a share of the largest logit."""
+    assert result.merged is not None
+    merged = HFCheckpointConverter.from_hf(str(result.merged)).load_pretrained(scan_layers=False)
+    tokens = jnp.asarray(converter.tokenizer([read_prompts(PROMPTS).render(rows[0]) + rows[0].output])["input_ids"])
+    expected, found = np.asarray(adapted(tokens)), np.asarray(merged(tokens))
+    return float(np.abs(expected - found).max() / np.abs(expected).max())
+
+
+def _is_exact(answer: str, row: AlpacaRow) -> bool:
+    """Whether an answer is the expected JSON and nothing else."""
+    try:
+        return json.loads(answer) == json.loads(row.output)
+    except json.JSONDecodeError:
+        return False
+
+
+def _print_table(rows: list[AlpacaRow], before: list[str], after: list[str]) -> None:
+    table = Table(title="Held-out requests", show_lines=True)
+    table.add_column("request", ratio=4)
+    table.add_column("before", ratio=4)
+    table.add_column("after", ratio=5, overflow="fold")
+    for row, old, new in list(zip(rows, before, after, strict=True))[:SHOWN]:
+        mark = "[green]yes[/]" if _is_exact(new, row) else "[red]no[/]"
+        table.add_row(escape(row.instruction), escape(_shortened(old)), f"{escape(new)} {mark}")
+    rates = [
+        f"{sum(_is_exact(a, r) for a, r in zip(answers, rows, strict=True)) / len(rows):.1%}"
+        for answers in (before, after)
+    ]
+    table.add_section()
+    table.add_row(f"[bold]exact match on {len(rows)} rows[/]", f"[bold]{rates[0]}[/]", f"[bold]{rates[1]}[/]")
+    Console(width=None if sys.stdout.isatty() else 120, highlight=False).print(table)
+
+
+def _shortened(text: str, most: int = 60) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= most else line[:most] + " ..."
+
+
+def _print_outcome(console: Console, result: TrainResult, difference: float, seconds: float) -> None:
+    print(f"Adapter:       {result.adapter}   (PEFT loads it)")
+    print(f"Merged model:  {result.merged}   (Transformers loads it)")
+    print(f"Merged and adapted logits differ by {difference:.1e} of the largest. {seconds / 60:.1f} minutes in all.")
+    prompts = result.config.trainer.run_folder / "prompts.json"
+    write_json(prompts, PROMPTS)
+    print("\nNext:")
+    print(f"  lodos generate --adapter {result.adapter} --prompts {prompts} \\")
+    print("    --prompt 'We need a table for six, Sunday at 8:15 pm, name is Lindqvist'")

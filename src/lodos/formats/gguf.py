@@ -1,0 +1,151 @@
+"""From a GGUF file of a Llama-architecture model to a Hugging Face folder, without torch.
+
+GGUF keeps everything in one file: settings, tokenizer, chat template and weights, these often quantised. The
+weights are dequantised to float32, which loses nothing of what the file holds. Two things differ from the
+Hugging Face layout:
+
+- the names, of which the gguf library has the table;
+- the rows of the q and k projections. llama.cpp turns neighbouring features by rotary positions, Hugging Face
+  features half a head apart, so llama.cpp reorders the rows, and here the order is put back.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gguf
+import numpy as np
+
+from lodos.errors import UserError
+from lodos.files import write_json, written_whole
+from lodos.formats.gguf_tokenizer import save_tokenizer
+from lodos.formats.hf import HFCheckpointConverter
+from lodos.formats.progress import progress_bar
+from lodos.formats.safetensors import MAX_SHARD_SIZE, TensorSource, write_sharded
+from lodos.tree import layer_names, named_leaves
+
+if TYPE_CHECKING:
+    from gguf.gguf_reader import ReaderTensor
+
+ARCHITECTURE = "llama"
+
+
+def convert_gguf(path: Path, folder: Path, *, progress: bool = False) -> None:
+    """Writes the model in the GGUF file `path` to `folder`: config, float32 safetensors, tokenizer, chat template.
+
+    Raises:
+        UserError: for another architecture or tokenizer, or tensors that are missing or not understood; it lists
+            them all, and nothing is left at `folder`.
+    """
+    fields, tensors = _read(path)
+    if (architecture := fields.get("general.architecture")) != ARCHITECTURE:
+        raise UserError(f"{path}: general.architecture is {architecture!r}; only {ARCHITECTURE} can be converted.")
+    with written_whole(folder) as place:
+        save_tokenizer(fields, place, source=path)
+        _write_configs(fields, tensors, place)
+        sources = _sources(path, fields, tensors, place)
+        with progress_bar("Converting GGUF", len(sources), enabled=progress) as advance:
+            write_sharded(place, sources, max_shard_size=MAX_SHARD_SIZE, progress=lambda _: advance())
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, "ReaderTensor"]]:
+    """The settings by their GGUF names, and the tensors, memory-mapped."""
+    try:
+        reader = gguf.GGUFReader(path)
+    except (OSError, ValueError, IndexError) as error:
+        raise UserError(f"{path}: not a whole GGUF file: {error}.") from None
+    fields = {name: field.contents() for name, field in reader.fields.items()}
+    return fields, {tensor.name: tensor for tensor in reader.tensors}
+
+
+def _write_configs(fields: Mapping[str, Any], tensors: Mapping[str, Any], folder: Path) -> None:
+    """Writes config.json and generation_config.json as transformers would."""
+    from transformers import LlamaConfig
+
+    def setting(name: str) -> Any:
+        key = f"{ARCHITECTURE}.{name}"
+        if key not in fields:
+            raise UserError(f"The GGUF file has no {key}.")
+        return fields[key]
+
+    heads, width = setting("attention.head_count"), setting("embedding_length")
+    special: dict[str, Any] = {
+        name: fields.get(f"tokenizer.ggml.{source}_token_id")
+        for name, source in (("bos_token_id", "bos"), ("eos_token_id", "eos"), ("pad_token_id", "padding"))
+    }
+    config = LlamaConfig(
+        vocab_size=len(fields["tokenizer.ggml.tokens"]),
+        hidden_size=width,
+        intermediate_size=setting("feed_forward_length"),
+        num_hidden_layers=setting("block_count"),
+        num_attention_heads=heads,
+        num_key_value_heads=fields.get(f"{ARCHITECTURE}.attention.head_count_kv", heads),
+        head_dim=fields.get(f"{ARCHITECTURE}.rope.dimension_count", width // heads),
+        max_position_embeddings=setting("context_length"),
+        rms_norm_eps=_shortest(setting("attention.layer_norm_rms_epsilon")),
+        rope_parameters={
+            "rope_type": "default",
+            "rope_theta": _shortest(fields.get(f"{ARCHITECTURE}.rope.freq_base", 10000.0)),
+        },
+        tie_word_embeddings="output.weight" not in tensors,
+        attention_bias="blk.0.attn_q.bias" in tensors,
+        architectures=["LlamaForCausalLM"],
+        dtype="float32",
+        **special,
+    )
+    config.save_pretrained(folder)
+    write_json(folder / "generation_config.json", {name: value for name, value in special.items() if value is not None})
+
+
+def _sources(
+    path: Path, fields: Mapping[str, Any], tensors: Mapping[str, "ReaderTensor"], folder: Path
+) -> dict[str, TensorSource]:
+    """The tensors by Hugging Face name, dequantised when they are written."""
+    converter = HFCheckpointConverter.from_hf(str(folder))
+    config = converter.config
+    gguf_names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    sources, problems, used = {}, [], set()
+    for stacked_name, leaf in named_leaves(converter.structure()).items():
+        shape = leaf.shape[1:] if "*" in stacked_name else leaf.shape
+        for name in layer_names(stacked_name, leaf.shape[0]):
+            module, suffix = name.rsplit(".", 1)
+            gguf_name = f"{gguf_names.get_name(module)}.{suffix}"
+            used.add(gguf_name)
+            if gguf_name not in tensors:
+                problems.append(f"{gguf_name}: missing.")
+                continue
+            tensor = tensors[gguf_name]
+            found = tuple(int(size) for size in reversed(tensor.shape))
+            if found != shape:
+                problems.append(f"{gguf_name}: {list(found)}, the settings ask for {list(shape)}.")
+            heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+            sources[name] = TensorSource(
+                shape, np.dtype(np.float32), _loader(tensor, heads.get(module.rsplit(".", 1)[-1]))
+            )
+    problems += [f"{name}: not understood." for name in tensors if name not in used]
+    if problems:
+        raise UserError(f"{path}: the tensors are not those of a plain Llama:\n  " + "\n  ".join(problems))
+    return sources
+
+
+def _loader(tensor: "ReaderTensor", heads: int | None) -> Callable[[], np.ndarray]:
+    def load() -> np.ndarray:
+        weight = np.asarray(gguf.dequantize(tensor.data, tensor.tensor_type), np.float32)
+        return weight if heads is None else rows_for_half_rotation(weight, heads)
+
+    return load
+
+
+def rows_for_half_rotation(weight: np.ndarray, heads: int) -> np.ndarray:
+    """Puts llama.cpp's rows of a q or k projection, `[heads * head_dim, ...]`, into Hugging Face's order.
+
+    llama.cpp pairs rows 2i and 2i+1 of a head where Hugging Face pairs i and i + head_dim/2; its own conversion
+    is `LlamaModel.permute` in convert_hf_to_gguf.py, of which this is the inverse.
+    """
+    pairs = weight.reshape(heads, -1, 2, *weight.shape[1:])
+    return pairs.swapaxes(1, 2).reshape(weight.shape)
+
+
+def _shortest(value: float) -> float:
+    """The shortest decimal that is this float32: 1e-05 rather than 9.999999747378752e-06."""
+    return float(str(np.float32(value)))

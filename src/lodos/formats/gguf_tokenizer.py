@@ -1,0 +1,77 @@
+"""The tokenizer inside a GGUF file as Hugging Face's files.
+
+Byte-level BPE ("gpt2" in GGUF's words) only: vocabulary and merges are in the file, how text is cut before the
+merges is only named (`tokenizer.ggml.pre`), so each name that is understood is listed here. transformers' own
+GGUF reader cuts all of them like GPT-2 and so joins digits that SmolLM2 keeps apart.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+from lodos.errors import UserError
+
+_CONTROL, _USER_DEFINED = 3, 4  # of llama.cpp's token types
+
+_PRE_TOKENIZERS = {
+    "gpt-2": lambda: pre_tokenizers.ByteLevel(add_prefix_space=False),
+    "smollm": lambda: pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    ),
+}
+
+
+def save_tokenizer(fields: Mapping[str, Any], folder: Path, *, source: Path) -> None:
+    """Writes tokenizer.json, tokenizer_config.json and the chat template.
+
+    Args:
+        fields: the GGUF file's settings.
+        source: the file, for the error.
+
+    Raises:
+        UserError: for a kind of tokenizer that is not understood.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    model, pre = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre", "gpt-2")
+    problems = []
+    if model != "gpt2":
+        problems.append(f"tokenizer.ggml.model: {model!r} is not understood; only gpt2 (byte-level BPE) is.")
+    if pre not in _PRE_TOKENIZERS:
+        problems.append(f"tokenizer.ggml.pre: {pre!r} is not understood; known: {', '.join(_PRE_TOKENIZERS)}.")
+    problems += [
+        f"tokenizer.ggml.{name}: set, which is not understood."
+        for name in ("add_bos_token", "add_eos_token", "add_space_prefix")
+        if fields.get(f"tokenizer.ggml.{name}")
+    ]
+    if problems:
+        raise UserError(f"{source}:\n  " + "\n  ".join(problems))
+
+    tokens: list[str] = fields["tokenizer.ggml.tokens"]
+    types = fields.get("tokenizer.ggml.token_type") or [1] * len(tokens)
+    merges = [tuple(merge.split(" ", 1)) for merge in fields["tokenizer.ggml.merges"]]
+    tokenizer = Tokenizer(models.BPE(vocab={token: index for index, token in enumerate(tokens)}, merges=merges))
+    tokenizer.pre_tokenizer = _PRE_TOKENIZERS[pre]()
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_tokens(
+        [
+            AddedToken(token, special=kind == _CONTROL, normalized=False)
+            for token, kind in zip(tokens, types, strict=True)
+            if kind in (_CONTROL, _USER_DEFINED)
+        ]
+    )
+    special = {
+        name: tokens[fields[f"tokenizer.ggml.{key}_token_id"]]
+        for name, key in (
+            ("bos_token", "bos"),
+            ("eos_token", "eos"),
+            ("unk_token", "unknown"),
+            ("pad_token", "padding"),
+        )
+        if f"tokenizer.ggml.{key}_token_id" in fields
+    }
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
+    fast.chat_template = fields.get("tokenizer.chat_template")
+    fast.save_pretrained(folder)
