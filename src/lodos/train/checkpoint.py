@@ -26,7 +26,9 @@ class Checkpointer:
 
         self.folder = folder.absolute()
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        # Named, so that a checkpoint's contents can be described before anything has been saved by this manager.
+        handler = ocp.StandardCheckpointHandler()
+        self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handler)
 
     def latest_step(self) -> int | None:
         """The step of the newest complete checkpoint."""

@@ -1,0 +1,153 @@
+"""`lodos train` from files to files, on a tiny model."""
+
+import dataclasses
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lodos.commands import train as train_command
+from lodos.commands.run_log import RunLog
+from lodos.commands.train import main, train
+from lodos.config import TrainArgs
+from lodos.errors import UserError
+from lodos.formats.hf import HFCheckpointConverter
+from lodos.lora.config import LoraConfig
+from lodos.tracking.jsonl import read_records
+from lodos.train.config import CheckpointerConfig, TrainerConfig
+from lodos.train.optim import OptimizerConfig
+
+
+@pytest.fixture
+def args(make_model: Any, tmp_path: Path) -> TrainArgs:
+    folder, _ = make_model()
+    rows = [
+        {"instruction": f"Say {word}.", "output": word * (2 + i % 5)} for i, word in enumerate("abcdefghijklmnopqrst")
+    ]
+    (tmp_path / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
+    return TrainArgs(
+        model_name_or_path=str(folder),
+        data=str(tmp_path / "rows.json"),
+        validation=4,
+        lora=LoraConfig(r=4, dropout=0.1),
+        optimizer=OptimizerConfig(learning_rate=1e-2),
+        trainer=TrainerConfig(
+            id="straight",
+            run_dir=str(tmp_path / "runs"),
+            num_train_steps=6,
+            train_batch_size=4,
+            steps_per_eval=2,
+            checkpointer=CheckpointerConfig(save_interval=2),
+        ),
+    )
+
+
+def named(args: TrainArgs, run_id: str, **trainer: Any) -> TrainArgs:
+    return dataclasses.replace(args, trainer=dataclasses.replace(args.trainer, id=run_id, **trainer))
+
+
+def test_an_interrupted_run_resumes_to_the_same_adapter_and_log(
+    args: TrainArgs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    straight = train(args)
+
+    on_step = RunLog.on_step
+
+    def interrupt_at_3(log: RunLog, info: Any) -> None:
+        on_step(log, info)
+        if info.step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(RunLog, "on_step", interrupt_at_3)
+    stopped = train(named(args, "stopped"))
+    monkeypatch.setattr(RunLog, "on_step", on_step)
+    assert stopped.interrupted
+    assert stopped.step == 3
+    assert stopped.adapter.name == "step-3"
+
+    config_path = stopped.config.trainer.run_folder / "config.yaml"
+    assert main(["--config_path", str(config_path)]) == 0
+    assert "Finished 6 steps" in capsys.readouterr().err
+    resumed = stopped.adapter.with_name("step-6")
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        assert (resumed / name).read_bytes() == (straight.adapter / name).read_bytes()
+
+    def losses(run_id: str) -> list[tuple[int, str, float]]:
+        path = Path(args.trainer.run_dir) / run_id / "log.jsonl"
+        return [
+            (record["step"], key, record[key])
+            for record in read_records(path)
+            for key in ("train/loss", "eval/loss")
+            if key in record
+        ]
+
+    # The stop at step 3 evaluated once more than the straight run did; everything else is the same.
+    extra = [entry for entry in losses("stopped") if entry[:2] == (3, "eval/loss")]
+    assert [entry for entry in losses("stopped") if entry not in extra] == losses("straight")
+    assert [step for step, key, _ in losses("stopped") if key == "train/loss"] == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_best_adapter_is_that_of_the_lowest_held_out_loss(args: TrainArgs) -> None:
+    result = train(args)
+    records = [
+        record for record in read_records(result.config.trainer.run_folder / "log.jsonl") if "eval/loss" in record
+    ]
+    assert [record["step"] for record in records] == [2, 4, 6]
+    best = min(records, key=lambda record: record["eval/loss"])
+    assert result.best is not None
+    assert (result.best.step, result.best.loss) == (best["step"], best["eval/loss"])
+    assert result.best_adapter is not None
+    card = (result.best_adapter / "README.md").read_text(encoding="utf-8")
+    assert f"| step | {best['step']} |" in card
+
+
+def test_accumulation_gives_the_same_losses(args: TrainArgs) -> None:
+    args = dataclasses.replace(args, lora=LoraConfig(r=4))
+    whole, parts = train(named(args, "whole")), train(named(args, "parts", per_device_parallelism=1))
+
+    def losses(result: Any) -> list[float]:
+        records = read_records(result.config.trainer.run_folder / "log.jsonl")
+        return [record["train/loss"] for record in records if "train/loss" in record]
+
+    assert losses(whole) == pytest.approx(losses(parts), rel=1e-4)
+
+
+def test_a_merged_model_is_saved_on_request(args: TrainArgs) -> None:
+    result = train(dataclasses.replace(args, save_merged=True, merged_dtype="bfloat16"))
+    assert result.merged == result.config.trainer.run_folder / "merged" / "step-6"
+    assert json.loads((result.merged / "config.json").read_text(encoding="utf-8"))["dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(lora=LoraConfig(target_modules=["c_attn"])), r"no module matches 'c_attn'.*q_proj, k_proj"),
+        (dict(data="nowhere.json"), "nowhere.json"),
+        (dict(model_name_or_path="./nowhere"), "there is no such folder"),
+        (dict(max_tune_length=3), "3"),
+    ],
+)
+def test_what_is_wrong_is_said_before_any_weight_is_loaded(
+    args: TrainArgs, change: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load_pretrained(*_: Any, **__: Any) -> None:
+        raise AssertionError("weights were loaded")
+
+    monkeypatch.setattr(HFCheckpointConverter, "load_pretrained", load_pretrained)
+    with pytest.raises(UserError, match=message):
+        train(dataclasses.replace(args, **change))
+    assert not (Path(args.trainer.run_dir) / "straight").exists()
+
+
+def test_too_little_memory_is_explained(args: TrainArgs, monkeypatch: pytest.MonkeyPatch) -> None:
+    import jax
+
+    def out_of_memory(_: TrainArgs) -> None:
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 26311100856 bytes.")
+
+    monkeypatch.setattr(train_command, "train", out_of_memory)
+    with pytest.raises(UserError, match="per_device_parallelism"):
+        main(["--model_name_or_path", args.model_name_or_path, "--data", args.data])
