@@ -1,0 +1,1 @@
+"""Measurements that anyone can run; each prints a table and writes JSON."""
