@@ -1,0 +1,77 @@
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from lodos.errors import UserError
+from lodos.lora.config import LoraConfig
+from lodos.lora.transform import loraize
+from lodos.train.config import CheckpointerConfig
+from lodos.tree import named_leaves
+from tiny_training import Batches
+
+KEY = jax.random.key(2)
+
+
+def arrays(state: Any) -> dict[str, np.ndarray]:
+    leaves = named_leaves((state.step, state.model, state.opt_state, jax.random.key_data(state.training_key)))
+    return {name: np.asarray(leaf) for name, leaf in leaves.items() if isinstance(leaf, jax.Array)}
+
+
+def test_ten_steps_and_ten_after_resuming_are_twenty_bit_for_bit(model: Any, make_trainer: Any) -> None:
+    straight = make_trainer(model, steps=20, id="straight")
+    expected = arrays(straight.train(straight.initial_state(KEY, model=model), Batches()))
+
+    first = make_trainer(model, steps=20, id="resumed")
+    first.add_hook(_stop_after(10))
+    stopped = first.train(first.initial_state(KEY, model=model), Batches())
+    assert int(stopped.step) == 10
+
+    second = make_trainer(model, steps=20, id="resumed")
+    state = second.initial_state(jax.random.key(99), model=model)  # the key of the checkpoint counts
+    assert int(state.step) == 10
+    found = arrays(second.train(state, Batches()))
+    assert expected.keys() == found.keys()
+    assert all(np.array_equal(expected[name], found[name]) for name in expected)
+
+
+def _stop_after(step: int) -> Any:
+    import os
+    import signal
+
+    return lambda info: os.kill(os.getpid(), signal.SIGTERM) if info.step == step else None
+
+
+def test_a_checkpoint_of_another_rank_is_refused_by_name(base: Any, model: Any, make_trainer: Any) -> None:
+    trainer = make_trainer(model)
+    trainer.train(trainer.initial_state(KEY, model=model), Batches())
+    other = loraize(base, LoraConfig(r=8), key=KEY)
+    with pytest.raises(
+        UserError, match=r"(?s)q_proj\.lora_A: \[2, 4, 32\] in the checkpoint, \[2, 8, 32\] in this run"
+    ):
+        make_trainer(other).initial_state(KEY, model=other)
+
+
+def test_a_checkpoint_of_other_targets_is_refused_by_name(base: Any, model: Any, make_trainer: Any) -> None:
+    trainer = make_trainer(model)
+    trainer.train(trainer.initial_state(KEY, model=model), Batches())
+    other = loraize(base, LoraConfig(target_modules=["q_proj"], r=4), key=KEY)
+    with pytest.raises(UserError, match=r"k_proj\.lora_A: not trained by this run"):
+        make_trainer(other).initial_state(KEY, model=other)
+
+
+def test_load_checkpoint_demands_ignores_or_takes_what_is_there(model: Any, make_trainer: Any) -> None:
+    with pytest.raises(UserError, match="no checkpoint"):
+        make_trainer(model, load_checkpoint=True).initial_state(KEY, model=model)
+    trainer = make_trainer(model)
+    trainer.train(trainer.initial_state(KEY, model=model), Batches())
+    for load, step in ((True, 5), (None, 5), (False, 0)):
+        assert int(make_trainer(model, load_checkpoint=load).initial_state(KEY, model=model).step) == step
+
+
+def test_only_the_newest_are_kept(model: Any, make_trainer: Any) -> None:
+    trainer = make_trainer(model, steps=7, checkpointer=CheckpointerConfig(save_interval=2, keep=2))
+    trainer.train(trainer.initial_state(KEY, model=model), Batches())
+    steps = sorted(path.name for path in trainer.config.checkpoint_folder.iterdir() if path.name.isdigit())
+    assert steps == ["6", "7"]

@@ -1,0 +1,105 @@
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from lodos.lora.filters import lora_trainable_params_filter
+from lodos.lora.transform import lora_layers, with_factors
+from lodos.train.precision import Policy
+from lodos.train.step import train_step
+from lodos.tree import partition
+from tiny_training import compute_loss, make_batch
+
+
+@pytest.fixture
+def trained(base: Any) -> Any:
+    """A model whose B is not zero, so that A has gradients; without dropout, whose masks would differ."""
+    from lodos.lora.config import LoraConfig
+    from lodos.lora.transform import loraize
+
+    model = loraize(base, LoraConfig(r=4), key=jax.random.key(1))
+    factors = {
+        name: (layer.lora_A, 0.1 * jax.random.normal(jax.random.key(5), layer.lora_B.shape))
+        for name, layer in lora_layers(model).items()
+    }
+    return with_factors(model, factors)
+
+
+def gradient_step(model: Any, batch: Any, num_microbatches: int, optimizer: Any = None) -> Any:
+    """One step of plain gradient descent at rate 1: the change is the gradient."""
+    optimizer = optimizer or optax.sgd(1.0)
+    trainable, frozen = partition(model, lora_trainable_params_filter(model))
+    new, _, metrics = train_step(
+        frozen,
+        batch,
+        trainable,
+        optimizer.init(trainable),
+        jax.random.key(0),
+        compute_loss=compute_loss,
+        optimizer=optimizer,
+        policy=Policy.parse("f32"),
+        num_microbatches=num_microbatches,
+        compute_mapping={},
+        parameter_mapping={},
+    )
+    return jax.tree.map(lambda before, after: np.asarray(before - after), trainable, new), metrics
+
+
+@pytest.mark.parametrize("num_microbatches", [2, 4, 8])
+def test_microbatches_give_the_whole_batchs_loss_and_gradients(trained: Any, num_microbatches: int) -> None:
+    batch = make_batch(0)
+    counts = np.asarray(batch.loss_weight).sum(axis=1)
+    assert len(set(counts.tolist())) > 3  # unequal token counts, or a mean of means would do
+    whole, metrics = gradient_step(trained, batch, 1)
+    parts, part_metrics = gradient_step(trained, batch, num_microbatches)
+    assert float(part_metrics.loss) == pytest.approx(float(metrics.loss), rel=1e-6)
+    for expected, found in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
+        np.testing.assert_allclose(found, expected, atol=2e-6 * np.abs(expected).max())
+
+
+def test_a_microbatch_without_weight_adds_nothing(trained: Any) -> None:
+    batch = make_batch(0)
+    batch.loss_weight[2] = 0
+    whole, metrics = gradient_step(trained, batch, 1)
+    parts, part_metrics = gradient_step(trained, batch, 8)
+    assert float(part_metrics.loss) == pytest.approx(float(metrics.loss), rel=1e-6)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(parts))
+    assert max(np.abs(a - b).max() for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True)) < 1e-5
+
+
+@pytest.mark.parametrize("num_microbatches", [1, 8])
+def test_a_batch_without_any_weight_has_loss_zero(trained: Any, num_microbatches: int) -> None:
+    batch = make_batch(0)
+    batch.loss_weight[:] = 0
+    gradients, metrics = gradient_step(trained, batch, num_microbatches)
+    assert float(metrics.loss) == 0.0
+    assert bool(metrics.finite)
+    assert all(not leaf.any() for leaf in jax.tree.leaves(gradients))
+
+
+def test_the_gradient_norm_is_that_of_the_factors_alone(trained: Any) -> None:
+    gradients, metrics = gradient_step(trained, make_batch(0), 1)
+    norm = np.sqrt(sum(np.square(leaf, dtype=np.float64).sum() for leaf in jax.tree.leaves(gradients)))
+    assert float(metrics.grad_norm) == pytest.approx(norm, rel=1e-4)
+
+
+def test_clipping_sees_the_whole_batchs_gradient(trained: Any) -> None:
+    batch = make_batch(0)
+    _, metrics = gradient_step(trained, batch, 1)
+    limit = float(metrics.grad_norm) / 3
+    optimizer = optax.chain(optax.clip_by_global_norm(limit), optax.sgd(1.0))
+    whole, _ = gradient_step(trained, batch, 1, optimizer)
+    parts, _ = gradient_step(trained, batch, 8, optimizer)
+    norm = np.sqrt(sum(np.square(leaf, dtype=np.float64).sum() for leaf in jax.tree.leaves(whole)))
+    assert norm == pytest.approx(limit, rel=1e-4)
+    for expected, found in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_metrics_count_tokens(trained: Any) -> None:
+    batch = make_batch(3)
+    _, metrics = gradient_step(trained, batch, 2)
+    assert float(metrics.trained_tokens) == batch.loss_weight.sum()
+    assert int(metrics.tokens) == (np.asarray(batch.segment_ids) > 0).sum()
