@@ -47,9 +47,7 @@ def test_a_checkpoint_of_another_rank_is_refused_by_name(base: Any, model: Any, 
     trainer = make_trainer(model)
     trainer.train(trainer.initial_state(KEY, model=model), Batches())
     other = loraize(base, LoraConfig(r=8), key=KEY)
-    with pytest.raises(
-        UserError, match=r"(?s)q_proj\.lora_A: \[2, 4, 32\] in the checkpoint, \[2, 8, 32\] in this run"
-    ):
+    with pytest.raises(UserError, match=r"q_proj\.lora_A: \[2, 4, 32\] in the checkpoint, \[2, 8, 32\]"):
         make_trainer(other).initial_state(KEY, model=other)
 
 
