@@ -35,14 +35,18 @@ CASES = {
 
 
 def trained(base: Any, config: LoraConfig, seed: int = 1) -> Any:
-    """A loraized model whose factors are all random, as after training."""
+    """A loraized model whose factors are all random, as after training.
+
+    The update is about as large as the weight: a much larger one makes attention so sharp that float32 itself is off
+    by 1e-4, in torch and here alike.
+    """
     model = loraize(base, config, key=jax.random.key(seed))
     factors = {}
     for index, (name, layer) in enumerate(lora_layers(model).items()):
         key_A, key_B = jax.random.split(jax.random.fold_in(jax.random.key(seed), index))
         factors[name] = (
-            0.3 * jax.random.normal(key_A, layer.lora_A.shape),
-            0.3 * jax.random.normal(key_B, layer.lora_B.shape),
+            0.15 * jax.random.normal(key_A, layer.lora_A.shape),
+            0.15 * jax.random.normal(key_B, layer.lora_B.shape),
         )
     return with_factors(model, factors)
 
@@ -54,7 +58,7 @@ def torch_logits(model: Any, tokens: np.ndarray) -> np.ndarray:
         return model.eval()(torch.tensor(tokens)).logits.numpy()
 
 
-def assert_close(found: Any, expected: np.ndarray, rel: float = 1e-4) -> None:
+def assert_close(found: Any, expected: np.ndarray, rel: float = 2e-5) -> None:
     np.testing.assert_allclose(np.asarray(found), expected, rtol=0, atol=rel * np.abs(expected).max())
 
 
