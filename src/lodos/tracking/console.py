@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
@@ -51,7 +52,7 @@ class ConsoleTracker:
         due = time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES or step == self._total
         if not self._console.is_terminal and due:
             self._last_line = time.monotonic()
-            self._console.print(f"step {step}/{self._total}  {self._numbers()}", soft_wrap=True)
+            self._console.print(f"step {step}/{self._total}  {self._numbers()}{self._time_left()}", soft_wrap=True)
 
     def log_summary(self, facts: Mapping[str, Any]) -> None:
         trainable, base = facts["trainable_parameters"], facts["parameters"]
@@ -77,9 +78,15 @@ class ConsoleTracker:
             soft_wrap=True,
         )
 
+    def _time_left(self) -> str:
+        seconds = self._progress.tasks[self._task].time_remaining
+        return "" if not seconds else f"  {timedelta(seconds=round(seconds))} left"
+
     def _numbers(self) -> str:
         latest = self._latest
         parts = [f"loss {latest['train/loss']:.4f} (smoothed {self._smoothed:.4f})"]
+        if "eval/loss" in latest:
+            parts.append(f"held-out {latest['eval/loss']:.4f}")
         if "train/learning_rate" in latest:
             parts.append(f"lr {latest['train/learning_rate']:.2e}")
         if "train/tokens_per_second" in latest:

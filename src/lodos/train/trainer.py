@@ -29,7 +29,7 @@ from lodos.train.hooks import Hook, Hooks, StepInfo
 from lodos.train.interrupt import stop_on_signal
 from lodos.train.state import TrainerState
 from lodos.train.step import ComputeLoss, StepMetrics, eval_step, train_step
-from lodos.tree import combine, parameter_count, partition
+from lodos.tree import cast_floating, combine, parameter_count, partition
 
 
 class Trainer:
@@ -79,6 +79,8 @@ class Trainer:
     def initial_state(self, key: PRNGKeyArray, *, model: PyTree) -> TrainerState:
         """The state before the first step, or that of the run's newest checkpoint.
 
+        Trainable parameters are in the policy's parameter dtype from here on, frozen ones in its compute dtype.
+
         Raises:
             UserError: when nothing is trainable, a checkpoint is demanded but not there, or it does not fit.
         """
@@ -90,7 +92,7 @@ class Trainer:
             # A copy, because the step reuses the memory of what it trains, and the model is the caller's.
             dtype = self.config.policy.param_dtype
             trainable = jax.tree.map(lambda leaf: jnp.array(leaf, dtype=dtype, copy=True), trainable)
-            model = combine(trainable, frozen)
+            model = combine(trainable, cast_floating(frozen, self.config.policy.compute_dtype))
             arrays, rest = eqx.partition(model, eqx.is_array)
             model = combine(jax.device_put(arrays, named_shardings(arrays, mapping, mesh)), rest)
             init = named_jit(self.optimizer.init, axis_resources=mapping)
