@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lodos.data.sources import AlpacaRow
-from lodos.data.tokenize import TokenizedExample
+from lodos.data.examples import TokenizedExample
 
 
 @pytest.fixture(scope="session")
@@ -71,7 +70,8 @@ def make_examples() -> Callable[[Sequence[int]], list[TokenizedExample]]:
             TokenizedExample(
                 100 * i + np.arange(n, dtype=np.int32),
                 np.arange(n) >= max(n // 2, 1),
-                AlpacaRow("made.json", i + 1, "instruction", "", "output"),
+                "made.json",
+                i + 1,
             )
             for i, n in enumerate(lengths)
         ]

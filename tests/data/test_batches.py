@@ -10,16 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lodos.data.batches import bucket_lengths, checked_lengths, pad_batch, smallest_that_holds
-from lodos.data.sources import AlpacaRow
-from lodos.data.tokenize import TokenizedExample
+from lodos.data.examples import TokenizedExample
 from lodos.errors import UserError
 
 
 def test_a_batch_by_hand() -> None:
-    row = AlpacaRow("a.json", 1, "i", "", "o")
     eos = 2
-    long = TokenizedExample(np.array([1, 7, 8, 9, eos], np.int32), np.array([0, 0, 0, 1, 1], bool), row)
-    short = TokenizedExample(np.array([1, 5, eos], np.int32), np.array([0, 1, 1], bool), row)
+    long = TokenizedExample(np.array([1, 7, 8, 9, eos], np.int32), np.array([0, 0, 0, 1, 1], bool), "a.json", 1)
+    short = TokenizedExample(np.array([1, 5, eos], np.int32), np.array([0, 1, 1], bool), "a.json", 1)
     batch = pad_batch([long, short], pad_id=eos, length=6, batch_size=3)
     expected = {
         "tokens": [[1, 7, 8, 9, 2, 2], [1, 5, 2, 2, 2, 2], [2] * 6],
@@ -42,8 +40,7 @@ def test_a_batch_by_hand() -> None:
 )
 def test_filler_changes_no_prediction(lengths: list[int], extra: int, rows: int) -> None:
     rng = np.random.default_rng(sum(lengths))
-    row = AlpacaRow("a.json", 1, "i", "", "o")
-    examples = [TokenizedExample(rng.integers(0, 9, n, np.int32), rng.random(n) < 0.5, row) for n in lengths]
+    examples = [TokenizedExample(rng.integers(0, 9, n, np.int32), rng.random(n) < 0.5, "a.json", 1) for n in lengths]
     batch: Any = pad_batch(examples, 0, max(lengths) - 1 + extra, len(examples) + rows)
     real = batch.segment_ids > 0
     pairs = [pair for e in examples for pair in zip(e.ids[:-1], e.ids[1:], e.trained[1:], strict=True)]

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lodos.data.examples import TokenizedExample
 from lodos.data.loader import EvalLoader, TrainLoader
-from lodos.data.tokenize import TokenizedExample
 from lodos.errors import UserError
 
 Make = Callable[..., list[TokenizedExample]]
@@ -111,11 +111,9 @@ def test_the_order_does_not_depend_on_the_hash_seed() -> None:
     code = (
         "from lodos.data.loader import TrainLoader\n"
         "from lodos.data.split import split\n"
-        "from lodos.data.sources import AlpacaRow\n"
-        "from lodos.data.tokenize import TokenizedExample\n"
+        "from lodos.data.examples import TokenizedExample\n"
         "import numpy as np\n"
-        "row = AlpacaRow('f', 1, 'i', '', 'o')\n"
-        "all = [TokenizedExample(np.arange(n + 2), np.arange(n + 2) > 0, row) for n in range(50)]\n"
+        "all = [TokenizedExample(np.arange(n + 2), np.arange(n + 2) > 0, 'f', 1) for n in range(50)]\n"
         "kept, held = split(all, 10, 3)\n"
         "loader = TrainLoader(kept, batch_size=4, pad_id=0, seed=5)\n"
         "print([len(e.ids) for e in held], loader.lengths, [loader.rows(k) for k in range(30)])\n"

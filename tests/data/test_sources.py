@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lodos.data.sources import AlpacaRow, Row, alpaca_rows, read_rows
+from lodos.data.rows import Row
+from lodos.data.sources import AlpacaRow, alpaca_rows, read_rows
 from lodos.errors import UserError
 
 GOOD = {"instruction": "Add.", "input": "1 and 2", "output": "3"}

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lodos.data.examples import TokenizedExample
 from lodos.data.prompts import ALPACA_PROMPTS, Prompts
 from lodos.data.sources import AlpacaRow, alpaca_rows, read_rows
-from lodos.data.tokenize import TokenizedExample, padding_token_id, tokenize_alpaca
+from lodos.data.tokenize import padding_token_id, tokenize_alpaca
 from lodos.errors import UserError
 
 BARE = Prompts("{instruction}{input}", "{instruction}")
@@ -67,7 +68,7 @@ def test_ids_are_those_of_the_whole_text_on_real_rows(
 
     assert report.read == report.kept == len(examples) == 999
     for row, example in zip(rows, examples, strict=True):
-        assert example.row is row
+        assert (example.file, example.number) == (row.file, row.number)
         prompt = ALPACA_PROMPTS.render(row)
         whole = tokenizer(prompt + row.output).input_ids
         assert example.ids.tolist() == [*whole, tokenizer.eos_token_id]

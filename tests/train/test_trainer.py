@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from lodos.errors import UserError
-from lodos.lora.filters import lora_trainable_params_filter
 from lodos.lora.transform import lora_layers
 from lodos.train.evaluation import EvaluationHook
 from lodos.train.optim import OptimizerConfig

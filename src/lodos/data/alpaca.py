@@ -4,10 +4,11 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from lodos.data.examples import TokenizedExample
 from lodos.data.prompts import read_prompts
 from lodos.data.sources import alpaca_rows, read_rows
 from lodos.data.split import split
-from lodos.data.tokenize import TokenizedExample, tokenize_alpaca
+from lodos.data.tokenize import tokenize_alpaca
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lodos.data.tokenize import TokenizedExample
+from lodos.data.examples import TokenizedExample
 from lodos.errors import UserError
 from lodos.types import LmExample
 
@@ -42,7 +42,7 @@ def pad_batch(
     for i, example in enumerate(examples):
         n = positions_needed(example)
         if n > length:
-            raise UserError(f"{example.row.where}: needs {n} positions, the batch has {length}.")
+            raise UserError(f"{example.where}: needs {n} positions, the batch has {length}.")
         tokens[i, :n] = example.ids[:-1]
         targets[i, :n] = example.ids[1:]
         loss_weight[i, :n] = example.trained[1:]
@@ -98,7 +98,7 @@ def checked_lengths(lengths: Sequence[int], examples: Sequence[TokenizedExample]
     longest = max(examples, key=positions_needed)
     if not ascending or positions_needed(longest) > ascending[-1]:
         raise UserError(
-            f"{longest.row.where}: needs {positions_needed(longest)} positions, more than any of the batch "
+            f"{longest.where}: needs {positions_needed(longest)} positions, more than any of the batch "
             f"lengths {list(ascending)}. Raise the lengths or leave the row out with max_length."
         )
     return ascending

@@ -23,7 +23,7 @@ from lodos.data.batches import (
     positions_needed,
     smallest_that_holds,
 )
-from lodos.data.tokenize import TokenizedExample
+from lodos.data.examples import TokenizedExample
 from lodos.errors import UserError
 from lodos.types import LmExample
 

@@ -16,24 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lodos.data.rows import Row
 from lodos.errors import UserError
 
 SHOWN_PROBLEMS = 10
 """How many problems an error lists before it says how many more there are."""
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One JSON object of a file."""
-
-    file: str
-    number: int
-    """From 1: the place in a JSON array, the line in JSONL."""
-    fields: dict[str, Any]
-
-    @property
-    def where(self) -> str:
-        return f"{self.file}, row {self.number}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from lodos.data.examples import TokenizedExample
 from lodos.data.prompts import Prompts
 from lodos.data.sources import AlpacaRow
 from lodos.errors import UserError
@@ -39,18 +40,6 @@ logger = logging.getLogger(__name__)
 
 ROWS_PER_CALL = 1000
 """Rows handed to the tokenizer at once: enough for all its threads, few enough for a live progress bar."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class TokenizedExample:
-    """One row as tokens, BOS and EOS included."""
-
-    ids: np.ndarray
-    """int32 [length]."""
-    trained: np.ndarray
-    """bool [length]: whether predicting this token carries loss. Never the first, which nothing predicts."""
-    row: AlpacaRow
-    """Where it came from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +144,7 @@ def tokenize_alpaca(
         if len(ids) > max_length:
             too_long.append(row)
         else:
-            kept.append(TokenizedExample(ids, trained, row))
+            kept.append(TokenizedExample(ids, trained, row.file, row.number))
         if progress is not None and (done % ROWS_PER_CALL == 0 or done == len(rows)):
             progress(done, len(rows))
 
