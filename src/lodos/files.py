@@ -45,7 +45,12 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
         old = temporary.with_suffix(".old")
         if place.exists():
             place.rename(old)
-        temporary.rename(place)
+        try:
+            temporary.rename(place)
+        except OSError:
+            if old.exists():
+                old.rename(place)
+            raise
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -29,6 +29,25 @@ if TYPE_CHECKING:
 
 ARCHITECTURE = "llama"
 
+_UNDERSTOOD = frozenset(
+    f"{ARCHITECTURE}.{name}"
+    for name in (
+        "attention.head_count",
+        "attention.head_count_kv",
+        "attention.key_length",
+        "attention.layer_norm_rms_epsilon",
+        "attention.value_length",
+        "block_count",
+        "context_length",
+        "embedding_length",
+        "feed_forward_length",
+        "rope.dimension_count",
+        "rope.freq_base",
+        "vocab_size",
+    )
+)
+"""The settings of the architecture that end up in config.json; any other would be lost, and is refused."""
+
 
 def convert_gguf(path: Path, folder: Path, *, progress: bool = False) -> None:
     """Writes the model in the GGUF file `path` to `folder`: config, float32 safetensors, tokenizer, chat template.
@@ -40,9 +59,10 @@ def convert_gguf(path: Path, folder: Path, *, progress: bool = False) -> None:
     fields, tensors = _read(path)
     if (architecture := fields.get("general.architecture")) != ARCHITECTURE:
         raise UserError(f"{path}: general.architecture is {architecture!r}; only {ARCHITECTURE} can be converted.")
+    _refuse_lost_settings(path, fields)
     with written_whole(folder) as place:
         save_tokenizer(fields, place, source=path)
-        _write_configs(fields, tensors, place)
+        _write_configs(path, fields, tensors, place)
         sources = _sources(path, fields, tensors, place)
         with progress_bar("Converting GGUF", len(sources), enabled=progress) as advance:
             write_sharded(place, sources, max_shard_size=MAX_SHARD_SIZE, progress=lambda _: advance())
@@ -58,14 +78,32 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, "ReaderTensor"]]:
     return fields, {tensor.name: tensor for tensor in reader.tensors}
 
 
-def _write_configs(fields: Mapping[str, Any], tensors: Mapping[str, Any], folder: Path) -> None:
+def _refuse_lost_settings(path: Path, fields: Mapping[str, Any]) -> None:
+    """Refuses what would make the converted model compute something else than the file's."""
+    head_dim = fields.get(f"{ARCHITECTURE}.rope.dimension_count")
+    problems = [
+        f"{name}: {value!r} is not understood."
+        for name, value in fields.items()
+        if name.startswith(f"{ARCHITECTURE}.") and name not in _UNDERSTOOD and value not in ("none", 0, False)
+    ]
+    problems += [
+        f"{name}: {fields[name]}, but rope.dimension_count is {head_dim}."
+        for name in (f"{ARCHITECTURE}.attention.key_length", f"{ARCHITECTURE}.attention.value_length")
+        if head_dim is not None and fields.get(name, head_dim) != head_dim
+    ]
+    if problems:
+        raise UserError(f"{path}: settings that a plain Llama does not have:\n  " + "\n  ".join(problems))
+
+
+def _write_configs(path: Path, fields: Mapping[str, Any], tensors: Mapping[str, Any], folder: Path) -> None:
     """Writes config.json and generation_config.json as transformers would."""
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import LlamaConfig
 
     def setting(name: str) -> Any:
         key = f"{ARCHITECTURE}.{name}"
         if key not in fields:
-            raise UserError(f"The GGUF file has no {key}.")
+            raise UserError(f"{path}: no {key}.")
         return fields[key]
 
     heads, width = setting("attention.head_count"), setting("embedding_length")
@@ -73,26 +111,29 @@ def _write_configs(fields: Mapping[str, Any], tensors: Mapping[str, Any], folder
         name: fields.get(f"tokenizer.ggml.{source}_token_id")
         for name, source in (("bos_token_id", "bos"), ("eos_token_id", "eos"), ("pad_token_id", "padding"))
     }
-    config = LlamaConfig(
-        vocab_size=len(fields["tokenizer.ggml.tokens"]),
-        hidden_size=width,
-        intermediate_size=setting("feed_forward_length"),
-        num_hidden_layers=setting("block_count"),
-        num_attention_heads=heads,
-        num_key_value_heads=fields.get(f"{ARCHITECTURE}.attention.head_count_kv", heads),
-        head_dim=fields.get(f"{ARCHITECTURE}.rope.dimension_count", width // heads),
-        max_position_embeddings=setting("context_length"),
-        rms_norm_eps=_shortest(setting("attention.layer_norm_rms_epsilon")),
-        rope_parameters={
-            "rope_type": "default",
-            "rope_theta": _shortest(fields.get(f"{ARCHITECTURE}.rope.freq_base", 10000.0)),
-        },
-        tie_word_embeddings="output.weight" not in tensors,
-        attention_bias="blk.0.attn_q.bias" in tensors,
-        architectures=["LlamaForCausalLM"],
-        dtype="float32",
-        **special,
-    )
+    try:
+        config = LlamaConfig(
+            vocab_size=len(fields["tokenizer.ggml.tokens"]),
+            hidden_size=width,
+            intermediate_size=setting("feed_forward_length"),
+            num_hidden_layers=setting("block_count"),
+            num_attention_heads=heads,
+            num_key_value_heads=fields.get(f"{ARCHITECTURE}.attention.head_count_kv", heads),
+            head_dim=fields.get(f"{ARCHITECTURE}.rope.dimension_count", width // heads),
+            max_position_embeddings=setting("context_length"),
+            rms_norm_eps=_shortest(setting("attention.layer_norm_rms_epsilon")),
+            rope_parameters={
+                "rope_type": "default",
+                "rope_theta": _shortest(fields.get(f"{ARCHITECTURE}.rope.freq_base", 10000.0)),
+            },
+            tie_word_embeddings="output.weight" not in tensors,
+            attention_bias="blk.0.attn_q.bias" in tensors,
+            architectures=["LlamaForCausalLM"],
+            dtype="float32",
+            **special,
+        )
+    except StrictDataclassError as error:
+        raise UserError(f"{path}: transformers refuses its settings: {error}") from None
     config.save_pretrained(folder)
     write_json(folder / "generation_config.json", {name: value for name, value in special.items() if value is not None})
 

@@ -35,12 +35,15 @@ def save_tokenizer(fields: Mapping[str, Any], folder: Path, *, source: Path) -> 
     """
     from transformers import PreTrainedTokenizerFast
 
-    model, pre = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre", "gpt-2")
+    model, pre = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre")
     problems = []
     if model != "gpt2":
         problems.append(f"tokenizer.ggml.model: {model!r} is not understood; only gpt2 (byte-level BPE) is.")
     if pre not in _PRE_TOKENIZERS:
         problems.append(f"tokenizer.ggml.pre: {pre!r} is not understood; known: {', '.join(_PRE_TOKENIZERS)}.")
+    problems += [
+        f"no tokenizer.ggml.{name}." for name in ("tokens", "merges") if f"tokenizer.ggml.{name}" not in fields
+    ]
     problems += [
         f"tokenizer.ggml.{name}: set, which is not understood."
         for name in ("add_bos_token", "add_eos_token", "add_space_prefix")

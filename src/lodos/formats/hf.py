@@ -42,6 +42,7 @@ EMBEDDING = "model.embed_tokens.weight"
 _DERIVED_SUFFIX = "rotary_emb.inv_freq"
 _TOKENIZER_PATTERNS = (
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "chat_template*", "*.jinja",
+    "additional_chat_templates/*.jinja",
 )  # fmt: skip
 
 
@@ -203,7 +204,14 @@ class HFCheckpointConverter:
             weight = _current_value(reader.read(name), lookup[name]())
             if name in deltas:
                 weight = weight.astype(np.float32) + deltas[name]()
-            return weight.astype(out_dtype)
+            with np.errstate(over="ignore"):  # refused below, by name
+                rounded = weight.astype(out_dtype)
+            if not np.array_equal(np.isfinite(rounded), np.isfinite(weight)):
+                raise UserError(
+                    f"{name}: holds numbers beyond the range of {out_dtype}, which would become infinite. Give another "
+                    "dtype, such as bfloat16."
+                )
+            return rounded
 
         def source(name: str) -> TensorSource:
             out_dtype = dtype or reader.dtypes[name]
@@ -237,7 +245,9 @@ def copy_tokenizer(source: Path, destination: Path) -> None:
     for pattern in _TOKENIZER_PATTERNS:
         for file in source.glob(pattern):
             if file.is_file():
-                shutil.copyfile(file, destination / file.name)
+                place = destination / file.relative_to(source)
+                place.parent.mkdir(exist_ok=True)
+                shutil.copyfile(file, place)
 
 
 def _is_shape(node: object) -> bool:

@@ -65,6 +65,9 @@ class SafetensorsReader:
                 continue
             self._files[file] = handle
             for name in handle.keys():  # noqa: SIM118 - the handle is no mapping
+                if name in self._file_of:
+                    problems.append(f"{file}: {name} is in {self._file_of[name].name} too.")
+                    continue
                 part = handle.get_slice(name)
                 if part.get_dtype() not in DTYPES:
                     problems.append(f"{file}: {name} is {part.get_dtype()}, not one of {', '.join(DTYPES)}.")
@@ -135,17 +138,29 @@ def save_and_compare(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
 
 
 def _files_of(folder: Path) -> list[Path]:
+    # Where both are there, transformers reads the one file.
+    if (folder / WEIGHTS_NAME).exists():
+        return [folder / WEIGHTS_NAME]
     if (folder / INDEX_NAME).exists():
-        index = read_json(folder / INDEX_NAME)
-        names = sorted(set(index["weight_map"].values()))
+        names = _names_in_index(folder / INDEX_NAME)
         if missing := [name for name in names if not (folder / name).exists()]:
             raise UserError(f"{folder}: {INDEX_NAME} names files that are not there: {', '.join(missing)}.")
         return [folder / name for name in names]
-    if (folder / WEIGHTS_NAME).exists():
-        return [folder / WEIGHTS_NAME]
     if pickles := sorted(path.name for path in [*folder.glob("*.bin"), *folder.glob("*.pt")]):
         raise UserError(
             f"{folder}: only {', '.join(pickles)}. Such a file is a Python pickle, which can run any code when it is "
             "opened. Load the model once in transformers and save it again: save_pretrained writes safetensors."
         )
     raise UserError(f"{folder}: no {WEIGHTS_NAME} and no {INDEX_NAME}.")
+
+
+def _names_in_index(path: Path) -> list[str]:
+    index = read_json(path)
+    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise UserError(f"{path}: no weight_map from tensors to file names.")
+    names = sorted(set(weight_map.values()))
+    # Names are compared, not resolved: in the hub's cache the files are links to elsewhere.
+    if outside := [name for name in names if Path(name).name != name]:
+        raise UserError(f"{path}: names files outside its folder: {', '.join(outside)}.")
+    return names
