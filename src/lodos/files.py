@@ -51,7 +51,10 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
             if old.exists():
                 old.rename(place)
             raise
-        shutil.rmtree(old, ignore_errors=True)
+        if old.is_dir() and not old.is_symlink():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            old.unlink(missing_ok=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -48,7 +48,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     """The records of a log file, without a last line that a kill cut short; [] if there is no file."""
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
+    lines = path.read_bytes().split(b"\n")
     return [json.loads(line) for line in lines[:-1]]
 
 

@@ -1,0 +1,133 @@
+"""`y = W x + b + scale * B (A dropout(x))`."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lodos.lora.layers import LoraLinear
+from lodos.nn.linear import Linear
+
+IN, OUT, R, TOKENS = 12, 7, 3, 20
+
+
+def numbers(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def make_layer(
+    *, bias: bool = True, scale: float = 0.7, dropout: float = 0.0, dtype: Any = jnp.float32, adapted: Any = None
+) -> LoraLinear:
+    base = Linear(
+        jnp.asarray(numbers(0, OUT, IN), dtype), jnp.asarray(numbers(1, OUT), dtype) if bias else None, ("mlp", "embed")
+    )
+    mask = None if adapted is None else jnp.asarray(adapted)
+    return LoraLinear(base, jnp.asarray(numbers(2, R, IN)), jnp.asarray(numbers(3, OUT, R)), mask, scale, dropout)
+
+
+def in_float64(layer: LoraLinear, x: np.ndarray) -> np.ndarray:
+    weight, lora_A, lora_B = (
+        np.asarray(array).astype(np.float64) for array in (layer.base_layer.weight, layer.lora_A, layer.lora_B)
+    )
+    bias = 0.0 if layer.base_layer.bias is None else np.asarray(layer.base_layer.bias).astype(np.float64)
+    return x @ weight.T + bias + layer.scale * (x @ lora_A.T) @ lora_B.T
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5, -2.0])
+@pytest.mark.parametrize("bias", [False, True])
+def test_the_output_is_the_formula(bias: bool, scale: float) -> None:
+    layer, x = make_layer(bias=bias, scale=scale), numbers(4, TOKENS, IN)
+    np.testing.assert_allclose(layer(jnp.asarray(x)), in_float64(layer, x), rtol=0, atol=1e-5)
+
+
+def test_any_number_of_leading_axes_is_tokens() -> None:
+    layer, x = make_layer(), jnp.asarray(numbers(4, 2, 5, IN))
+    np.testing.assert_allclose(layer(x).reshape(10, OUT), layer(x.reshape(10, IN)), atol=1e-6)
+    np.testing.assert_allclose(layer(x)[1, 3], layer(x[1, 3]), atol=1e-6)
+
+
+def test_bfloat16_activations_and_float32_factors_give_bfloat16() -> None:
+    layer, x = make_layer(dtype=jnp.bfloat16), jnp.asarray(numbers(4, TOKENS, IN), jnp.bfloat16)
+    out = layer(x)
+    assert out.dtype == jnp.bfloat16
+    assert (layer.lora_A.dtype, layer.lora_B.dtype) == (jnp.float32, jnp.float32)
+    expected = in_float64(layer, np.asarray(x).astype(np.float64))
+    # A handful of roundings, each by 2^-9 of the largest value at most.
+    np.testing.assert_allclose(np.asarray(out, np.float64), expected, rtol=0, atol=0.02 * np.abs(expected).max())
+
+
+def test_without_a_key_nothing_is_dropped() -> None:
+    x = jnp.asarray(numbers(4, TOKENS, IN))
+    assert np.array_equal(make_layer(dropout=0.5)(x), make_layer(dropout=0.0)(x))
+
+
+def test_a_rate_of_zero_drops_nothing() -> None:
+    layer, x = make_layer(dropout=0.0), jnp.asarray(numbers(4, TOKENS, IN))
+    assert np.array_equal(layer(x, key=jax.random.key(0)), layer(x))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_only_inputs_of_lora_a_are_dropped_and_the_rest_are_scaled_up(dtype: Any) -> None:
+    rate, scale = 0.25, 2.0
+    base = Linear(jnp.zeros((IN, IN), dtype), None, ("mlp", "embed"))
+    layer = LoraLinear(base, jnp.eye(IN), jnp.eye(IN), None, scale, rate)
+    x = jnp.asarray(np.where(numbers(4, 4000, IN) > 0, 1.5, -3.0), dtype)
+    update = np.asarray(layer(x, key=jax.random.key(0)), np.float32)
+    kept = update != 0
+    assert update[kept] == pytest.approx(np.asarray(x, np.float32)[kept] * scale / (1 - rate), rel=1e-6)
+    assert kept.mean() == pytest.approx(1 - rate, abs=0.01)
+    # The base layer sees every input: with B zero the key changes nothing.
+    fresh = LoraLinear(make_layer().base_layer, jnp.ones((R, IN)), jnp.zeros((OUT, R)), None, scale, 0.9)
+    full = jnp.asarray(numbers(5, TOKENS, IN))
+    assert np.array_equal(fresh(full, key=jax.random.key(0)), fresh.base_layer(full))
+
+
+def test_dropout_preserves_the_mean() -> None:
+    layer, x = make_layer(dropout=0.3), jnp.asarray(numbers(4, IN))
+    outs = np.asarray(layer(jnp.broadcast_to(x, (40_000, IN)), key=jax.random.key(1)), np.float64)
+    error = outs.std(axis=0) / np.sqrt(len(outs))
+    assert np.all(error > 0)
+    assert np.all(np.abs(outs.mean(axis=0) - np.asarray(layer(x))) < 5 * error)
+
+
+def test_the_key_decides_the_mask() -> None:
+    layer, x = make_layer(dropout=0.5), jnp.asarray(numbers(4, TOKENS, IN))
+    one, again, other = (np.asarray(layer(x, key=jax.random.key(seed))) for seed in (0, 0, 1))
+    assert np.array_equal(one, again)
+    assert not np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("adapted", [None, True, False])
+def test_the_delta_is_what_the_adapter_adds(adapted: bool | None) -> None:
+    layer, x = make_layer(adapted=adapted), jnp.asarray(numbers(4, TOKENS, IN))
+    assert layer.delta().dtype == jnp.float32
+    np.testing.assert_allclose(layer(x) - layer.base_layer(x), x @ layer.delta().T, rtol=0, atol=1e-5)
+    assert np.any(layer.delta()) == (adapted is not False)
+
+
+@pytest.mark.parametrize("adapted", [None, True, False])
+def test_the_merged_layer_computes_the_same(adapted: bool | None) -> None:
+    layer, x = make_layer(adapted=adapted), jnp.asarray(numbers(4, TOKENS, IN))
+    np.testing.assert_allclose(layer.merged()(x), layer(x), rtol=0, atol=1e-5)
+    assert layer.merged().axes == layer.base_layer.axes
+
+
+def test_the_merged_weight_is_rounded_once() -> None:
+    # Rounded on its own, this delta would be 2^-8: a tie, which goes to the even 1. The sum lies above the tie.
+    delta = 2.0**-8 * (1 + 2.0**-10)
+    base = Linear(jnp.ones((1, 1), jnp.bfloat16), None, ("mlp", "embed"))
+    layer = LoraLinear(base, jnp.full((1, 1), delta), jnp.ones((1, 1)), None, 1.0, 0.0)
+    assert (base.weight + layer.delta().astype(jnp.bfloat16)).item() == 1.0
+    merged = layer.merged().weight
+    assert merged.dtype == jnp.bfloat16
+    assert merged.item() == 1.0 + 2.0**-7
+
+
+def test_every_axis_of_the_factors_has_a_name() -> None:
+    layer = make_layer()
+    axes = layer.logical_axes()
+    assert axes["lora_A"] == ("lora_r", "embed")
+    assert axes["lora_B"] == ("mlp", "lora_r")
+    assert (layer.in_features, layer.out_features) == (IN, OUT)

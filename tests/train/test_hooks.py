@@ -1,0 +1,88 @@
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lodos.train.hooks import Hooks, StepInfo
+from lodos.train.state import TrainerState
+from lodos.train.step import StepMetrics
+
+
+def at(step: int, *, loss: float | None = None) -> StepInfo:
+    """What hooks are told after a step."""
+    state = TrainerState(jnp.asarray(step), {}, optax.EmptyState(), jax.random.key(0), True)
+    one = jnp.ones(())
+    metrics = None if loss is None else StepMetrics(jnp.asarray(loss), one, one, one.astype(int), one.astype(bool))
+    return StepInfo(state, metrics, 0.1)
+
+
+def calls(every: int, steps: range) -> list[int]:
+    """At which steps a hook is called in a run of `steps`."""
+    hooks, called = Hooks(), []
+    hooks.add(lambda info: called.append(info.step), every=every)
+    for step in steps:
+        hooks.run(at(step))
+    hooks.run(at(steps[-1]), end=True)
+    return called
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 7, 100])
+def test_a_hook_runs_at_every_nth_step_and_at_the_end_each_once(every: int) -> None:
+    expected = sorted({*range(every, 13, every), 12})
+    assert calls(every, range(1, 13)) == expected
+
+
+def test_after_resuming_the_same_steps_are_due() -> None:
+    assert calls(4, range(1, 7)) + calls(4, range(7, 11)) == [4, 6, 8, 10]
+
+
+def test_a_run_without_a_step_left_runs_every_hook_once() -> None:
+    hooks, called = Hooks(), []
+    hooks.add(lambda info: called.append((info.step, np.isnan(info.loss))), every=5)
+    hooks.run(at(8), end=True)
+    hooks.run(at(8), end=True)
+    assert called == [(8, True)]
+
+
+def test_hooks_run_in_the_order_they_were_added() -> None:
+    hooks, called = Hooks(), []
+    for name in "cab":
+        hooks.add(lambda _, name=name: called.append(name))
+    hooks.run(at(1))
+    assert called == ["c", "a", "b"]
+
+
+def test_each_hook_keeps_count_for_itself() -> None:
+    hooks, called = Hooks(), []
+    hooks.add(lambda info: called.append(("two", info.step)), every=2)
+    hooks.add(lambda info: called.append(("three", info.step)), every=3)
+    for step in (1, 2, 3):
+        hooks.run(at(step))
+    hooks.run(at(3), end=True)
+    assert called == [("two", 2), ("three", 3), ("two", 3)]
+
+
+def test_the_same_function_may_be_added_twice() -> None:
+    hooks, called = Hooks(), []
+
+    def hook(info: StepInfo) -> Any:
+        called.append(info.step)
+
+    hooks.add(hook, every=2)
+    hooks.add(hook, every=3)
+    for step in range(1, 7):
+        hooks.run(at(step))
+    assert called == [2, 3, 4, 6, 6]
+
+
+@pytest.mark.parametrize("every", [0, -1])
+def test_an_interval_below_one_is_refused(every: int) -> None:
+    with pytest.raises(ValueError, match=f"every: {every}"):
+        Hooks().add(print, every=every)
+
+
+def test_a_hook_is_told_the_steps_loss() -> None:
+    assert at(3, loss=1.5).loss == 1.5
