@@ -37,19 +37,10 @@ def main(argv: list[str] | None = None) -> int:
     """Runs a verb; the exit status."""
     arguments = sys.argv[1:] if argv is None else argv
     verb, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
-    if verb in ("-h", "--help", "help"):
-        print(HELP.format(verbs="\n".join(f"  {name:<10}{what}" for name, what in VERBS.items())), end="")
-        return 0
-    if verb in ("-V", "--version"):
-        print(f"lodos {__version__}")
-        return 0
-    if verb not in VERBS:
-        close = difflib.get_close_matches(verb, VERBS, n=1)
-        hint = f"Did you mean {close[0]!r}?" if close else f"Verbs: {', '.join(VERBS)}."
-        return _fail(f"{verb!r} is not a verb. {hint}")
-    set_environment()
     try:
-        return importlib.import_module(f"lodos.commands.{verb}").main(rest)
+        status = _run(verb, rest)
+        sys.stdout.flush()
+        return status
     except UserError as error:
         if os.environ.get("LODOS_DEBUG"):
             traceback.print_exc()
@@ -61,6 +52,21 @@ def main(argv: list[str] | None = None) -> int:
         # Whoever read the output has gone; Python would complain once more when it flushes at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _run(verb: str, rest: list[str]) -> int:
+    if verb in ("-h", "--help", "help"):
+        print(HELP.format(verbs="\n".join(f"  {name:<10}{what}" for name, what in VERBS.items())), end="")
+        return 0
+    if verb in ("-V", "--version"):
+        print(f"lodos {__version__}")
+        return 0
+    if verb not in VERBS:
+        close = difflib.get_close_matches(verb, VERBS, n=1)
+        hint = f"Did you mean {close[0]!r}?" if close else f"Verbs: {', '.join(VERBS)}."
+        raise UserError(f"{verb!r} is not a verb. {hint}")
+    set_environment()
+    return importlib.import_module(f"lodos.commands.{verb}").main(rest)
 
 
 def set_environment() -> None:

@@ -49,19 +49,25 @@ def _section(cls: Any, prefix: str) -> list[str]:
             title = (inspect.getdoc(hint) or "").split("\n\n")[0].replace("\n", " ")
             nested += ["", f"{name}: {title}", "", *_section(hint, f"{name}.")]
             continue
-        lines.append(f"  --{name} {_type_name(hint)}{_default(field)}")
+        lines.append(f"  --{name} {type_name(hint)}{_default(field)}")
         lines += textwrap.wrap(docs.get(field.name, ""), WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return lines + nested
 
 
-def _type_name(hint: Any) -> str:
+def is_union(hint: Any) -> bool:
+    """Whether a type is `X | Y`."""
+    return typing.get_origin(hint) in (typing.Union, types.UnionType)
+
+
+def type_name(hint: Any) -> str:
+    """A type in the words of a command line: `INT`, `true|false`, `TEXT|null`."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return "|".join("null" if arg is type(None) else _type_name(arg) for arg in args)
+    if is_union(hint):
+        return "|".join("null" if arg is type(None) else type_name(arg) for arg in args)
     if origin is typing.Literal:
         return "{" + ",".join(map(str, args)) + "}"
     if origin in (list, tuple):
-        return f"[{_type_name(args[0])},...]"
+        return f"[{type_name(args[0])},...]"
     if origin is dict:
         return "{name: value}"
     return {str: "TEXT", int: "INT", float: "NUMBER", bool: "true|false"}.get(hint, str(hint))

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from lodos.config_help import format_help
+from lodos.config_help import format_help, is_union, type_name
 from lodos.errors import UserError
 
 T = TypeVar("T")
@@ -54,7 +54,7 @@ def parse_config(cls: type[T], argv: Sequence[str], *, prog: str, description: s
     problems += [f"--{problem}" for problem in _unknown(nested, cls, known)]
     if problems:
         raise UserError("\n".join(problems))
-    return _decode(cls, _merged(from_file, nested))
+    return _decode(cls, _without_empty_sections(cls, _merged(from_file, nested)))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -102,18 +102,25 @@ class _Loader(yaml.SafeLoader):
         seen: dict[Any, int] = {}
         for key_node, _ in node.value:
             key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
+            if not isinstance(key, str | int | float | None):
+                raise yaml.YAMLError(f"line {line}: {key!r} cannot be a key.")
             if key in seen:
                 raise yaml.YAMLError(f"line {line}: {key!r} is given twice; the first is in line {seen[key]}.")
             seen[key] = line
         return super().construct_mapping(node, deep)
 
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        # PyYAML takes 0123 for octal.
+        return int(self.construct_scalar(node), 10)
+
 
 _BOOL, _INT, _FLOAT = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_Loader.add_constructor(_INT, _Loader.construct_yaml_int)
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag not in (_BOOL, _INT, _FLOAT)]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver(_BOOL, re.compile(r"true|True|TRUE|false|False|FALSE"), list("tTfF"))
+_Loader.add_implicit_resolver(_BOOL, re.compile(r"(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
 _Loader.add_implicit_resolver(_INT, re.compile(r"[-+]?[0-9]+$"), list("-+0123456789"))
 _Loader.add_implicit_resolver(
     _FLOAT,
@@ -157,7 +164,7 @@ def _split_flags(argv: Sequence[str]) -> tuple[str | None, dict[str, str]]:
 
 def _flag_value(name: str, text: str, hint: Any) -> Any:
     """The value of a flag: YAML, but text verbatim where the field takes text and nothing else fits."""
-    kinds = set(typing.get_args(hint)) or {hint}
+    kinds = set(typing.get_args(hint)) if is_union(hint) else {hint}
     origins = {typing.get_origin(kind) or kind for kind in kinds}
     if text == "null" and type(None) in kinds:
         return None
@@ -209,11 +216,65 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def _without_empty_sections(cls: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """A section of which everything is commented out is as if it were not there."""
+    hints = typing.get_type_hints(cls)
+    kept = {}
+    for name, value in values.items():
+        is_section = dataclasses.is_dataclass(hints[name])
+        if is_section and value is None:
+            continue
+        is_filled = is_section and isinstance(value, Mapping)
+        kept[name] = _without_empty_sections(hints[name], value) if is_filled else value
+    return kept
+
+
 def _decode(cls: type[T], values: dict[str, Any]) -> T:
-    problems = list(_section_problems(cls, values))
+    problems = list(_type_problems(cls, values)) or list(_section_problems(cls, values))
     if problems:
         raise UserError("\n".join(problems))
     return _decoded(cls, values, "")
+
+
+def _type_problems(cls: Any, values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """The values that cannot be of their fields' types."""
+    for name, hint in typing.get_type_hints(cls).items():
+        if name not in values:
+            continue
+        value = values[name]
+        if dataclasses.is_dataclass(hint):
+            if isinstance(value, Mapping):
+                yield from _type_problems(hint, value, f"{prefix}{name}.")
+            else:
+                yield f"{prefix}{name}: a section of settings, such as {{{_first_field(hint)}: ...}}; found {value!r}."
+        elif not _fits(value, hint):
+            yield f"{prefix}{name}: must be {type_name(hint)}, found {value!r}."
+
+
+def _first_field(cls: Any) -> str:
+    return dataclasses.fields(cls)[0].name
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return True
+    if is_union(hint):
+        return any(_fits(value, arg) for arg in args)
+    if origin is typing.Literal:
+        return value in args
+    if origin in (list, tuple):
+        return isinstance(value, list | tuple) and all(_fits(item, args[0]) for item in value)
+    if origin is dict:
+        return isinstance(value, Mapping) and all(_fits(item, args[1]) for item in value.values())
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is str:
+        # `id: 2026` is meant as a name.
+        return isinstance(value, str | int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
 
 
 def _section_problems(cls: Any, values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

@@ -7,6 +7,7 @@ system today; a remote store, which has no rename, will put its marker file here
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -24,8 +25,9 @@ def local_path(path: str | os.PathLike[str]) -> Path:
         UserError: for a URL such as `gs://...`, which must never become a local folder named `gs:`.
     """
     text = os.fspath(path)
-    if "://" in text:
-        scheme = text.split("://", 1)[0]
+    # `Path` makes one slash of two, hence one is enough; Windows drives are a single letter.
+    if match := re.match(r"(\w{2,}):/", text):
+        scheme = match[1]
         raise UserError(f"{text}: {scheme} paths cannot be written yet. Give a local folder and copy it afterwards.")
     return Path(text).expanduser()
 
@@ -42,6 +44,7 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary.chmod(0o777 & ~_umask())
     try:
         yield temporary
+        _open_to_readers(temporary)
         old = temporary.with_suffix(".old")
         if place.exists():
             place.rename(old)
@@ -76,6 +79,14 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: there is no such file.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid JSON: {error}.") from None
+
+
+def _open_to_readers(folder: Path) -> None:
+    """Gives every file the permissions that new files have; safetensors and mkstemp make theirs for the owner only."""
+    mode = 0o666 & ~_umask()
+    for file in folder.rglob("*"):
+        if file.is_file() and not file.is_symlink():
+            file.chmod(mode)
 
 
 def _umask() -> int:

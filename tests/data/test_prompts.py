@@ -8,21 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lodos.data.prompts import ALPACA_PROMPTS, Prompts, read_prompts
-from lodos.data.sources import AlpacaRow
 from lodos.errors import UserError
 
 
-def _row(instruction: str, text: str = "") -> AlpacaRow:
-    return AlpacaRow("a.json", 1, instruction, text, "out")
-
-
 def test_the_default_prompts_are_stanfords() -> None:
-    assert ALPACA_PROMPTS.render(_row("Add.", "1 and 2")) == (
+    assert ALPACA_PROMPTS.render("Add.", "1 and 2") == (
         "Below is an instruction that describes a task, paired with an input that provides further context. "
         "Write a response that appropriately completes the request.\n\n"
         "### Instruction:\nAdd.\n\n### Input:\n1 and 2\n\n### Response:"
     )
-    assert ALPACA_PROMPTS.render(_row("Go.")) == (
+    assert ALPACA_PROMPTS.render("Go.") == (
         "Below is an instruction that describes a task. Write a response that appropriately completes the"
         " request.\n\n### Instruction:\nGo.\n\n### Response:"
     )
@@ -32,14 +27,20 @@ def test_the_default_prompts_are_stanfords() -> None:
 @given(st.text(alphabet="{}inputstrco %\\$01"), st.text(alphabet="{}inputstrco %\\$01", min_size=1))
 def test_row_text_is_never_formatted(instruction: str, text: str) -> None:
     prompts = Prompts("<{instruction}|{input}>", "<{instruction}>")
-    assert prompts.render(_row(instruction, text)) == f"<{instruction}|{text}>"
-    assert prompts.render(_row(instruction)) == f"<{instruction}>"
-    assert prompts.render(_row("{input}", "x")) == "<{input}|x>"
+    assert prompts.render(instruction, text) == f"<{instruction}|{text}>"
+    assert prompts.render(instruction) == f"<{instruction}>"
+    assert prompts.render("{input}", "x") == "<{input}|x>"
+
+
+def test_pieces_tell_the_rows_text_from_the_templates() -> None:
+    prompts = Prompts("<{instruction}|{input}>", "{{{instruction}")
+    assert prompts.pieces("a", "b") == [("<", False), ("a", True), ("|", False), ("b", True), (">", False)]
+    assert prompts.pieces("a") == [("{", False), ("a", True)]
 
 
 def test_doubled_braces_are_literal() -> None:
-    assert Prompts("{{{instruction}}} {input}", "{{}} {instruction}").render(_row("a", "b")) == "{a} b"
-    assert Prompts("{instruction} {input}", "{{}} {instruction}").render(_row("a")) == "{} a"
+    assert Prompts("{{{instruction}}} {input}", "{{}} {instruction}").render("a", "b") == "{a} b"
+    assert Prompts("{instruction} {input}", "{{}} {instruction}").render("a") == "{} a"
 
 
 def test_files_and_mappings_give_the_same_prompts(tmp_path: Path) -> None:

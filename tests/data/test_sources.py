@@ -1,187 +1,196 @@
-"""Every row is read with its number, or the error leads to the spot; none gets lost."""
+"""What the config calls its data is read row by row, and hashed by all that the rows depend on."""
 
+import csv
+import gzip
 import json
-import re
-from collections.abc import Callable
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from lodos.data.rows import Row
-from lodos.data.sources import AlpacaRow, alpaca_rows, read_rows
+from lodos.data.sources import DataSource, fingerprint, iter_rows, parse_sources, read_rows, source_files
 from lodos.errors import UserError
 
-GOOD = {"instruction": "Add.", "input": "1 and 2", "output": "3"}
+ROWS = [{"question": f"é {i}", "answer": str(i)} for i in range(5)]
+JSONL = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
 
 
-def _read(path: Path, content: str | bytes) -> list[Row]:
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return read_rows(path)
+def _write(folder: Path, name: str) -> Path:
+    """The rows in the format that the name says."""
+    path = folder / name
+    table = pa.Table.from_pylist(ROWS)
+    if name.endswith((".csv", ".tsv")):
+        with path.open("w", newline="", encoding="utf-8") as out:
+            writer = csv.DictWriter(out, list(ROWS[0]), delimiter="\t" if name.endswith(".tsv") else ",")
+            writer.writeheader()
+            writer.writerows(ROWS)
+    elif "parquet" in name:
+        pq.write_table(table, path)
+    elif "arrow" in name:
+        with pa.OSFile(str(path), "wb") as out, pa.ipc.new_file(out, table.schema) as writer:
+            writer.write_table(table)
+    else:
+        content = json.dumps(ROWS).encode() if ".json" in name and ".jsonl" not in name else JSONL
+        if name.endswith(".zst"):
+            with pa.output_stream(str(path), compression="zstd") as out:
+                out.write(content)
+        else:
+            path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    return path
 
 
-def test_array_and_jsonl_give_the_same_rows(tmp_path: Path) -> None:
-    rows = [{**GOOD, "output": str(i)} for i in range(3)]
-    array = _read(tmp_path / "a.json", json.dumps(rows, indent=1))
-    lines = _read(tmp_path / "b.json", "\n".join(map(json.dumps, rows)))
-    assert [r.fields for r in array] == [r.fields for r in lines] == rows
-    assert [r.number for r in array] == [r.number for r in lines] == [1, 2, 3]
+NAMES = pytest.mark.parametrize(
+    "name",
+    [
+        *("a.json", "a.jsonl", "a.json.gz", "a.jsonl.gz", "a.jsonl.zst", "a.csv", "a.tsv", "a.parquet", "a.arrow"),
+        *("no_suffix", "parquet_without_suffix", "arrow_without_suffix"),
+    ],
+)
+
+
+@NAMES
+def test_every_format_gives_the_same_rows(tmp_path: Path, name: str) -> None:
+    path = _write(tmp_path, name)
+    rows = read_rows(path)
+    assert [r.fields for r in rows] == ROWS
+    assert [(r.file, r.number) for r in rows] == [(str(path), i) for i in range(1, 6)]
+
+
+@NAMES
+def test_a_remote_file_is_as_a_local_one(tmp_path: Path, name: str) -> None:
+    system: Any = fsspec.filesystem("memory")
+    system.pipe(f"/here/{name}", _write(tmp_path, name).read_bytes())
+    url = f"memory://here/{name}"
+    assert [(r.file, r.number, r.fields) for r in read_rows(url)] == [(url, i + 1, row) for i, row in enumerate(ROWS)]
+    system.rm("/here", recursive=True)
 
 
 def test_real_alpaca_is_read_whole(shared_data: Path) -> None:
     path = shared_data / "alpaca_en_999.json"
-    rows = read_rows(path)
-    assert [r.fields for r in rows] == json.loads(path.read_text())
-    assert len(alpaca_rows(rows)) == 999
+    assert [r.fields for r in read_rows(path)] == json.loads(path.read_text())
 
 
-def test_byte_order_mark_blank_lines_and_crlf_lose_nothing(tmp_path: Path) -> None:
-    line = json.dumps(GOOD)
-    rows = _read(tmp_path / "a.jsonl", f"\ufeff{line}\r\n\r\n{line}\n\n  \n")
-    assert [(r.number, r.fields) for r in rows] == [(1, GOOD), (3, GOOD)]  # numbers are lines
-    assert [r.fields for r in _read(tmp_path / "b.json", f"\ufeff\n [{line}]\n")] == [GOOD]
+def test_the_files_of_a_folder_follow_one_another(tmp_path: Path) -> None:
+    for name in ("b.jsonl", "a.json"):
+        _write(tmp_path, name)
+    rows = read_rows(tmp_path)
+    assert [(r.file, r.number) for r in rows] == [
+        (f"{tmp_path}/{n}", i) for n in ("a.json", "b.jsonl") for i in range(1, 6)
+    ]
+    assert source_files(DataSource(str(tmp_path))) == [f"{tmp_path}/a.json", f"{tmp_path}/b.jsonl"]
 
 
-@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85"])
-def test_only_a_newline_ends_a_row(tmp_path: Path, separator: str) -> None:
-    # `str.splitlines` cuts at these, which JSON allows inside a string.
-    rows = _read(tmp_path / "a.jsonl", json.dumps({"output": f"a{separator}b"}, ensure_ascii=False))
-    assert [r.fields for r in rows] == [{"output": f"a{separator}b"}]
+def test_rows_come_before_the_file_is_read_to_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(JSONL * 100_000)[:-100])
+    rows = iter_rows(DataSource(str(path)))
+    assert [next(rows).number for _ in range(3)] == [1, 2, 3]
+    read: list[int] = []
+    with pytest.raises(UserError, match=r"a.jsonl.gz, after row \d+: .*cut short") as error:
+        read.extend(row.number for row in rows)
+    assert f"after row {read[-1]}:" in str(error.value)
+
+
+def test_a_source_in_a_config() -> None:
+    assert parse_sources("a.json") == (DataSource("a.json"),)
+    assert parse_sources({"path": "a/b", "split": "test", "name": "c", "revision": "v1", "weight": 2}) == (
+        DataSource("a/b", split="test", name="c", revision="v1", weight=2),
+    )
+    assert parse_sources(["a.json", {"path": "b.json", "weight": 0.5}]) == (
+        DataSource("a.json"),
+        DataSource("b.json", weight=0.5),
+    )
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("data", "says"),
     [
-        ("", "empty"),
-        (" \n\n", "empty"),
-        ("[]", "no rows"),
-        ('{"a": 1}\n{"a" 2}\n', "row 2, column 6: not valid JSON"),
-        ('{"a": 1}\n{"a": "x\n{"a": 3}\n', "row 2, column 7: not valid JSON"),
-        ('{"a": 1} {"a": 2}\n', "row 1, column 10: text after the end of the row"),
-        ('[{"a": 1},\n {"a": 2\n]', "row 2, line 3, column 1: not valid JSON"),
-        ('[{"a": 1}\n {"a": 2}]', "row 1, line 2, column 2: not valid JSON: expected ','"),
-        ('[{"a": 1}, {"a": 2}', "row 2, column 20: not valid JSON: expected ',' or ']'"),
-        ('[{"a": 1},]', "row 2, column 11: not valid JSON"),
-        ('[{"a": 1}] tail', "column 12: not valid JSON: text after the end"),
-        ('[{"a": 1}, 7]', "row 2: a row must be a JSON object, found int 7"),
-        ('{"a": 1}\n"text"\n', "row 2: a row must be a JSON object, found 'text'"),
-        ('{\n "a": 1\n}\n', "must stand on one line"),
-        ('{"a": 1}\n{"b": 1, "b": 2}\n', "row 2: the field 'b' is given twice"),
-        (b'{"a": 1}\n{"a": "\xe9"}\n', "line 2, byte 8: not UTF-8"),
-        ('{"a": 1}\n'.encode("utf-16"), "not UTF-8"),
-        ("[" * 100_000, "row 1: "),
-        ('{"a": ' + "9" * 5000 + "}", "row 1: "),
+        ([], ["data: list [] is not a path, a mapping with a path, or a list of them."]),
+        (7, ["data: int 7 is not a path, a mapping with a path, or a list of them."]),
+        ("", ["data.path: is empty."]),
+        ({"weight": 1}, ["data.path: is missing."]),
+        ({"path": "a", "wieght": 1, "zzz": 2}, [
+            "data.wieght: unknown. Did you mean weight?",
+            "data.zzz: unknown. Known: path, split, name, revision, weight.",
+        ]),
+        (["a", 3, {"path": None}, {"path": "b", "revision": 1.0, "weight": 0}], [
+            "data[1]: int 3 is neither a path nor a mapping with a path.",
+            "data[2].path: null must be text. Put it in quotation marks.",
+            "data[3].revision: float 1.0 must be text. Put it in quotation marks.",
+            "data[3].weight: int 0 must be a number above 0.",
+        ]),
+        *(
+            ({"path": "a", "weight": weight}, [f"data.weight: {shown} must be a number above 0."])
+            for weight, shown in ((True, "bool True"), ("1", "'1'"), (float("nan"), "float nan"), (-1, "int -1"))
+        ),
     ],
-)
-def test_a_broken_file_is_refused_with_the_spot(tmp_path: Path, content: str | bytes, says: str) -> None:
-    path = tmp_path / "bad.json"
-    with pytest.raises(UserError, match=re.escape(says)) as error:
-        _read(path, content)
-    assert str(error.value).startswith(str(path))
-
-
-def test_what_is_no_local_file_is_refused_with_the_fix(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no such file.*Give a local JSON or JSONL file"):
-        read_rows(tmp_path / "none.json")
-    with pytest.raises(UserError, match=r"tatsu-lab/alpaca: there is no such file.*downloaded first"):
-        read_rows("tatsu-lab/alpaca")
-    with pytest.raises(UserError, match="folder"):
-        read_rows(tmp_path)
-    with pytest.raises(UserError, match=r"gs://bucket/a.json: remote data"):
-        read_rows("gs://bucket/a.json")
-    with pytest.raises(UserError, match="cannot be read"):
-        read_rows("nul\0byte.json")
-
-
-def test_no_input_is_missing_null_or_empty(write_jsonl: Callable[..., Path]) -> None:
-    bare = {"instruction": "Go.", "output": "Gone."}
-    path = write_jsonl(bare, {**bare, "input": None}, {**bare, "input": ""}, {**bare, "other": [1]})
-    assert alpaca_rows(read_rows(path)) == [AlpacaRow(str(path), n, "Go.", "", "Gone.") for n in (1, 2, 3, 4)]
-
-
-def test_all_wrong_rows_are_named_at_once(write_jsonl: Callable[..., Path]) -> None:
-    path = write_jsonl(
-        GOOD,
-        {"instruction": "", "output": 7},
-        {**GOOD, "input": ["x"]},
-        {"text": "hello"},
-        {**GOOD, "output": None},
-        {**GOOD, "output": " \n"},
-    )
+)  # fmt: skip
+def test_all_that_is_wrong_with_the_sources_is_named_at_once(data: Any, says: list[str]) -> None:
     with pytest.raises(UserError) as error:
-        alpaca_rows(read_rows(path))
-    assert str(error.value).split("\n") == [
-        "5 of 6 rows are not in the Alpaca format (instruction, input, output):",
-        f"  {path}, row 2: instruction is empty, found ''.",
-        f"  {path}, row 2: output must be text, found int 7.",
-        f"  {path}, row 3: input must be text, found list ['x'].",
-        f"  {path}, row 4: instruction is missing; the row has 'text'.",
-        f"  {path}, row 4: output is missing; the row has 'text'.",
-        f"  {path}, row 5: output must be text, found null.",
-        f"  {path}, row 6: output is empty, found ' \\n'.",
-        "Mend these rows or take them out of the file.",
-    ]
+        parse_sources(data)
+    assert str(error.value).split("\n") == says
 
 
-def test_many_wrong_rows_are_counted(write_jsonl: Callable[..., Path]) -> None:
+def test_a_file_has_no_revision(tmp_path: Path) -> None:
+    path = str(_write(tmp_path, "a.json"))
+    for read in (source_files, fingerprint, lambda source: list(iter_rows(source))):
+        with pytest.raises(UserError, match=r"a.json: name and revision: only data sets of the .* hub have that"):
+            read(DataSource(path, name="main", revision="v1"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("train-0.jsonl", "train-1.jsonl", "test.jsonl"):
+        _write(tmp_path, name)
+    return tmp_path
+
+
+def test_the_fingerprint_is_of_contents_names_and_order(folder: Path) -> None:
+    def found(**options: Any) -> str:
+        return fingerprint(DataSource(str(folder), **options))
+
+    first = found()
+    assert found(weight=3) == found(split="train") == first != found(split="test")
+
+    changed = folder / "train-1.jsonl"
+    changed.write_bytes(JSONL.replace(b'"4"', b'"5"'))  # of the same size
+    os.utime(changed, (1, 1))
+    second = found()
+    os.utime(changed, (2, 2))
+    assert found() == second != first
+
+    changed.rename(folder / "train-2.jsonl")  # rows carry the name
+    third = found()
+    _write(folder, "train-3.jsonl")
+    assert len({first, second, third, found()}) == 4
+
+
+def test_secrets_of_a_url_are_neither_in_rows_nor_in_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lodos.data.open_file.filesystem", _Web)
+    rows = read_rows("https://me:word@host/a.jsonl?signature=canary")
+    assert {r.file for r in rows} == {"https://host/a.jsonl"}
     with pytest.raises(UserError) as error:
-        alpaca_rows(read_rows(write_jsonl(*[{**GOOD, "output": ""}] * 25)))
-    lines = str(error.value).split("\n")
-    assert lines[0].startswith("25 of 25 rows")
-    assert lines[10].endswith("row 10: output is empty, found ''.")
-    assert lines[11] == "  and 15 more."
+        read_rows("https://me:word@host/broken.jsonl?signature=canary")
+    assert "canary" not in str(error.value)
+    assert "word" not in str(error.value)
+    assert "https://host/broken.jsonl" in str(error.value)
 
 
-def test_half_a_surrogate_pair_is_refused_by_row(tmp_path: Path) -> None:
-    rows = _read(tmp_path / "a.jsonl", '{"instruction": "a", "output": "\\ud83d"}')
-    with pytest.raises(UserError, match=r"row 1: output holds half a surrogate pair.*\\ud83d"):
-        alpaca_rows(rows)
+class _Web:
+    """A file system of the web that says in its errors what it was asked for."""
 
+    def __init__(self, url: str):
+        self._url = url
 
-_VALUES = st.none() | st.integers() | st.text(max_size=5) | st.lists(st.integers(), max_size=2)
-_ROWS = st.lists(
-    st.dictionaries(st.sampled_from(["instruction", "input", "output", "id"]), _VALUES),
-    min_size=1,
-    max_size=5,
-)
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self, self._url))
 
-
-@given(rows=_ROWS, place=st.integers(0), cut=st.integers(0, 3), put=st.binary(max_size=3), array=st.booleans())
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_mutated_file_is_read_right_or_refused(
-    tmp_path: Path, rows: list[Any], place: int, cut: int, put: bytes, array: bool
-) -> None:
-    content = (json.dumps(rows) if array else "\n".join(map(json.dumps, rows))).encode()
-    place %= len(content) + 1
-    content = content[:place] + put + content[place + cut :]
-    path = tmp_path / "mutated.json"
-    try:
-        read = _read(path, content)
-        alpaca = alpaca_rows(read)
-    except UserError as error:
-        if str(path) not in str(error):
-            raise
-        return
-    # What is accepted is what the plain reader makes of it: nothing lost, nothing moved.
-    text = content.decode("utf-8-sig")
-    if text.lstrip(" \t\r\n").startswith("["):
-        expected = list(enumerate(json.loads(text), 1))
-    else:
-        expected = [(n, json.loads(line)) for n, line in enumerate(text.split("\n"), 1) if line.strip(" \t\r")]
-    assert [(r.number, r.fields) for r in read] == expected
-    assert len(alpaca) == len(expected)
-
-
-@given(content=st.binary(max_size=40) | st.text(alphabet='{}[]":,\\ \n\tau1e', max_size=40).map(str.encode))
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_bytes_are_rows_or_a_user_error(tmp_path: Path, content: bytes) -> None:
-    try:
-        rows = _read(tmp_path / "any.json", content)
-    except UserError as error:
-        if "any.json" not in str(error):
-            raise
-    else:
-        assert rows
-        assert all(isinstance(row.fields, dict) for row in rows)
+    def open(self, url: str, mode: str, block_size: int) -> Any:
+        if "broken" in url:
+            raise OSError(f"403 Forbidden: {url}")
+        return fsspec.implementations.memory.MemoryFile(None, url, JSONL)

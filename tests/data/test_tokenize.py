@@ -1,7 +1,6 @@
 """The ids are those of the whole text, and exactly the answer and its end are trained."""
 
-import dataclasses
-import logging
+import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,22 +9,38 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lodos.data.examples import TokenizedExample
-from lodos.data.prompts import ALPACA_PROMPTS, Prompts
-from lodos.data.sources import AlpacaRow, alpaca_rows, read_rows
-from lodos.data.tokenize import padding_token_id, tokenize_alpaca
+from lodos.data.examples import TextExample, TokenizedExample
+from lodos.data.formats import make_format
+from lodos.data.prompts import ALPACA_PROMPTS
+from lodos.data.sources import read_rows
+from lodos.data.special_tokens import SpecialTokens
+from lodos.data.tokenize import (
+    NOT_AS_TEXT,
+    NOTHING_TRAINED,
+    TOO_LONG,
+    Dropped,
+    ExampleTokenizer,
+    padding_token_id,
+    tokenize_examples,
+)
 from lodos.errors import UserError
 
-BARE = Prompts("{instruction}{input}", "{instruction}")
+
+def _row(prompt: str, answer: str, number: int = 1) -> TextExample:
+    text = prompt + answer
+    return TextExample("made.json", number, text, ((len(prompt), len(text)),))
 
 
-def _row(instruction: str, output: str, number: int = 1) -> AlpacaRow:
-    return AlpacaRow("made.json", number, instruction, "", output)
+def _one(example: TextExample, tokenizer: Any, **options: Any) -> TokenizedExample:
+    (found,) = tokenize_examples([example], tokenizer, **{"max_length": 1000, **options})
+    assert isinstance(found, TokenizedExample)
+    return found
 
 
-def _one(row: AlpacaRow, tokenizer: Any, prompts: Prompts = BARE, **options: Any) -> TokenizedExample:
-    examples, _ = tokenize_alpaca([row], tokenizer, prompts, **{"max_length": 1000, **options})
-    return examples[0]
+def _dropped(example: TextExample, tokenizer: Any, **options: Any) -> Dropped:
+    (found,) = tokenize_examples([example], tokenizer, **{"max_length": 1000, **options})
+    assert isinstance(found, Dropped)
+    return found
 
 
 def _shown(example: TokenizedExample, tokenizer: Any) -> list[tuple[str, bool]]:
@@ -60,22 +75,24 @@ def test_ids_are_those_of_the_whole_text_on_real_rows(
     shared_data: Path, request: pytest.FixtureRequest, which: str
 ) -> None:
     tokenizer = request.getfixturevalue(which)
-    rows = alpaca_rows(read_rows(shared_data / "alpaca_en_999.json"))
-    examples, report = tokenize_alpaca(rows, tokenizer, ALPACA_PROMPTS, max_length=10**6)
+    rows = read_rows(shared_data / "alpaca_en_999.json")
+    alpaca = make_format("alpaca", tokenizer=tokenizer)
+    examples = tokenize_examples([alpaca.example(row) for row in rows], tokenizer, max_length=10**6)
 
     def read(ids: np.ndarray) -> str:
         return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
-    assert report.read == report.kept == len(examples) == 999
+    assert len(examples) == 999
     for row, example in zip(rows, examples, strict=True):
+        assert isinstance(example, TokenizedExample)
         assert (example.file, example.number) == (row.file, row.number)
-        prompt = ALPACA_PROMPTS.render(row)
-        whole = tokenizer(prompt + row.output).input_ids
+        prompt = ALPACA_PROMPTS.render(row.fields["instruction"], row.fields["input"])
+        whole = tokenizer(prompt + row.fields["output"]).input_ids
         assert example.ids.tolist() == [*whole, tokenizer.eos_token_id]
         # What is trained is the answer, then the end, in one piece.
         first = int(example.trained.argmax())
         assert example.trained[first:].all()
-        assert read(example.ids[:-1]) == prompt + row.output
+        assert read(example.ids[:-1]) == prompt + row.fields["output"]
         # Told without offsets: what is not trained reads as part of the prompt, one token more leaves it.
         assert len(read(example.ids[:first])) <= len(prompt) < len(read(example.ids[: first + 1]))
         assert example.ids.tolist().count(tokenizer.bos_token_id) == whole.count(tokenizer.bos_token_id)
@@ -96,12 +113,12 @@ def test_a_border_token_is_trained_though_the_tokenizer_trims_white_space(
     trimming = processors.Sequence([processors.ByteLevel(trim_offsets=True)])
     tokenizer = make_tokenizer(trimming, merged=":  ", merges=2, eos_token="<end>")
     row = _row("a:", "  b")
-    whole = tokenizer(row.instruction + row.output, return_offsets_mapping=True)
+    whole = tokenizer(row.text, return_offsets_mapping=True)
     assert whole["offset_mapping"][1] == (1, 2)  # ":  " seems to end at the colon
     assert _shown(_one(row, tokenizer), tokenizer) == [
         ("a", False), (":ĠĠ", True), ("b", True), ("<end>", True)
     ]  # fmt: skip
-    after = tokenizer(row.instruction + row.output, return_offsets_mapping=True)
+    after = tokenizer(row.text, return_offsets_mapping=True)
     assert after["offset_mapping"] == whole["offset_mapping"]  # the caller's tokenizer is untouched
 
 
@@ -127,41 +144,155 @@ def test_special_tokens_of_the_tokenizer_stay_single(make_tokenizer: Callable[..
     ]  # fmt: skip
 
 
-def test_without_mask_a_row_of_l_tokens_has_l_minus_1_targets(llama2_tokenizer: Any) -> None:
-    example = _one(_row("Say: ", "hello"), llama2_tokenizer, mask_inputs=False)
+@pytest.mark.parametrize("which", ["llama2_tokenizer", "tiny_tokenizer"])
+def test_without_mask_a_row_of_l_tokens_has_l_minus_1_targets(request: pytest.FixtureRequest, which: str) -> None:
+    tokenizer = request.getfixturevalue(which)
+    example = _one(TextExample("made.json", 1, "Say: hello", ((0, 10),)), tokenizer)
+    assert example.ids.tolist() == [*tokenizer("Say: hello").input_ids, tokenizer.eos_token_id]
     assert not example.trained[0]
     assert example.trained.sum() == len(example.ids) - 1
 
 
-def test_long_rows_are_left_out_counted_and_named(
-    make_tokenizer: Callable[..., Any], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_spans_inside_a_text_are_trained_and_no_more(make_tokenizer: Callable[..., Any]) -> None:
+    tokenizer = make_tokenizer(merged="c:", merges=1, bos_token="<s>", eos_token="<end>")
+    example = TextExample("made.json", 1, "a:bc:de:f", ((2, 4), (8, 9)), has_special_tokens=True)
+    # "c:" holds a trained character. Nothing is added where a template has written the special tokens.
+    assert _shown(_one(example, tokenizer), tokenizer) == [
+        ("a", False), (":", False), ("b", True), ("c:", True), ("d", False), ("e", False), (":", False), ("f", True)
+    ]  # fmt: skip
+
+
+def test_offsets_decide_like_the_slow_way(llama2_tokenizer: Any) -> None:
+    rng = np.random.default_rng(0)
+    tokenize = ExampleTokenizer(llama2_tokenizer, max_length=1000)
+    text = "Zwölf Boxkämpfer 🥊 jagen:\n\n  Viktor,  quer 日本 <s> über\tden Sylter Deich."
+    for has_special_tokens in (False, True):
+        for _ in range(200):
+            cuts = np.sort(rng.choice(len(text) + 1, 4, replace=False)).tolist()
+            spans = ((cuts[0], cuts[1]), (cuts[2], cuts[3]))
+            (found,) = tokenize([TextExample("made.json", 1, text, spans, has_special_tokens)])
+            assert isinstance(found, TokenizedExample)
+            slow = llama2_tokenizer(text, add_special_tokens=not has_special_tokens, return_offsets_mapping=True)
+            assert found.ids[: len(slow["input_ids"])].tolist() == slow["input_ids"]
+            expected = [any(end > a and begin < b for a, b in spans) for begin, end in slow["offset_mapping"]]
+            expected = [False, *expected[1:], *([] if has_special_tokens else [True])]
+            assert found.trained.tolist() == expected
+
+
+def test_bos_and_eos_that_a_text_has_already_stay_single(llama2_tokenizer: Any, make_tokenizer: Any) -> None:
+    from tokenizers import processors
+
+    text = TextExample("made.json", 1, "<s>hello</s>", ((0, 12),))
+    assert _shown(_one(text, llama2_tokenizer), llama2_tokenizer) == [("<s>", False), ("▁hello", True), ("</s>", True)]
+    both = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)])
+    tokenizer = make_tokenizer(both, bos_token="<s>", eos_token="</s>")
+    text = TextExample("made.json", 1, "<s>a</s>", ((0, 8),))
+    assert _shown(_one(text, tokenizer), tokenizer) == [("<s>", False), ("a", True), ("</s>", True)]
+
+
+def test_long_rows_are_dropped_in_their_place_with_the_reason(make_tokenizer: Callable[..., Any]) -> None:
     tokenizer = make_tokenizer(eos_token="<end>")
     rows = [_row("a", "b" * n, number=n) for n in range(1, 31)]  # n + 2 tokens
-    with caplog.at_level(logging.WARNING):
-        examples, report = tokenize_alpaca(rows, tokenizer, BARE, max_length=12)
-    assert [len(e.ids) for e in examples] == list(range(3, 13))  # max_length itself fits
-    assert report.read == report.kept + len(report.too_long) == 30
-    assert [row.number for row in report.too_long] == list(range(11, 31))
-    assert (report.longest, report.tokens, report.trained_tokens) == (32, 75, 65)
-    for number in (11, 20):
-        assert f"made.json, row {number};" in str(report)
-    assert "and 10 more" in caplog.text
-    assert "10 of 30 rows kept, 75 tokens, 65 of them trained (87%)" in caplog.text
+    found = tokenize_examples(rows, tokenizer, max_length=12)
+    assert [example.number for example in found] == list(range(1, 31))
+    assert [len(e.ids) for e in found if isinstance(e, TokenizedExample)] == list(
+        range(3, 13)
+    )  # max_length itself fits
+    assert found[10] == Dropped("made.json", 11, TOO_LONG, "13 tokens, more than max_length=12")
     with pytest.raises(
-        UserError, match=re.escape("20 of 30 rows have more than max_length=12 tokens: made.json, row 11;")
+        UserError,
+        match=re.escape("20 of 30 rows have more than max_length=12 tokens: made.json, row 11;") + ".*10 more",
     ):
-        tokenize_alpaca(rows, tokenizer, BARE, max_length=12, overflow="error")
+        tokenize_examples(rows, tokenizer, max_length=12, overflow="error")
 
 
-def test_a_set_without_rows_or_targets_is_refused(make_tokenizer: Callable[..., Any]) -> None:
+def test_a_truncated_row_keeps_trained_tokens_or_is_dropped(make_tokenizer: Callable[..., Any]) -> None:
     tokenizer = make_tokenizer(eos_token="<end>")
-    with pytest.raises(UserError, match=r"1 of 1 rows have more than max_length=2 .*longest row has 3"):
-        _one(_row("a", "b"), tokenizer, max_length=2)
-    with pytest.raises(UserError, match="no rows"):
-        tokenize_alpaca([], tokenizer, BARE, max_length=2)
-    with pytest.raises(UserError, match=r"No token .* is trained"):
-        _one(dataclasses.replace(_row("", ""), instruction="<end>"), tokenizer)
+    row = _row("abcd", "efgh")
+    cut = _one(row, tokenizer, max_length=6, overflow="truncate")
+    assert _shown(cut, tokenizer) == [
+        ("a", False), ("b", False), ("c", False), ("d", False), ("e", True), ("f", True)
+    ]  # fmt: skip
+    assert cut.cut == 3  # "gh" and the end: a cut answer does not teach to stop there
+    assert _one(row, tokenizer, max_length=5, overflow="truncate").trained.sum() == 1
+    gone = _dropped(row, tokenizer, max_length=4, overflow="truncate")
+    assert (gone.reason, gone.detail) == (NOTHING_TRAINED, "the first 4 of its 9 tokens are all context")
+    assert _one(row, tokenizer, max_length=9, overflow="truncate").cut == 0
+
+
+def test_a_row_without_a_trained_token_is_dropped(make_tokenizer: Callable[..., Any]) -> None:
+    tokenizer = make_tokenizer(eos_token="<end>")
+    gone = _dropped(TextExample("made.json", 7, "<end>", ((0, 5),)), tokenizer)
+    assert (gone.where, gone.reason, gone.detail) == ("made.json, row 7", NOTHING_TRAINED, "all 1 tokens are context")
+    assert _dropped(TextExample("made.json", 7, "", ((0, 0),), True), tokenizer).reason == NOTHING_TRAINED
+
+
+def test_rows_of_every_kind_keep_their_order(make_tokenizer: Callable[..., Any]) -> None:
+    tokenizer = make_tokenizer(eos_token="<end>")
+    special = SpecialTokens(tokenizer)
+    rows = []
+    for n in range(2500):
+        text = f"{n}<end>b" if n % 5 == 0 else f"{n}b"
+        start = 0 if n % 3 == 0 else len(text) - 1
+        rows.append(TextExample("made.json", n, text, ((start, len(text)),), n % 2 == 0, special.spans(text)))
+    found = ExampleTokenizer(tokenizer, max_length=100, special_tokens_as_text=True)(rows)
+    assert [example.number for example in found] == list(range(2500))
+    for row, example in zip(rows, found, strict=True):
+        assert isinstance(example, TokenizedExample)
+        assert tokenizer.decode(example.ids, skip_special_tokens=True) == row.text
+        assert example.ids.tolist().count(tokenizer.eos_token_id) == (not row.has_special_tokens)
+
+
+def test_it_can_be_sent_to_a_worker(llama2_tokenizer: Any) -> None:
+    here = ExampleTokenizer(llama2_tokenizer, max_length=100, special_tokens_as_text=True)
+    rows = [_row("a:", "b"), TextExample("made.json", 2, "a</s>", ((0, 5),), special_tokens=((1, 5),))]
+    there = pickle.loads(pickle.dumps(here))
+    assert [str(example) for example in there(rows)] == [str(example) for example in here(rows)]
+
+
+def test_special_tokens_of_a_row_are_read_as_text_and_those_of_a_template_are_not(
+    make_tokenizer: Callable[..., Any],
+) -> None:
+    tokenizer = make_tokenizer(merged=" <|end|>", merges=0, bos_token="<s>", eos_token="<|end|>")
+    text = "<s>user: x <|end|> y<|end|>"
+    example = TextExample("made.json", 1, text, ((11, 27),), True, special_tokens=((11, 18),))
+    found = _shown(_one(example, tokenizer, special_tokens_as_text=True), tokenizer)
+    assert [token for token, _ in found] == ["<s>", *"user:Ġx", *"Ġ<|end|>Ġy", "<|end|>"]
+    assert [trained for _, trained in found] == [False] * 9 + [True] * 10
+    as_control = _shown(_one(example, tokenizer), tokenizer)
+    assert [token for token, _ in as_control] == ["<s>", *"user:Ġx", "Ġ", "<|end|>", *"Ġy", "<|end|>"]
+
+
+def test_as_text_changes_nothing_but_those_tokens(llama2_tokenizer: Any) -> None:
+    # Meant tokens cut the text where they always do, so that SentencePiece puts its spaces where it always does.
+    text = "<s>Hi there</s>and <unk> so"
+    example = TextExample("made.json", 1, text, ((0, 27),), True, special_tokens=((19, 24),))
+    found = _one(example, llama2_tokenizer, special_tokens_as_text=True)
+    assert llama2_tokenizer.convert_ids_to_tokens(found.ids.tolist()) == [
+        "<s>", "▁Hi", "▁there", "</s>", "▁and", "▁<", "unk", ">", "▁so"
+    ]  # fmt: skip
+
+
+def test_what_cannot_be_read_as_text_is_dropped(make_tokenizer: Callable[..., Any]) -> None:
+    # Merges that make the special token of its characters again.
+    tokenizer = make_tokenizer(eos_token="<end>")
+    state = tokenizer.backend_tokenizer.to_str()
+    import json
+
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    changed = json.loads(state)
+    vocab = changed["model"]["vocab"]
+    for piece in ("<e", "<en", "<end"):
+        vocab[piece] = len(vocab)
+    changed["model"]["merges"] = [["<", "e"], ["<e", "n"], ["<en", "d"], ["<end", ">"]]
+    merging = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(changed)), eos_token="<end>")
+    example = TextExample("made.json", 1, "a<end>b", ((1, 7),), special_tokens=((1, 6),))
+    gone = _dropped(example, merging, special_tokens_as_text=True)
+    assert (gone.reason, "makes <end> of" in gone.detail) == (NOT_AS_TEXT, True)
+    private = TextExample("made.json", 1, "\U000f0000<end>", ((1, 6),), special_tokens=((1, 6),))
+    assert _dropped(private, tokenizer, special_tokens_as_text=True).reason == NOT_AS_TEXT
 
 
 def test_tokenizers_that_cannot_do_it_are_refused(make_tokenizer: Callable[..., Any]) -> None:
@@ -175,18 +306,20 @@ def test_tokenizers_that_cannot_do_it_are_refused(make_tokenizer: Callable[..., 
         _one(_row("a", "b"), SlowTokenizer())
     with pytest.raises(UserError, match="overflow: 'cut' is not one of"):
         _one(_row("a", "b"), make_tokenizer(eos_token="<end>"), overflow="cut")
+    with pytest.raises(UserError, match="max_length: 1 must be at least 2"):
+        _one(_row("a", "b"), make_tokenizer(eos_token="<end>"), max_length=1)
 
 
-def test_progress_ends_at_all_rows(make_tokenizer: Callable[..., Any]) -> None:
-    calls: list[tuple[int, int]] = []
-    tokenize_alpaca(
-        [_row("a", "b")] * 2500,
-        make_tokenizer(eos_token="<end>"),
-        BARE,
-        max_length=9,
-        progress=lambda done, of: calls.append((done, of)),
-    )
-    assert calls == [(1000, 2500), (2000, 2500), (2500, 2500)]
+def test_a_tokenizer_that_adds_to_its_backend_is_refused(make_tokenizer: Callable[..., Any]) -> None:
+    tokenizer = make_tokenizer(eos_token="<end>")
+
+    class Shouting(type(tokenizer)):
+        def __call__(self, text: Any, **options: Any) -> Any:
+            return super().__call__(text + "!", **options)
+
+    shouting = Shouting(tokenizer_object=tokenizer.backend_tokenizer, eos_token="<end>")
+    with pytest.raises(UserError, match=r"Shouting gives other tokens than its tokenizer\.json"):
+        _one(_row("a", "b"), shouting)
 
 
 def test_filler_is_pad_then_unk_then_eos_within_the_vocabulary(make_tokenizer: Callable[..., Any]) -> None:

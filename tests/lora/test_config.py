@@ -11,8 +11,9 @@ from lodos.lora.config import LoraConfig
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(r=0), "r: 0 must be at least 1."),
-        (dict(r=-4), "r: -4 must be at least 1."),
+        (dict(r=0), "r: 0 must be a whole number of at least 1."),
+        (dict(r=-4), "r: -4 must be a whole number of at least 1."),
+        (dict(r=2.5), "r: 2.5 must be a whole number of at least 1."),
         (dict(alpha=0.0), "alpha: 0.0 would make the adapter do nothing; give a number such as 8."),
         (dict(alpha=math.nan), "alpha: nan would make the adapter do nothing; give a number such as 8."),
         (dict(alpha=math.inf), "alpha: inf would make the adapter do nothing; give a number such as 8."),

@@ -145,11 +145,9 @@ def _prompt_ids(args: GenerateArgs, tokenizer: "PreTrainedTokenizerBase") -> lis
         raise UserError("prompt: it is empty.")
     if args.prompts is not None:
         from lodos.data.prompts import read_prompts
-        from lodos.data.sources import AlpacaRow
 
         templates = read_prompts(None if args.prompts == ALPACA else args.prompts)
-        row = AlpacaRow(file="--prompt", number=1, instruction=prompt, input=args.input, output="")
-        return encode_prompt(tokenizer, templates.render(row))
+        return encode_prompt(tokenizer, templates.render(prompt, args.input))
     chat = bool(tokenizer.chat_template) if args.chat is None else args.chat
     return encode_prompt(tokenizer, prompt, chat=chat, system=args.system)
 

@@ -43,9 +43,21 @@ class RunLog:
     ) -> None:
         self._tracker.finish()
 
-    def start(self, model: LmHeadModel, *, training_rows: int, held_out_rows: int) -> None:
-        """Says what is about to be trained on what."""
+    def start(
+        self,
+        model: LmHeadModel,
+        *,
+        training_rows: int,
+        held_out_rows: int,
+        packing_efficiency: float | None = None,
+    ) -> None:
+        """Says what is about to be trained on what.
+
+        Args:
+            packing_efficiency: the share of a batch's positions that hold tokens, not filler.
+        """
         trainable = lora_parameter_count(model)
+        efficiency = {} if packing_efficiency is None else {"packing_efficiency": packing_efficiency}
         self._tracker.log_summary(
             {
                 "run": self._config.trainer.run_id,
@@ -53,6 +65,7 @@ class RunLog:
                 "trainable_parameters": trainable,
                 "training_rows": training_rows,
                 "held_out_rows": held_out_rows,
+                **efficiency,
                 "steps": self._num_steps,
                 "resumed_from_step": self._first_step,
             }
@@ -68,6 +81,8 @@ class RunLog:
             "train/learning_rate": float(np.asarray(self._schedule(info.step - 1))),
             "train/tokens_per_second": float(info.metrics.tokens) / info.seconds,
             "train/trained_tokens_per_second": float(info.metrics.trained_tokens) / info.seconds,
+            "train/step_seconds": info.seconds,
+            "train/data_wait_seconds": info.data_wait_seconds,
             "train/epoch": info.step / self._batches_per_epoch,
         }
         self._tracker.log(metrics, step=info.step)

@@ -1,1 +1,1 @@
-"""Rows of a file to batches of tokens: sources -> prompts -> tokenize -> batches -> loader."""
+"""Rows of a file to batches of tokens: sources -> formats -> tokenize -> packing -> loader."""

@@ -21,6 +21,9 @@ class TextExample:
     has_special_tokens: bool = False
     """Whether a chat template has written BOS and the ends of turns into the text. If not, the tokenizer puts BOS in
     front and a trained EOS goes to the end."""
+    special_tokens: tuple[tuple[int, int], ...] = ()
+    """Spans of characters where the row's own fields spell a special token of the tokenizer. What a template wrote is
+    not among them."""
 
     @property
     def where(self) -> str:
@@ -38,6 +41,8 @@ class TokenizedExample:
     file: str
     number: int
     """Which row of `file` it was."""
+    cut: int = 0
+    """How many tokens truncation has left off its end."""
 
     @property
     def where(self) -> str:

@@ -8,6 +8,7 @@ A template is cut at its placeholders once, and the row's text is put between th
 formatted a second time, so braces in a row are only braces.
 """
 
+import functools
 import json
 import os
 import string
@@ -18,7 +19,6 @@ from typing import Any
 
 import yaml
 
-from lodos.data.sources import AlpacaRow
 from lodos.errors import UserError
 
 _PLACEHOLDERS = {"prompt_input": ("instruction", "input"), "prompt_no_input": ("instruction",)}
@@ -69,14 +69,27 @@ class Prompts:
         if problems:
             raise UserError("\n".join(problems))
 
-    def render(self, row: AlpacaRow) -> str:
-        """The prompt of `row`; its answer follows directly."""
-        template = self.prompt_input if row.input else self.prompt_no_input
-        values = {"instruction": row.instruction, "input": row.input}
-        return "".join(
-            literal + (values[name] if name is not None else "")
-            for literal, name, _, _ in string.Formatter().parse(template)
-        )
+    def render(self, instruction: str, text: str = "") -> str:
+        """The prompt of an instruction, with the input `text` unless that is empty; the answer follows directly."""
+        return "".join(piece for piece, _ in self.pieces(instruction, text))
+
+    def pieces(self, instruction: str, text: str = "") -> list[tuple[str, bool]]:
+        """The prompt in pieces: (text, whether it is the row's rather than the template's)."""
+        values = {"instruction": instruction, "input": text}
+        return [
+            (values[piece], True) if is_name else (piece, False)
+            for piece, is_name in _cut(self.prompt_input if text else self.prompt_no_input)
+        ]
+
+
+@functools.lru_cache(maxsize=64)
+def _cut(template: str) -> list[tuple[str, bool]]:
+    """(literal text, False) and (placeholder, True), in order."""
+    pieces: list[tuple[str, bool]] = []
+    for literal, name, _, _ in string.Formatter().parse(template):
+        pieces += [(literal, False)] if literal else []
+        pieces += [(name, True)] if name is not None else []
+    return pieces
 
 
 ALPACA_PROMPTS = Prompts(

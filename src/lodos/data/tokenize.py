@@ -1,71 +1,70 @@
-"""Rows to token ids, and which of them are trained.
+"""Texts to token ids, and which of them are trained.
 
-Prompt and answer are tokenized as one text, as the model will meet it. Tokenizing them apart would forbid
-merges across the border (a colon and a quotation mark are one token of Llama 2) and, with SentencePiece, put
-a space before the answer. Where the answer begins is known in characters, and the tokenizer says which
-characters each token covers, so
+The whole text of a row is tokenized at once, as the model will meet it. Tokenizing prompt and answer apart would forbid
+merges across the border (a colon and a quotation mark are one token of Llama 2) and, with SentencePiece, put a space
+before the answer. Which characters are trained is known, and the tokenizer says which characters each token covers, so
 
-    prompt, answer:  "### Response:", "The cat"
+    text:            "### Response:The cat", trained [13, 20)
     tokens:          BOS  ▁###  ▁Response   :  The  ▁cat  EOS
-    ends at:           0     3         12  13   16    20
-    trained:           -     -          -   -    x     x    x      those that end after character 13
+    covers:            -   0-3       3-12  12  13-16  16-20  -
+    trained:           -     -          -   -    x     x    x      those that cover a trained character
 
-A token that covers the border is trained: it holds answer characters, and a model that is to answer must be
-able to say it. The end of the sequence is trained in its own right, by place and not by id, so a pad token
-that shares its id hides nothing.
+A token that covers the border is trained: it holds answer characters, and a model that is to answer must be able to say
+it. The end of the sequence is trained in its own right, by place and not by id, so a pad token that shares its id hides
+nothing. A chat template has written BOS and the ends of turns itself; then nothing is added, and the ids are those of
+`apply_chat_template(tokenize=True)`.
 
-SentencePiece tokenizers and offsets: the "▁" put before the text counts as its first character, which always
-is the prompt's. A "▁" inside a text stands for the space before its word, so when a template ends in a space
-the first answer token covers the border and is trained. All byte tokens of one character carry its offsets.
+SentencePiece tokenizers and offsets: the "▁" put before the text counts as its first character, which always is the
+prompt's. A "▁" inside a text stands for the space before its word, so when a template ends in a space the first answer
+token covers the border and is trained. All byte tokens of one character carry its offsets.
+
+Speed: nearly all time is spent in the tokenizers library. What is done here for each row is a binary search for each
+border of what is trained, never work for each token.
 """
 
+import bisect
 import copy
 import json
-import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from lodos.data.examples import TokenizedExample
-from lodos.data.prompts import Prompts
-from lodos.data.sources import AlpacaRow
+from lodos.data.examples import TextExample, TokenizedExample
+from lodos.data.special_tokens import SpecialTokens, SpecialTokensAsText
 from lodos.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-logger = logging.getLogger(__name__)
+Overflow = Literal["drop", "error", "truncate"]
+
+TOO_LONG = "too long"
+NOTHING_TRAINED = "no trained token"
+NOT_AS_TEXT = "special tokens that cannot be read as text"
 
 ROWS_PER_CALL = 1000
-"""Rows handed to the tokenizer at once: enough for all its threads, few enough for a live progress bar."""
+"""Rows handed to the tokenizer at once: enough for all its threads, few enough to hold their offsets."""
+
+SHOWN_ROWS = 10
 
 
 @dataclass(frozen=True, slots=True)
-class TokenizeReport:
-    """What became of the rows: `read == kept + len(too_long)`."""
+class Dropped:
+    """A row that cannot be trained, and why."""
 
-    read: int
-    kept: int
-    too_long: tuple[AlpacaRow, ...]
-    """The rows left out because they have more than `max_length` tokens."""
-    max_length: int
-    longest: int
-    """Tokens of the longest row read, left out or not."""
-    tokens: int
-    """Tokens of the rows kept."""
-    trained_tokens: int
-    """Those of them that carry loss."""
+    file: str
+    number: int
+    """Which row of `file` it was."""
+    reason: str
+    """TOO_LONG, NOTHING_TRAINED or NOT_AS_TEXT: what rows are counted by."""
+    detail: str
+    """The numbers: `312 tokens, more than max_length=256`."""
 
-    def __str__(self) -> str:
-        text = (
-            f"{self.kept} of {self.read} rows kept, {self.tokens} tokens, {self.trained_tokens} of them "
-            f"trained ({self.trained_tokens / max(self.tokens, 1):.0%}); longest row {self.longest} tokens."
-        )
-        if self.too_long:
-            text += f" Left out, longer than max_length={self.max_length}: {_named(self.too_long)}."
-        return text
+    @property
+    def where(self) -> str:
+        return f"{self.file}, row {self.number}"
 
 
 def padding_token_id(tokenizer: "PreTrainedTokenizerBase", vocab_size: int | None = None) -> int:
@@ -89,141 +88,218 @@ def padding_token_id(tokenizer: "PreTrainedTokenizerBase", vocab_size: int | Non
     )
 
 
-def tokenize_alpaca(
-    rows: Sequence[AlpacaRow],
+def tokenize_examples(
+    examples: Sequence[TextExample],
     tokenizer: "PreTrainedTokenizerBase",
-    prompts: Prompts,
     *,
-    mask_inputs: bool = True,
     max_length: int,
-    overflow: Literal["drop", "error"] = "drop",
-    progress: Callable[[int, int], None] | None = None,
-) -> tuple[list[TokenizedExample], TokenizeReport]:
-    """Tokenizes prompt, answer and EOS of each row, in order.
+    overflow: Overflow = "drop",
+    special_tokens_as_text: bool = False,
+) -> list[TokenizedExample | Dropped]:
+    """The tokens of each example, or why it has none, in order. `ExampleTokenizer` for many calls."""
+    tokenize = ExampleTokenizer(
+        tokenizer, max_length=max_length, overflow=overflow, special_tokens_as_text=special_tokens_as_text
+    )
+    return tokenize(examples)
 
-    The ids are those of `tokenizer(prompt + answer)`, special tokens as the tokenizer adds them, with one EOS
-    at the end whoever puts it there.
+
+class ExampleTokenizer:
+    """Tokenizes examples; made once, called with as many as there are. Can be pickled.
 
     Args:
-        mask_inputs: train the answer and EOS only; otherwise every token but the first (L tokens, L-1
-            targets).
         max_length: most tokens of a row, BOS and EOS included.
-        overflow: what to do with longer rows: leave them out, counted and named in the report and the log, or
-            refuse. Nothing is ever cut.
-        progress: called with (rows done, rows in all).
+        overflow: what becomes of longer rows: dropped; refused; or cut at the end, without an EOS that the text does
+            not have, and dropped if no trained token is left.
+        special_tokens_as_text: encode the special tokens that a row's own fields spell as plain characters.
 
     Raises:
-        UserError: for a slow tokenizer, one without EOS, rows too long under `overflow="error"`, or when no
-            row or no trained token is left.
+        UserError: for a slow tokenizer, or one that does more than its tokenizer.json says.
     """
-    if not tokenizer.is_fast:
-        raise UserError(
-            f"{type(tokenizer).__name__} is a slow tokenizer, which cannot say which characters a token "
-            "covers. Use one with a tokenizer.json."
-        )
-    if overflow not in ("drop", "error"):
-        raise UserError(f"overflow: {overflow!r} is not one of drop, error.")
-    eos = tokenizer.eos_token_id
-    if not isinstance(eos, int):
-        raise UserError(
-            "The tokenizer has no EOS token, so the model could never learn to stop. "
-            'Name it as "eos_token" in tokenizer_config.json.'
-        )
 
-    kept: list[TokenizedExample] = []
-    too_long: list[AlpacaRow] = []
-    longest = 0
-    for done, (row, ids, ends, border) in enumerate(_tokenized(rows, _with_whole_offsets(tokenizer), prompts), 1):
-        trained = ends > border if mask_inputs else np.ones(len(ids), bool)
+    def __init__(
+        self,
+        tokenizer: "PreTrainedTokenizerBase",
+        *,
+        max_length: int,
+        overflow: Overflow = "drop",
+        special_tokens_as_text: bool = False,
+    ) -> None:
+        if not tokenizer.is_fast:
+            raise UserError(
+                f"{type(tokenizer).__name__} is a slow tokenizer, which cannot say which characters a token "
+                "covers. Use one with a tokenizer.json."
+            )
+        if overflow not in ("drop", "error", "truncate"):
+            raise UserError(f"overflow: {overflow!r} is not one of drop, error, truncate.")
+        if max_length < 2:
+            raise UserError(f"max_length: {max_length} must be at least 2: one token is never predicted.")
+        self._max_length = max_length
+        self._overflow = overflow
+        self._special = SpecialTokens(tokenizer) if special_tokens_as_text else None
+        self._as_text: SpecialTokensAsText | None = None  # made when the first row needs it
+        self._bos, self._eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+        self._backend = _with_whole_offsets(tokenizer)
+        probe = self._backend.encode("a", add_special_tokens=True)
+        added = probe.special_tokens_mask
+        self._front = added.index(0) if 0 in added else 0
+        """How many tokens the tokenizer puts in front of a text."""
+        self._back = added[::-1].index(0) if 0 in added else 0
+        """And behind it."""
+        if probe.ids != list(tokenizer("a")["input_ids"]):
+            raise UserError(
+                f"{type(tokenizer).__name__} gives other tokens than its tokenizer.json ({probe.ids} for 'a'), so it "
+                "cannot be said which characters they cover. Use a plain PreTrainedTokenizerFast."
+            )
+
+    def __call__(self, examples: Sequence[TextExample]) -> list[TokenizedExample | Dropped]:
+        """The tokens of each example, or why it has none, in order.
+
+        Raises:
+            UserError: under `overflow="error"`, naming the rows that are too long; for a tokenizer without EOS when the
+                texts need one.
+        """
+        done: dict[int, TokenizedExample | Dropped] = {}
+        for start in range(0, len(examples), ROWS_PER_CALL):
+            done.update(self._chunk(range(start, min(start + ROWS_PER_CALL, len(examples))), examples))
+        results = [done[i] for i in range(len(examples))]
+        if self._overflow == "error":
+            self._refuse_long(results)
+        return results
+
+    def _chunk(
+        self, chunk: Iterable[int], examples: Sequence[TextExample]
+    ) -> Iterable[tuple[int, TokenizedExample | Dropped]]:
+        """Encodes rows of a kind together. The kinds: special tokens to add or not, offsets needed or not."""
+        kinds: dict[tuple[bool, bool], list[int]] = {}
+        for i in chunk:
+            example = examples[i]
+            if self._special is not None and example.special_tokens:
+                yield i, self._read_as_text(example, self._special)
+            else:
+                kinds.setdefault((not example.has_special_tokens, _is_all(example)), []).append(i)
+        for (add_special_tokens, whole), members in kinds.items():
+            # Offsets take a sixth of the time; where all is trained, nobody asks for them.
+            encode = self._backend.encode_batch_fast if whole else self._backend.encode_batch
+            encodings = encode([examples[i].text for i in members], add_special_tokens=add_special_tokens)
+            for i, encoding in zip(members, encodings, strict=True):
+                yield i, self._tokenized(examples[i], encoding, np.array(encoding.ids, np.int32))
+
+    def _read_as_text(self, example: TextExample, special: SpecialTokens) -> TokenizedExample | Dropped:
+        self._as_text = self._as_text or SpecialTokensAsText(self._backend, special)
+        found = self._as_text.encode(
+            example.text, example.special_tokens, add_special_tokens=not example.has_special_tokens
+        )
+        if found is None:
+            spelled = dict.fromkeys(example.text[start:end] for start, end in example.special_tokens)
+            return Dropped(
+                example.file,
+                example.number,
+                NOT_AS_TEXT,
+                f"the tokenizer makes {', '.join(spelled)} of these characters in any case",
+            )
+        return self._tokenized(example, *found)
+
+    def _tokenized(self, example: TextExample, encoding: Any, ids: np.ndarray) -> TokenizedExample | Dropped:
+        front, back = (0, 0) if example.has_special_tokens else (self._front, self._back)
+        trained = _trained(example, encoding, len(ids), front, back)
+        if not example.has_special_tokens:
+            ids, trained = self._with_one_bos_and_eos(ids, trained, front, back)
+        if len(trained):
+            trained[0] = False  # nothing predicts it
+        length = len(ids)
+        if length > self._max_length:
+            if self._overflow != "truncate":
+                detail = f"{length} tokens, more than max_length={self._max_length}"
+                return Dropped(example.file, example.number, TOO_LONG, detail)
+            ids, trained = ids[: self._max_length].copy(), trained[: self._max_length].copy()
+        if not trained.any():
+            return Dropped(
+                example.file,
+                example.number,
+                NOTHING_TRAINED,
+                f"all {length} tokens are context"
+                if length == len(ids)
+                else f"the first {len(ids)} of its {length} tokens are all context",
+            )
+        return TokenizedExample(ids, trained, example.file, example.number, cut=length - len(ids))
+
+    def _with_one_bos_and_eos(
+        self, ids: np.ndarray, trained: np.ndarray, front: int, back: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """One BOS and one trained EOS, whoever puts them there: the tokenizer, the text, or we."""
+        eos = self._eos
+        if not isinstance(eos, int):
+            raise UserError(
+                "The tokenizer has no EOS token, so the model could never learn to stop. "
+                'Name it as "eos_token" in tokenizer_config.json.'
+            )
+        if front and len(ids) > front and ids[front - 1] == ids[front] == self._bos:
+            ids, trained = np.delete(ids, front), np.delete(trained, front)
+        if back and len(ids) > back and ids[-1] == ids[-2] == eos:
+            ids, trained = ids[:-1], trained[:-1]
         if len(ids) and ids[-1] == eos:
             trained[-1] = True
-        else:
-            ids, trained = np.append(ids, np.int32(eos)), np.append(trained, True)
-        trained[0] = False
-        longest = max(longest, len(ids))
-        if len(ids) > max_length:
-            too_long.append(row)
-        else:
-            kept.append(TokenizedExample(ids, trained, row.file, row.number))
-        if progress is not None and (done % ROWS_PER_CALL == 0 or done == len(rows)):
-            progress(done, len(rows))
+            return ids, trained
+        return np.append(ids, np.int32(eos)), np.append(trained, True)
 
-    report = TokenizeReport(
-        read=len(rows),
-        kept=len(kept),
-        too_long=tuple(too_long),
-        max_length=max_length,
-        longest=longest,
-        tokens=sum(len(example.ids) for example in kept),
-        trained_tokens=sum(int(example.trained.sum()) for example in kept),
-    )
-    _refuse_or_log(report, overflow)
-    return kept, report
+    def _refuse_long(self, results: Sequence[TokenizedExample | Dropped]) -> None:
+        long = [result for result in results if isinstance(result, Dropped) and result.reason == TOO_LONG]
+        if long:
+            raise UserError(
+                f"{len(long)} of {len(results)} rows have more than max_length={self._max_length} tokens: "
+                f"{named(long)}. Raise max_length or shorten them."
+            )
 
 
-def _refuse_or_log(report: TokenizeReport, overflow: str) -> None:
-    fix = f"Raise max_length (the longest row has {report.longest} tokens) or shorten them."
-    if report.too_long and (overflow == "error" or not report.kept):
-        raise UserError(
-            f"{len(report.too_long)} of {report.read} rows have more than max_length={report.max_length} "
-            f"tokens: {_named(report.too_long)}. {fix}"
+def named(rows: Sequence[Any], most: int = SHOWN_ROWS) -> str:
+    """`a.json, row 3; a.json, row 7; and 12 more`, for anything with a `where`."""
+    more = f"; and {len(rows) - most} more" if len(rows) > most else ""
+    return "; ".join(row.where for row in rows[:most]) + more
+
+
+def _is_all(example: TextExample) -> bool:
+    return example.trained == ((0, len(example.text)),)
+
+
+def _trained(example: TextExample, encoding: Any, length: int, front: int, back: int) -> np.ndarray:
+    """bool [tokens]: whether a token covers a trained character, `front` and `back` tokens having no characters."""
+    trained = np.zeros(length, bool)
+    text = range(front, length - back)
+    for start, end in example.trained:
+        # Tokens are in the order of their characters. Ends of the text need no offsets: what the tokenizer puts there
+        # goes with it.
+        first = (
+            0 if start == 0 else bisect.bisect_right(text, start, key=lambda i: encoding.token_to_chars(i)[1]) + front
         )
-    if not report.kept:
-        raise UserError("There are no rows to train on.")
-    if not report.trained_tokens:
-        raise UserError(f"No token of the {report.kept} rows is trained: each row is a single token.")
-    if report.too_long:
-        logger.warning("%s %s", report, fix)
+        if end == len(example.text):
+            trained[first:] = True
+        else:
+            stop = bisect.bisect_left(text, end, key=lambda i: encoding.token_to_chars(i)[0]) + front
+            trained[first:stop] = True
+    return trained
 
 
-def _tokenized(
-    rows: Sequence[AlpacaRow], tokenizer: "PreTrainedTokenizerBase", prompts: Prompts
-) -> Iterator[tuple[AlpacaRow, np.ndarray, np.ndarray, int]]:
-    """Yields (row, ids, the character each token ends before, the character the answer begins at)."""
-    for start in range(0, len(rows), ROWS_PER_CALL):
-        chunk = rows[start : start + ROWS_PER_CALL]
-        heads = [prompts.render(row) for row in chunk]
-        encoded = tokenizer(
-            [head + row.output for head, row in zip(heads, chunk, strict=True)],
-            padding=False,
-            truncation=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            return_offsets_mapping=True,
-            verbose=False,  # no warning at model_max_length: too long is judged and reported here
-        )
-        offsets: Any = encoded["offset_mapping"]
-        for row, head, ids, spans in zip(chunk, heads, encoded["input_ids"], offsets, strict=True):
-            ends = np.fromiter((end for _, end in spans), np.int64, len(spans))
-            yield row, np.asarray(ids, np.int32), ends, len(head)
-
-
-def _with_whole_offsets(tokenizer: "PreTrainedTokenizerBase") -> "PreTrainedTokenizerBase":
-    """A tokenizer with the same ids whose tokens cover their white space too.
+def _with_whole_offsets(tokenizer: "PreTrainedTokenizerBase") -> Any:
+    """A backend of the tokenizers library with the same ids, whose tokens cover their white space too. It cuts and pads
+    nothing.
 
     Byte-level post-processors may trim spaces from the offsets (Llama 3's does): ":  " then seems to end at
     the colon, and an answer that begins with those spaces would lose its first token.
     """
-    backend: Any = getattr(tokenizer, "backend_tokenizer")  # noqa: B009 (only fast tokenizers have it)
-    if backend.post_processor is None:
-        return tokenizer
-    state = json.loads(backend.post_processor.__getstate__())
-    if _untrimmed(state) == state:
-        return tokenizer
-    processor = copy.deepcopy(backend.post_processor)
-    processor.__setstate__(json.dumps(_untrimmed(state)).encode())
-    tokenizer = copy.deepcopy(tokenizer)  # the caller's stays as it is
-    getattr(tokenizer, "backend_tokenizer").post_processor = processor  # noqa: B009
-    return tokenizer
+    backend: Any = copy.deepcopy(getattr(tokenizer, "backend_tokenizer"))  # noqa: B009 (only fast tokenizers have it)
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = False
+    processor = backend.post_processor
+    if processor is not None:
+        state = json.loads(processor.__getstate__())
+        if _untrimmed(state) != state:
+            processor.__setstate__(json.dumps(_untrimmed(state)).encode())
+            backend.post_processor = processor
+    return backend
 
 
 def _untrimmed(state: Any) -> Any:
     if isinstance(state, dict):
         return {key: False if key == "trim_offsets" else _untrimmed(value) for key, value in state.items()}
     return [_untrimmed(value) for value in state] if isinstance(state, list) else state
-
-
-def _named(rows: Sequence[AlpacaRow], most: int = 10) -> str:
-    """`a.json, row 3; a.json, row 7; and 12 more`."""
-    more = f"; and {len(rows) - most} more" if len(rows) > most else ""
-    return "; ".join(row.where for row in rows[:most]) + more

@@ -32,8 +32,8 @@ class LoraConfig:
 
     def __post_init__(self) -> None:
         problems = []
-        if self.r < 1:
-            problems.append(f"r: {self.r} must be at least 1.")
+        if not isinstance(self.r, int) or self.r < 1:
+            problems.append(f"r: {self.r} must be a whole number of at least 1.")
         if not math.isfinite(self.alpha) or self.alpha == 0:
             problems.append(f"alpha: {self.alpha} would make the adapter do nothing; give a number such as {self.r}.")
         if not 0 <= self.dropout < 1:

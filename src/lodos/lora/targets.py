@@ -31,6 +31,9 @@ def target_names(config: LoraConfig, linear_names: Iterable[str]) -> list[str]:
     """
     names = list(linear_names)
     selected = _selected(config.target_modules, names)
+    if not selected:
+        raise UserError("target_modules: this model has no linear layer to adapt but its output head.")
+    _refuse_idle_exclusions(config.exclude_modules, selected)
     kept = [
         name for name in selected if not (config.exclude_modules and _matches(config.exclude_modules, name, "exclude"))
     ]
@@ -44,6 +47,8 @@ def target_names(config: LoraConfig, linear_names: Iterable[str]) -> list[str]:
 
 def suffixes_selecting(adapted: Sequence[str], linear_names: Sequence[str]) -> list[str]:
     """The shortest `target_modules` list for PEFT that selects exactly `adapted` among `linear_names`.
+
+    No list can tell a layer `proj` from another called `a.proj`; models have no such names.
 
     Last parts of names (`q_proj`) where these select no more than was adapted, whole names elsewhere. Sorted.
     """
@@ -64,6 +69,23 @@ def _selected(targets: str | list[str] | None, names: list[str]) -> list[str]:
     if unmatched:
         raise UserError("\n".join(_no_match(entry, names) for entry in unmatched))
     return [name for name in names if _matches(targets, name, "target")]
+
+
+def _refuse_idle_exclusions(exclusions: str | list[str] | None, selected: list[str]) -> None:
+    """A misspelt exclusion would otherwise be trained without a word."""
+    if not exclusions:
+        return
+    entries = [exclusions] if isinstance(exclusions, str) else [[entry] for entry in exclusions]
+    idle = [
+        entry if isinstance(entry, str) else entry[0]
+        for entry in entries
+        if not any(_matches(entry, name, "exclude") for name in selected)
+    ]
+    if idle:
+        raise UserError(
+            f"exclude_modules: {', '.join(map(repr, idle))} excludes none of the modules that target_modules selects: "
+            f"{', '.join(_endings(selected))}."
+        )
 
 
 def _matches(pattern: str | list[str], name: str, what: str) -> bool:

@@ -100,7 +100,22 @@ def lora_parameter_count(model: PyTree) -> int:
 
 
 def with_factors(model: Model, factors: Mapping[str, tuple[Array, Array]]) -> Model:
-    """`model` with the factors (A, B) of the LoRA layers named in `factors` replaced."""
+    """`model` with the factors (A, B) of the LoRA layers named in `factors` replaced.
+
+    Raises:
+        ValueError: that lists the names that are no LoRA layer and the factors of another shape.
+    """
+    layers = lora_layers(model)
+    problems = [f"{name}: no LoRA layer of this model" for name in factors if name not in layers]
+    problems += [
+        f"{name}.{field}: shape {factor.shape}, the layer's is {getattr(layers[name], field).shape}"
+        for name, pair in factors.items()
+        if name in layers
+        for field, factor in zip(("lora_A", "lora_B"), pair, strict=True)
+        if factor.shape != getattr(layers[name], field).shape
+    ]
+    if problems:
+        raise ValueError("\n".join(problems))
 
     def replace(name: str, layer: LoraLinear) -> LoraLinear:
         lora_A, lora_B = factors.get(name, (layer.lora_A, layer.lora_B))

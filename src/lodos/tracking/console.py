@@ -6,14 +6,19 @@ from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 SECONDS_BETWEEN_LINES = 10.0
+NOTABLE_WAIT = 0.1
+"""Waiting for data is shown when it takes more than this share of a step."""
 _SMOOTHING = 0.9
 
 
 class ConsoleTracker:
     """Shows loss, held-out loss, learning rate, speed and the time left on standard error.
+
+    Waiting for data is shown where it takes more than a tenth of a step.
 
     Args:
         total_steps: of the whole run.
@@ -58,10 +63,12 @@ class ConsoleTracker:
         trainable, base = facts["trainable_parameters"], facts["parameters"]
         share = 100 * trainable / base
         resumed = f", resumed at step {facts['resumed_from_step']}" if facts["resumed_from_step"] else ""
+        efficiency = facts.get("packing_efficiency")
+        filled = "" if efficiency is None else f"batches {100 * efficiency:.1f} % full, "
         self._console.print(
-            f"Run {facts['run']}: {trainable:,} trainable parameters beside {base:,} ({share:.2f} %), "
+            f"Run {escape(facts['run'])}: {trainable:,} trainable parameters beside {base:,} ({share:.2f} %), "
             f"{facts['training_rows']:,} training and {facts['held_out_rows']:,} held-out rows, "
-            f"{facts['steps']:,} steps{resumed}",
+            f"{filled}{facts['steps']:,} steps{resumed}",
             soft_wrap=True,
         )
 
@@ -70,11 +77,11 @@ class ConsoleTracker:
 
     def _show_evaluation(self, loss: float, step: int) -> None:
         # A NaN is below nothing and so never becomes the best.
-        if self._best is None or loss < self._best[0]:
+        if loss < (self._best[0] if self._best else float("inf")):
             self._best = (loss, step)
-        best_loss, best_step = self._best
+        best = f"  (best {self._best[0]:.4f} at step {self._best[1]})" if self._best else ""
         self._console.print(
-            f"step {step}/{self._total}  held-out loss {loss:.4f}  (best {best_loss:.4f} at step {best_step})",
+            f"step {step}/{self._total}  held-out loss {loss:.4f}{best}",
             soft_wrap=True,
         )
 
@@ -92,4 +99,7 @@ class ConsoleTracker:
         if "train/tokens_per_second" in latest:
             real, trained = latest["train/tokens_per_second"], latest["train/trained_tokens_per_second"]
             parts.append(f"{real:,.0f} tokens/s ({trained:,.0f} trained)")
+        wait, step = latest.get("train/data_wait_seconds", 0.0), latest.get("train/step_seconds", 0.0)
+        if wait > NOTABLE_WAIT * step:
+            parts.append(f"waited {wait:.2f} of {step:.2f} s for data")
         return "  ".join(parts)

@@ -18,6 +18,8 @@ class StepInfo:
     """Of the step; None when a resumed run had no step left to do."""
     seconds: float
     """Since the step before."""
+    data_wait_seconds: float = 0.0
+    """Those of them spent waiting for the batch, while the device had nothing to do."""
 
     @property
     def step(self) -> int:

@@ -35,4 +35,5 @@ def stop_on_signal() -> Iterator[StopRequest]:
         yield request
     finally:
         for signum, handler in previous.items():
-            signal.signal(signum, handler)
+            # None stands for a handler that was not installed from Python.
+            signal.signal(signum, signal.SIG_DFL if handler is None else handler)

@@ -1,6 +1,7 @@
 """Optimizers and learning-rate schedules of Optax, by config."""
 
 import dataclasses
+import math
 from typing import Literal
 
 import optax
@@ -35,8 +36,8 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         problems = []
-        if self.learning_rate <= 0:
-            problems.append(f"learning_rate: {self.learning_rate} must be above 0.")
+        if not 0 < self.learning_rate < math.inf:
+            problems.append(f"learning_rate: {self.learning_rate} must be a number above 0.")
         if not 0 <= self.min_lr_ratio <= 1:
             problems.append(f"min_lr_ratio: {self.min_lr_ratio} must lie between 0 and 1.")
         if self.warmup < 0:

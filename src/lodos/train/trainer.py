@@ -117,13 +117,15 @@ class Trainer:
             batches = _from_step(loader, step)
             started = time.perf_counter()
             while step < self.num_train_steps and not stop.requested:
+                asked = time.perf_counter()
                 batch = next(batches, None)
+                data_wait_seconds = time.perf_counter() - asked
                 if batch is None:
                     raise UserError(f"The loader ended after {step} of {self.num_train_steps} steps.")
                 state, metrics = self.train_step(state, batch)
                 step += 1
                 _refuse_non_finite(metrics, step)
-                info = StepInfo(state, metrics, time.perf_counter() - started)
+                info = StepInfo(state, metrics, time.perf_counter() - started, data_wait_seconds)
                 started = time.perf_counter()
                 self._hooks.run(info)
             self._hooks.run(info, end=True)

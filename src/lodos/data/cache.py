@@ -1,0 +1,115 @@
+"""Work that is done once and kept, under a name that is the hash of everything it depends on.
+
+An entry is a folder. It is made beside its place under a temporary name, loaded once to see that it is whole, and
+renamed into place; so a kill leaves at worst a folder that nobody looks at, and processes that make the same entry at
+once do not meet: the first to finish puts its folder there, the others find it and throw theirs away. What a name was
+made for never changes, so an entry is either right or not there.
+
+Knows nothing of rows or tokens.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lodos.errors import UserError
+from lodos.files import local_path
+
+T = TypeVar("T")
+
+ABANDONED_SECONDS = 24 * 3600
+"""An unfinished folder that has not changed for so long belongs to a process that was killed."""
+
+
+def cache_key(depends_on: Mapping[str, Any]) -> str:
+    """SHA-256, in hexadecimal, of a mapping of plain values; the order of keys has no part in it."""
+    text = json.dumps(depends_on, sort_keys=True, ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def cache_folder(given: str | None) -> Path:
+    """Where tokenized data is kept: `given`, else `$LODOS_CACHE/data`, else a folder in the user's cache.
+
+    Raises:
+        UserError: for a URL.
+    """
+    if given is not None:
+        return local_path(given)
+    import platformdirs
+
+    return Path(os.environ.get("LODOS_CACHE") or platformdirs.user_cache_dir("lodos")) / "data"
+
+
+def load_or_build(
+    entry: Path, load: Callable[[Path], T], build: Callable[[Path], None], *, broken: type[Exception]
+) -> T:
+    """What `load` makes of the folder `entry`, which `build` fills first if it is not there or not whole.
+
+    Args:
+        load: raises `broken` when the folder it is given is not whole.
+        build: fills an empty folder.
+
+    Raises:
+        UserError: when the folder cannot be written. What `build` raises passes through and leaves nothing behind.
+    """
+    if entry.exists():
+        try:
+            return load(entry)
+        except broken:
+            _discard(entry)
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(entry.parent)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{entry.name[:16]}.", suffix=".partial", dir=entry.parent))
+    except OSError as error:
+        raise _unwritable(entry.parent, error) from None
+    try:
+        build(temporary)
+        load(temporary)
+        _move_into_place(temporary, entry)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise _unwritable(entry.parent, error) from None
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return load(entry)
+
+
+def _unwritable(folder: Path, error: OSError) -> UserError:
+    return UserError(
+        f"data_cache_dir: {folder} cannot be written: {error.strerror}. Make room there or name another folder."
+    )
+
+
+def _move_into_place(temporary: Path, entry: Path) -> None:
+    try:
+        temporary.rename(entry)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        # Another process was faster. Its folder was made from the same things, and may be in use already.
+
+
+def _discard(entry: Path) -> None:
+    """Removes a folder so that nobody ever sees it half removed."""
+    aside = Path(tempfile.mkdtemp(prefix=f".{entry.name[:16]}.", suffix=".partial", dir=entry.parent))
+    with contextlib.suppress(FileNotFoundError):  # another process discards it, too
+        entry.rename(aside / entry.name)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    for partial in folder.glob(".*.partial"):
+        with contextlib.suppress(OSError):  # its owner or another process was faster
+            newest = max(path.stat().st_mtime for path in (partial, *partial.rglob("*")))
+            if time.time() - newest > ABANDONED_SECONDS:
+                shutil.rmtree(partial, ignore_errors=True)

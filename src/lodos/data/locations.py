@@ -1,0 +1,244 @@
+"""From what a config calls its data to the files that hold it: a file, a folder, a glob, here or on a remote store.
+
+A folder gives every data file below it. Which split a file belongs to is read off its path by the words that Hugging
+Face `datasets` goes by (`train-00000-of-00002.parquet`, `data/val.jsonl`). Where `datasets` would leave out the files
+that belong to no split, or read a folder of two formats as the commoner one, nothing is chosen here: the error lists
+what is there, for a row that is not read is a row lost.
+
+Knows nothing of what is inside the files.
+"""
+
+import glob
+import logging
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from lodos.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES = {
+    ".json": "json",
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+}
+"""What a file holds, by its suffix; .gz or .zst may follow those of text."""
+COMPRESSIONS = (".gz", ".zst")
+DESCRIPTIONS = {"config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
+"""Files that `datasets` writes beside the data."""
+
+_SPLIT_OF_WORD = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+}
+_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+_MAGIC = re.compile(r"[*?\[]")
+_URL = re.compile(r"(https?://)(?:[^\s/@]*@)?([^\s?#'\"]*)(?:[?#][^\s'\"]*)?")
+_SHOWN = 5
+
+
+def kind_of(file: str) -> str | None:
+    """json, csv, parquet or arrow, by the suffix; None when that says nothing."""
+    path = Path(urlsplit(file).path if is_http(file) else file)
+    if path.suffix.lower() in COMPRESSIONS:
+        path = path.with_suffix("")
+    return SUFFIXES.get(path.suffix.lower())
+
+
+def is_remote(path: str) -> bool:
+    """Whether fsspec reads it; `file://` is as local as no scheme at all."""
+    return "://" in path and not path.startswith("file://")
+
+
+def is_http(path: str) -> bool:
+    """Whether it is a web address, where `?` is no wildcard and nothing can be listed."""
+    return path.startswith(("http://", "https://"))
+
+
+def local_path(path: str) -> Path:
+    """A local path or `file://` URL as a path, `~` resolved."""
+    return Path(path.removeprefix("file://")).expanduser()
+
+
+def is_hub_id(path: str) -> bool:
+    """Whether `path` can only be a data set of the hub: it is spelled like one, and nothing here is so called."""
+    return bool(_HUB_ID.fullmatch(path)) and kind_of(path) is None and not os.path.exists(path)
+
+
+def shown_path(text: str) -> str:
+    """A path, or an error text with URLs in it, without the passwords and signatures that a URL may carry."""
+    return _URL.sub(r"\1\2", text)
+
+
+def find_files(path: str, split: str | None = None) -> list[str]:
+    """The data files that `path` names, sorted.
+
+    Args:
+        path: a file, a folder (with all below it) or a glob, local or a URL that fsspec knows. A file of that very
+            name goes before a glob.
+        split: take only the files of this split. None takes all files of a glob; of a folder, the files of its only
+            split, or of `train` among several.
+
+    Raises:
+        UserError: when nothing is there, when a folder holds no data or several formats, or when the split is not
+            there or is not clear. It lists what was found.
+    """
+    found, base = _found_remote(path) if is_remote(path) else _found_local(path)
+    if not base:
+        if split is not None and found == [path]:
+            raise UserError(f"{shown_path(path)}: split {split!r}: a single file has no splits. Leave out the split.")
+        return _of_split(found, split, _fixed_part(path), path) if split is not None else found
+    data = [file for file in found if kind_of(file) and os.path.basename(file) not in DESCRIPTIONS]
+    if not data:
+        raise UserError(
+            f"{path}: no data in this folder, which holds {_listed(found, base) or 'no files'}. "
+            f"Files of data end in {', '.join(SUFFIXES)}, the texts also in .gz or .zst after that."
+        )
+    chosen = _of_split(data, split, base, path) if split is not None else _of_default_split(data, base, path)
+    by_kind = {kind_of(file): file for file in reversed(chosen)}
+    if len(by_kind) > 1:
+        raise UserError(
+            f"{path}: this folder holds several formats: {_listed(sorted(by_kind.values()), base)}. They may be the "
+            f"same rows twice. Say which with a glob, such as {os.path.join(path, '*' + _suffix(chosen[0]))!r}."
+        )
+    return chosen
+
+
+def _found_local(path: str) -> tuple[list[str], str]:
+    """The files, and the folder they were searched in ("" when they were named)."""
+    place = str(local_path(path))
+    if "\0" in place:
+        raise UserError(f"{path!r}: cannot be read: the name holds a NUL character.")
+    if os.path.isdir(place):
+        return sorted(_walk(place)), place
+    if os.path.isfile(place):
+        return [place], ""
+    if os.path.exists(place):
+        raise UserError(f"{path}: neither a file nor a folder, and data is read more than once. Save it to a file.")
+    if not _MAGIC.search(place):
+        raise UserError(
+            f"{path}: there is no such file (looked in {Path.cwd()}). Give a file, a folder, a glob, a URL, or the "
+            "name of a data set on the Hugging Face hub."
+        )
+    found = sorted(file for file in glob.glob(place, recursive=True) if os.path.isfile(file))
+    if not found:
+        raise UserError(f"{path}: no file matches (looked in {Path.cwd()}).")
+    return found, ""
+
+
+def _walk(folder: str) -> Iterator[str]:
+    """The files below a folder, those behind links too, but none that is hidden."""
+    seen: set[str] = set()
+    for root, folders, files in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(root)) in seen:  # a link to a folder above itself has no end
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (os.path.join(root, name) for name in files if not name.startswith("."))
+
+
+def _found_remote(path: str) -> tuple[list[str], str]:
+    if is_http(path):
+        return [path], ""
+    with remote_errors(path):
+        system, place = filesystem(path)
+        if system.isfile(place):
+            return [path], ""
+        if system.isdir(place):
+            found, base = system.find(place), place
+        else:
+            found, base = (system.glob(place) if _MAGIC.search(place) else []), ""
+            found = [file for file in found if system.isfile(file)]
+            if not found:
+                raise UserError(f"{path}: nothing is there.")
+        return sorted(map(system.unstrip_protocol, found)), base and system.unstrip_protocol(base)
+
+
+def filesystem(path: str) -> tuple[Any, str]:
+    """The fsspec file system of a URL, freshly listed, and the path inside it."""
+    import fsspec
+
+    with remote_errors(path):
+        system, place = fsspec.url_to_fs(path)
+        system.invalidate_cache()
+        return system, place
+
+
+@contextmanager
+def remote_errors(path: str) -> Iterator[None]:
+    """Turns what a remote store fails with into a `UserError` that names `path`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except FileNotFoundError:
+        raise UserError(f"{shown_path(path)}: nothing is there.") from None
+    except ImportError as error:
+        raise UserError(f"{shown_path(path)}: a package for these paths is missing: {error}") from None
+    except Exception as error:  # each store has exceptions of its own
+        raise UserError(
+            f"{shown_path(path)}: cannot be read: {type(error).__name__}: {shown_path(str(error))}."
+        ) from error
+
+
+def _of_split(files: Sequence[str], split: str, base: str, path: str) -> list[str]:
+    same = _SPLIT_OF_WORD.get(split)
+    word = re.compile(rf"(?<![^\W_]){re.escape(split)}(?![^\W_])", re.IGNORECASE)
+    chosen = [f for f in files if (_split_of(f, base) == same if same else word.search(_below(f, base)))]
+    if not chosen:
+        raise UserError(f"{path}: split {split!r}: no file is named so, of {_listed(files, base)}.")
+    return chosen
+
+
+def _of_default_split(files: Sequence[str], base: str, path: str) -> list[str]:
+    of_split: dict[str | None, list[str]] = {}
+    for file in files:
+        of_split.setdefault(_split_of(file, base), []).append(file)
+    if len(of_split) == 1:
+        return list(files)
+    lines = [f"  {split or 'no split'}: {_listed(found, base)}" for split, found in of_split.items()]
+    if None in of_split or "train" not in of_split:
+        raise UserError(
+            "\n".join(
+                [f"{path}: which of its splits is meant?", *lines, "Name one as `split`, or give a file or glob."]
+            )
+        )
+    logger.info("%s: took the split train of\n%s", path, "\n".join(lines))
+    return of_split["train"]
+
+
+def _split_of(file: str, base: str) -> str | None:
+    """The split that the last telling word of the path below `base` stands for."""
+    words = re.split(r"[-._ 0-9/\\]+", _below(file, base).lower())
+    return next((_SPLIT_OF_WORD[word] for word in reversed(words) if word in _SPLIT_OF_WORD), None)
+
+
+def _below(file: str, base: str) -> str:
+    return file.removeprefix(base).lstrip("/\\")
+
+
+def _fixed_part(pattern: str) -> str:
+    """The folders of a glob before its first wildcard, whose names say nothing about the split of a file."""
+    return _MAGIC.split(str(local_path(pattern)) if not is_remote(pattern) else pattern)[0].rpartition("/")[0]
+
+
+def _suffix(file: str) -> str:
+    name = os.path.basename(file)
+    return name[name.index(".") :]
+
+
+def _listed(files: Iterable[str], base: str) -> str:
+    names = [_below(file, base) for file in files]
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

@@ -1,0 +1,246 @@
+"""n devices compute what one computes, and hold only their share.
+
+Devices are made of one CPU by XLA_FLAGS, which is read when JAX starts. So this file is also a script: run with the
+number of devices and a folder, it trains a tiny model in each layout and writes losses, factors and shard shapes.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
+
+from lodos.lora.config import LoraConfig
+from lodos.lora.filters import lora_trainable_params_filter
+from lodos.lora.transform import loraize
+from lodos.models.config import DecoderConfig
+from lodos.models.decoder import LmHeadModel
+from lodos.nn.rotary import RotaryConfig
+from lodos.sharding import DeviceMesh, constrain, partition_spec, partition_specs
+from lodos.train.config import TrainerConfig
+from lodos.train.optim import OptimizerConfig
+from lodos.train.trainer import Trainer
+from lodos.tree import named_leaves
+
+STEPS = 3
+ROWS = 16
+DROPOUT = 0.2
+ACCUMULATED = "accumulated"
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "data parallel": dict(fsdp_axis=None),
+    "fsdp": dict(fsdp_axis="embed"),
+    "fsdp x tensor parallel": dict(
+        fsdp_axis="embed", model_axis_size=4, tensor_parallel_axes=("mlp", "heads", "kv_heads", "vocab")
+    ),
+    ACCUMULATED: dict(fsdp_axis="embed", per_device_parallelism=1),
+}
+
+
+def model(dropout: float) -> LmHeadModel:
+    """Every axis that may be split is divisible by 4, the embed axis by 8."""
+    config = DecoderConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        head_dim=8,
+        rotary=RotaryConfig(rotary_dim=8, max_position_embeddings=64),
+    )
+    return loraize(
+        LmHeadModel.init(config, key=jax.random.key(0)), LoraConfig(r=4, dropout=dropout), key=jax.random.key(1)
+    )
+
+
+def train(folder: Path, name: str, dropout: float, **config: Any) -> None:
+    """Trains, and writes what came of it to `<folder>/<name>.npz` and `.json`."""
+    from tiny_training import compute_loss, make_batch
+
+    start = model(dropout)
+    config = {"train_batch_size": ROWS, "run_dir": str(folder), "load_checkpoint": False, **config}
+    # Where a gradient is near zero, Adam's usual epsilon of 1e-8 makes a whole step of its rounding error.
+    optimizer = OptimizerConfig(learning_rate=0.1, epsilon=1e-3, warmup=0, max_grad_norm=0.1).build(STEPS)
+    trainer = Trainer(TrainerConfig(**config), optimizer, compute_loss, lora_trainable_params_filter(start))
+    state = trainer.initial_state(jax.random.key(2), model=start)
+    losses, norms = [], []
+    for step in range(STEPS):
+        state, metrics = trainer.train_step(state, make_batch(step, rows=ROWS))
+        losses.append(metrics.loss)
+        norms.append(metrics.grad_norm)
+    evaluated = trainer.evaluate(state.model, [make_batch(9, rows=3)])  # rows that do not divide stay whole
+    factors = {name: leaf for name, leaf in arrays(state.model).items() if name.endswith(("lora_A", "lora_B"))}
+    numbers: dict[str, Any] = dict(losses=losses, norms=norms, evaluated=evaluated, **factors)
+    np.savez(folder / f"{name}.npz", **numbers)
+    shapes = {
+        kind: {name: [leaf.shape, leaf.addressable_shards[0].data.shape] for name, leaf in arrays(tree).items()}
+        for kind, tree in (("model", state.model), ("optimizer", state.opt_state))
+    }
+    (folder / f"{name}.json").write_text(json.dumps(shapes), encoding="utf-8")
+
+
+def arrays(tree: Any) -> dict[str, jax.Array]:
+    return {name: leaf for name, leaf in named_leaves(tree).items() if isinstance(leaf, jax.Array)}
+
+
+def main(devices: int, folder: Path) -> None:
+    assert jax.device_count() == devices
+    if devices == 1:
+        train(folder, "with dropout", DROPOUT)
+        train(folder, "without dropout", 0.0)
+        return
+    for name, config in LAYOUTS.items():
+        # Microbatches draw dropout masks of their own.
+        train(folder, name, 0.0 if name == ACCUMULATED else DROPOUT, **config)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What each layout came to, `(arrays, shapes)` by name."""
+    folder = tmp_path_factory.mktemp("sharding")
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": path}
+    for devices in (1, 8):
+        environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+        subprocess.run([sys.executable, __file__, str(devices), str(folder)], check=True, env=environment)
+    return {
+        file.stem: (dict(np.load(file)), json.loads(file.with_suffix(".json").read_text(encoding="utf-8")))
+        for file in folder.glob("*.npz")
+    }
+
+
+def reference(runs: dict[str, Any], name: str) -> dict[str, np.ndarray]:
+    return runs["without dropout" if name == ACCUMULATED else "with dropout"][0]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_eight_devices_have_the_losses_of_one(layout: str, runs: dict[str, Any]) -> None:
+    found, expected = runs[layout][0], reference(runs, layout)
+    for name in ("losses", "norms", "evaluated"):
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-5)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_eight_devices_have_the_factors_of_one(layout: str, runs: dict[str, Any]) -> None:
+    found, expected = runs[layout][0], reference(runs, layout)
+    factors = [name for name in expected if "lora_" in name]
+    assert len(factors) == 2 * 7
+    for name in factors:
+        np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=1e-5 * np.abs(expected[name]).max())
+
+
+def test_the_comparison_would_notice_another_loss(runs: dict[str, Any]) -> None:
+    with_dropout, without = runs["with dropout"][0], runs["without dropout"][0]
+    assert np.abs(with_dropout["losses"][1:] / without["losses"][1:] - 1).max() > 1e-4
+
+
+def layer_shapes(runs: dict[str, Any], layout: str, kind: str = "model") -> dict[str, tuple[list[int], list[int]]]:
+    """The whole shape and that of one device's share, of the leaves of the first MLP and attention projections."""
+    shapes = runs[layout][1][kind]
+    return {
+        name.split("layers.*.")[-1]: (whole, share) for name, (whole, share) in shapes.items() if "layers.*." in name
+    }
+
+
+def test_data_parallel_devices_hold_everything(runs: dict[str, Any]) -> None:
+    for kind in ("model", "optimizer"):
+        assert all(whole == share for whole, share in runs["data parallel"][1][kind].values())
+
+
+def test_fsdp_devices_hold_an_eighth_along_embed(runs: dict[str, Any]) -> None:
+    shapes = layer_shapes(runs, "fsdp")
+    assert shapes["self_attn.q_proj.base_layer.weight"] == ([2, 32, 32], [2, 32, 4])
+    assert shapes["mlp.gate_proj.base_layer.weight"] == ([2, 48, 32], [2, 48, 4])
+    assert shapes["mlp.down_proj.base_layer.weight"] == ([2, 32, 48], [2, 4, 48])
+    assert shapes["self_attn.q_proj.lora_A"] == ([2, 4, 32], [2, 4, 4])
+    assert shapes["self_attn.q_proj.lora_B"] == ([2, 32, 4], [2, 32, 4])  # has no embed axis
+    assert runs["fsdp"][1]["model"]["model.embed_tokens.weight"] == [[64, 32], [64, 4]]
+
+
+def test_fsdp_shards_the_optimizers_moments_like_the_factors(runs: dict[str, Any]) -> None:
+    moments = runs["fsdp"][1]["optimizer"]
+    found = [share for name, (_, share) in moments.items() if name.endswith("q_proj.lora_A")]
+    assert found == [[2, 4, 4], [2, 4, 4]]
+
+
+def test_tensor_parallel_devices_hold_their_part_of_both_axes(runs: dict[str, Any]) -> None:
+    shapes = layer_shapes(runs, "fsdp x tensor parallel")
+    assert shapes["self_attn.q_proj.base_layer.weight"] == ([2, 32, 32], [2, 8, 16])
+    assert shapes["self_attn.k_proj.base_layer.weight"] == ([2, 32, 32], [2, 8, 16])
+    assert shapes["mlp.down_proj.base_layer.weight"] == ([2, 32, 48], [2, 16, 12])
+    assert shapes["mlp.gate_proj.lora_B"] == ([2, 48, 4], [2, 12, 4])
+    assert runs["fsdp x tensor parallel"][1]["model"]["model.embed_tokens.weight"] == [[64, 32], [16, 16]]
+
+
+@pytest.fixture
+def mesh_4x2() -> Any:
+    """A mesh of eight devices that need not exist: specs depend on its shape alone."""
+    mesh = AbstractMesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    with jax.sharding.use_abstract_mesh(mesh):
+        yield
+
+
+@pytest.mark.parametrize(
+    ("names", "shape", "mapping", "expected"),
+    [
+        (("mlp", "embed"), (48, 32), {"embed": "data"}, (None, "data")),
+        (("mlp", "embed"), (48, 32), {"embed": "data", "mlp": "model"}, ("model", "data")),
+        (("mlp", "embed"), (48, 30), {"embed": "data", "mlp": "model"}, ("model", None)),  # 4 does not divide 30
+        (("mlp", "embed"), (2, 2), {"embed": "data", "mlp": "model"}, ("model", None)),  # nor 2
+        (("heads", "embed"), (8, 8), {"embed": "data", "heads": "data"}, ("data", None)),  # the first takes it
+        (("heads", "embed"), (7, 8), {"embed": "data", "heads": "data"}, (None, "data")),  # unless it cannot
+        (("embed",), (16,), {"embed": ("data", "model")}, (("data", "model"),)),
+        (("embed",), (12,), {"embed": ("data", "model")}, (None,)),  # 8 does not divide 12
+        (("mlp", "embed"), (8, 8), {"embed": ("data", "model"), "mlp": "model"}, ("model", None)),
+        ((None, "embed"), (8, 8), {"embed": "model"}, (None, "model")),
+        (("mlp", "embed"), (8, 8), {"embed": None}, (None, None)),
+        (("mlp", "embed"), (8, 8), {"embed": "elsewhere"}, (None, None)),  # no such mesh axis
+        ((), (), {"embed": "data"}, ()),
+    ],
+)
+def test_an_axis_is_split_if_its_mesh_axis_divides_it_and_is_free(
+    names: Any, shape: Any, mapping: Any, expected: Any, mesh_4x2: Any
+) -> None:
+    assert partition_spec(names, shape, mapping) == PartitionSpec(*expected)
+
+
+def test_without_a_mesh_everything_is_whole() -> None:
+    assert partition_spec(("mlp", "embed"), (8, 8), {"embed": "data"}) == PartitionSpec(None, None)
+
+
+def test_a_name_too_few_or_too_many_is_an_error(mesh_4x2: Any) -> None:
+    with pytest.raises(ValueError, match="zip"):
+        partition_spec(("mlp", "embed"), (8, 8, 8), {})
+
+
+def test_stacked_layers_are_split_like_single_ones(mesh_4x2: Any) -> None:
+    specs = named_leaves(
+        partition_specs(model(0.0), {"embed": "data", "mlp": "model"}), lambda node: isinstance(node, PartitionSpec)
+    )
+    assert specs["model.layers.*.mlp.gate_proj.base_layer.weight"] == PartitionSpec(None, "model", "data")
+    assert specs["model.layers.*.mlp.gate_proj.lora_A"] == PartitionSpec(None, None, "data")
+    assert specs["model.embed_tokens.weight"] == PartitionSpec(None, "data")
+
+
+def test_outside_a_mapping_activations_are_left_alone() -> None:
+    x = jax.numpy.ones((4, 2))
+    assert constrain(x, "tokens", None) is x
+
+
+def test_a_mesh_may_be_entered_within_itself() -> None:
+    mesh = DeviceMesh(jax.make_mesh((1, 1), ("data", "model"), axis_types=(AxisType.Auto,) * 2))
+    with mesh:
+        with mesh:
+            pass
+        assert jax.sharding.get_abstract_mesh().shape == {"data": 1, "model": 1}
+    assert not jax.sharding.get_abstract_mesh().shape
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,86 @@
+"""The seconds that a step waits for its batch are measured, logged, and shown when they matter."""
+
+import io
+from typing import Any
+
+import jax
+import pytest
+from rich.console import Console
+
+from lodos.commands.run_log import RunLog
+from lodos.config import TrainArgs
+from lodos.tracking.console import ConsoleTracker
+from lodos.tracking.jsonl import read_records
+from lodos.train import trainer as trainer_module
+from lodos.train.config import TrainerConfig
+from lodos.train.hooks import StepInfo
+from tiny_training import make_batch
+
+KEY = jax.random.key(2)
+
+
+class Clock:
+    """Time that passes only when told."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+def test_a_step_knows_how_long_it_waited_for_its_batch(
+    model: Any, make_trainer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(trainer_module, "time", clock)
+
+    def batches() -> Any:
+        for step, seconds in enumerate((3.0, 0.0, 5.0)):
+            clock.now += seconds
+            yield make_batch(step)
+
+    trainer = make_trainer(model, steps=3)
+    infos: list[StepInfo] = []
+
+    def hook(info: StepInfo) -> None:
+        infos.append(info)
+        clock.now += 7.0  # saving, evaluating: the step's, but no waiting for data
+
+    trainer.add_hook(hook)
+    trainer.train(trainer.initial_state(KEY, model=model), batches())
+    assert [(info.data_wait_seconds, info.seconds) for info in infos] == [(3.0, 3.0), (0.0, 7.0), (5.0, 12.0)]
+
+
+def test_the_log_has_the_wait_of_each_step_and_how_full_batches_are(
+    model: Any, make_trainer: Any, tmp_path: Any
+) -> None:
+    trainer = make_trainer(model, steps=2)
+    args = TrainArgs("base", "rows.json", trainer=TrainerConfig(id="run", run_dir=str(tmp_path), num_train_steps=2))
+    with RunLog(args, batches_per_epoch=1.0, first_step=0) as log:
+        log.start(model, training_rows=9, held_out_rows=0, packing_efficiency=0.875)
+        trainer.add_hook(log.on_step)
+        trainer.train(trainer.initial_state(KEY, model=model), [make_batch(0), make_batch(1)])
+    summary, *steps = read_records(tmp_path / "run" / "log.jsonl")
+    assert summary["summary"]["packing_efficiency"] == 0.875
+    assert len(steps) == 2
+    assert all(0 < step["train/data_wait_seconds"] < step["train/step_seconds"] for step in steps)
+
+
+@pytest.mark.parametrize(("wait", "shown"), [(0.19, False), (0.21, True)])
+def test_the_console_shows_a_wait_of_more_than_a_tenth_of_the_step(wait: float, shown: bool) -> None:
+    output = io.StringIO()
+    tracker = ConsoleTracker(1, console=Console(file=output, width=200, highlight=False))
+    tracker.log({"train/loss": 2.0, "train/step_seconds": 2.0, "train/data_wait_seconds": wait}, step=1)
+    tracker.finish()
+    assert ("waited 0.21 of 2.00 s for data" in output.getvalue()) == shown
+
+
+@pytest.mark.parametrize("efficiency", [{}, {"packing_efficiency": 0.9876}])
+def test_the_summary_says_how_full_batches_are(efficiency: dict[str, float]) -> None:
+    output = io.StringIO()
+    tracker = ConsoleTracker(100, console=Console(file=output, width=300, highlight=False))
+    facts = dict(run="r", parameters=1000, trainable_parameters=5, training_rows=9, held_out_rows=0, steps=100)
+    tracker.log_summary({**facts, **efficiency, "resumed_from_step": 0})
+    tracker.finish()
+    assert ("batches 98.8 % full" in output.getvalue()) == bool(efficiency)
