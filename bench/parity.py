@@ -16,8 +16,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from lodos.data.alpaca import read_alpaca
+from lodos.data.config import DataArgs
 from lodos.data.loader import TrainLoader
+from lodos.data.prepare import prepare
 from lodos.data.tokenize import padding_token_id
 from lodos.demo.base_model import smollm2_folder
 from lodos.formats.hf import HFCheckpointConverter
@@ -145,7 +146,7 @@ def main() -> None:
 
     folder = args.model or smollm2_folder()
     converter = HFCheckpointConverter.from_hf(str(folder))
-    examples, _ = read_alpaca(args.data, None, converter.tokenizer, max_length=args.max_length, seed=0)
+    examples = prepare(DataArgs(data=args.data, max_tune_length=args.max_length), converter.tokenizer, seed=0).training
     pad_id = padding_token_id(converter.tokenizer)
     loader = TrainLoader(examples, batch_size=args.batch_size, pad_id=pad_id, seed=0)
     batches = list(islice(loader, args.steps))

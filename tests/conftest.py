@@ -1,12 +1,14 @@
 """Models and data that the tests share. Everything is made here, tiny and random; nothing is downloaded."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+USERS_CACHE = os.environ.get("LODOS_CACHE")
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
@@ -16,6 +18,14 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"needs the real data in {SHARED_DATA}")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tests_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tokenized data goes into a folder of the tests', not into the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LODOS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -88,7 +98,11 @@ def smollm2() -> Path:
     from lodos.demo.base_model import smollm2_folder
     from lodos.errors import UserError
 
-    try:
-        return smollm2_folder()
-    except UserError as error:
-        pytest.skip(f"SmolLM2 cannot be had here: {error}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("LODOS_CACHE")
+        if USERS_CACHE is not None:
+            patch.setenv("LODOS_CACHE", USERS_CACHE)
+        try:
+            return smollm2_folder()
+        except UserError as error:
+            pytest.skip(f"SmolLM2 cannot be had here: {error}")

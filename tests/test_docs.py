@@ -95,11 +95,12 @@ def test_the_readmes_commands_and_the_guides_code_run(make_model: Any, tmp_path:
     exec(peft_code, {"path": str(tmp_path / "runs" / "demo" / "peft" / "best")})
 
     from lodos import HFCheckpointConverter
-    from lodos.data.alpaca import read_alpaca
+    from lodos.data.config import DataArgs
     from lodos.data.loader import TrainLoader
+    from lodos.data.prepare import prepare
 
     tokenizer = HFCheckpointConverter.from_hf(str(folder)).tokenizer
-    examples, _ = read_alpaca(str(tmp_path / "rows.jsonl"), None, tokenizer, max_length=512, seed=0)
+    examples = prepare(DataArgs(data=str(tmp_path / "rows.jsonl"), max_tune_length=512), tokenizer, seed=0).training
     loader = TrainLoader(examples, batch_size=8, pad_id=0, seed=0)
     short = library_code.replace("num_train_steps=100", f"num_train_steps=2, run_dir={str(tmp_path)!r}")
     names: dict[str, Any] = {"model_name_or_path": str(folder), "loader": loader}

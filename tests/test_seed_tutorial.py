@@ -30,13 +30,13 @@ from lodos import (
     HFCheckpointConverter, LmExample, LmHeadModel, LoraConfig, Trainer, lora_trainable_params_filter, loraize,
     save_merged_hf_checkpoint_callback, save_peft_checkpoint_callback,
 )
-from lodos.data.alpaca import read_alpaca
+from lodos.data.prepare import prepare
 from lodos.data.loader import TrainLoader
 """
 
 BEFORE = """
 converter = HFCheckpointConverter.from_hf(config.model_name_or_path)
-rows, _ = read_alpaca(config.data, None, converter.tokenizer, max_length=config.max_tune_length, seed=0)
+rows = prepare(config, converter.tokenizer, seed=0).training
 loader = TrainLoader(rows, batch_size=config.trainer.train_batch_size, pad_id=0, seed=0)
 optimizer = config.optimizer.build(config.trainer.num_train_steps)
 parameter_axis_mapping = config.trainer.parameter_axis_mapping

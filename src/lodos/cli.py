@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import logging
 import os
 import sys
 import traceback
@@ -11,6 +12,7 @@ from lodos.version import __version__
 
 VERBS = {
     "demo": "see it work: fine-tune a small model on a small data set, before and after",
+    "data": "see what would be trained, token by token, and what is wrong with it",
     "train": "fine-tune a Hugging Face model with LoRA on instruction data",
     "generate": "answer a prompt with a model and an adapter",
     "merge": "put an adapter into its base model, for transformers",
@@ -28,6 +30,7 @@ verbs:
 
 examples:
   lodos demo
+  lodos data --config_path my.yaml
   lodos train --config_path my.yaml --lora.r 16 --trainer.num_train_steps 100
   lodos generate --adapter runs/<id>/peft/best --prompt 'What is a lodos?'
 """
@@ -66,6 +69,7 @@ def _run(verb: str, rest: list[str]) -> int:
         hint = f"Did you mean {close[0]!r}?" if close else f"Verbs: {', '.join(VERBS)}."
         raise UserError(f"{verb!r} is not a verb. {hint}")
     set_environment()
+    set_logging()
     return importlib.import_module(f"lodos.commands.{verb}").main(rest)
 
 
@@ -82,6 +86,23 @@ def set_environment() -> None:
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+
+
+def set_logging() -> None:
+    """What lodos has to say, on standard error."""
+
+    class Plain(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            prefix = "warning: " if record.levelno >= logging.WARNING else ""
+            return prefix + super().format(record)
+
+    logger = logging.getLogger("lodos")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(Plain("%(message)s"))
+        logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
 
 
 def _fail(message: str) -> int:

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Literal
 
+from lodos.data.config import DataArgs
 from lodos.errors import UserError
 from lodos.lora.config import LoraConfig
 from lodos.nn.stacked import GradientCheckpointing
@@ -12,22 +13,12 @@ from lodos.train.optim import OptimizerConfig
 DEFAULT_EPOCHS = 3.0
 
 
-@dataclasses.dataclass
-class TrainArgs:
+@dataclasses.dataclass(kw_only=True)
+class TrainArgs(DataArgs):
     """Fine-tune a Hugging Face model with LoRA on instruction data."""
 
     model_name_or_path: str
     """Model to start from: a Hugging Face folder or a hub name."""
-    data: str
-    """Training rows: a JSON or JSONL file with instruction, input and output."""
-    validation: int | float | str | None = None
-    """Held-out rows: a count or a share (below 1) taken from data, or a file of their own."""
-    prompts: dict[str, str] | str | None = None
-    """Templates prompt_input and prompt_no_input, as a mapping or a YAML or JSON file; Alpaca's by default."""
-    mask_inputs: bool = True
-    """Train on the answers only, not on the prompts."""
-    max_tune_length: int = 2048
-    """Longest row in tokens; longer ones are left out, counted and reported."""
     lora: LoraConfig = LoraConfig()
     trainer: TrainerConfig = TrainerConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -53,13 +44,10 @@ class TrainArgs:
     """Let transformers run Python code from the model's repository."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         problems = []
-        if self.max_tune_length < 2:
-            problems.append(f"max_tune_length: {self.max_tune_length} must be at least 2.")
         if self.hf_save_steps < 1:
             problems.append(f"hf_save_steps: {self.hf_save_steps} must be at least 1.")
-        if isinstance(self.validation, int | float) and self.validation <= 0:
-            problems.append(f"validation: {self.validation} must be above 0; leave it out for none.")
         problems += [
             f"{name}: {repo!r}: uploading during training is not available yet. Leave it out and upload the folder "
             "with `hf upload` afterwards."

@@ -43,7 +43,7 @@ def _section(cls: Any, prefix: str) -> list[str]:
     hints, docs = typing.get_type_hints(cls), field_docs(cls)
     lines: list[str] = []
     nested: list[str] = []
-    for field in dataclasses.fields(cls):
+    for field in sorted(dataclasses.fields(cls), key=_has_default):
         hint, name = hints[field.name], f"{prefix}{field.name}"
         if dataclasses.is_dataclass(hint):
             title = (inspect.getdoc(hint) or "").split("\n\n")[0].replace("\n", " ")
@@ -71,6 +71,10 @@ def type_name(hint: Any) -> str:
     if origin is dict:
         return "{name: value}"
     return {str: "TEXT", int: "INT", float: "NUMBER", bool: "true|false"}.get(hint, str(hint))
+
+
+def _has_default(field: dataclasses.Field[Any]) -> bool:
+    return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
 
 
 def _default(field: dataclasses.Field[Any]) -> str:

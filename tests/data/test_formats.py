@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lodos.data.alpaca import text_examples
 from lodos.data.examples import TextExample
 from lodos.data.formats import FORMATS, Format, make_format, recognise
 from lodos.data.rows import Row, RowError
@@ -236,42 +235,26 @@ def test_bad_options_are_refused(make: Make, name: str, options: dict[str, Any],
 # Rows that are wrong -------------------------------------------------------------------------------------------------
 
 
-def test_all_wrong_rows_are_named_at_once(make: Make) -> None:
-    rows = _rows(
-        GOOD,
-        {"instruction": "", "output": 7},
-        {**GOOD, "input": ["x"]},
-        {"text": "hello"},
-        {**GOOD, "output": None},
-        {**GOOD, "output": " \n"},
-        {**GOOD, "output": "\ud83d"},
-        {},
-    )
-    with pytest.raises(UserError) as error:
-        text_examples(rows, make("alpaca"))
-    assert str(error.value).split("\n") == [
-        "7 of 8 rows are not in the format alpaca: instruction, input, output:",
-        "  a.jsonl, row 2: instruction is empty, found ''.",
-        "  a.jsonl, row 2: output must be text, found int 7.",
-        "  a.jsonl, row 3: input must be text, found list ['x'].",
-        "  a.jsonl, row 4: instruction is missing; the row has 'text'.",
-        "  a.jsonl, row 4: output is missing; the row has 'text'.",
-        "  a.jsonl, row 5: output must be text, found null.",
-        "  a.jsonl, row 6: output is empty, found ' \\n'.",
-        "  a.jsonl, row 7: output holds half a surrogate pair, which is no character: '\\ud83d'.",
-        "  a.jsonl, row 8: instruction is missing; the row has no fields.",
-        "  a.jsonl, row 8: output is missing; the row has no fields.",
-        "Mend these rows or take them out of the file.",
-    ]
-
-
-def test_many_wrong_rows_are_counted(make: Make) -> None:
-    with pytest.raises(UserError) as error:
-        text_examples(_rows(*[{**GOOD, "output": ""}] * 25), make("alpaca"))
-    lines = str(error.value).split("\n")
-    assert lines[0].startswith("25 of 25 rows")
-    assert lines[10].endswith("row 10: output is empty, found ''.")
-    assert lines[11] == "  and 15 more."
+@pytest.mark.parametrize(
+    ("fields", "problems"),
+    [
+        ({"instruction": "", "output": 7}, ["instruction is empty, found ''.", "output must be text, found int 7."]),
+        ({**GOOD, "input": ["x"]}, ["input must be text, found list ['x']."]),
+        ({"text": "hello"}, ["instruction is missing; the row has 'text'.", "output is missing; the row has 'text'."]),
+        ({**GOOD, "output": None}, ["output must be text, found null."]),
+        ({**GOOD, "output": " \n"}, ["output is empty, found ' \\n'."]),
+        (
+            {**GOOD, "output": "\ud83d"},
+            ["output holds half a surrogate pair, which is no character: '\\ud83d'."],
+        ),
+        ({}, ["instruction is missing; the row has no fields.", "output is missing; the row has no fields."]),
+    ],
+)
+def test_all_that_is_wrong_with_a_row_is_named_at_once(make: Make, fields: Any, problems: list[str]) -> None:
+    (row,) = _rows(fields)
+    with pytest.raises(RowError) as error:
+        make("alpaca").example(row)
+    assert str(error.value).split("\n") == [f"a.jsonl, row 1: {problem}" for problem in problems]
 
 
 @pytest.mark.parametrize(

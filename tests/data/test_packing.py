@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lodos.data.alpaca import read_alpaca
 from lodos.data.batches import positions_needed
+from lodos.data.config import DataArgs
 from lodos.data.packing import RowPlan, pack
+from lodos.data.prepare import prepare
 from lodos.errors import UserError
 
 LENGTHS = st.lists(st.integers(0, 30), max_size=60)
@@ -95,6 +96,7 @@ def test_a_million_examples_are_packed_in_seconds_and_megabytes() -> None:
 
 
 def test_alpaca_rows_are_nearly_full(shared_data: Path, llama2_tokenizer: Any) -> None:
-    examples, _ = read_alpaca(str(shared_data / "alpaca_en_999.json"), None, llama2_tokenizer, max_length=1025, seed=0)
+    args = DataArgs(data=str(shared_data / "alpaca_en_999.json"), max_tune_length=1025)
+    examples = prepare(args, llama2_tokenizer, seed=0).training
     needed = positions_needed(examples)
     assert pack(needed, 1024, seed=0).efficiency(needed, 1024) >= 0.97

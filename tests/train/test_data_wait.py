@@ -4,11 +4,15 @@ import io
 from typing import Any
 
 import jax
+import numpy as np
 import pytest
 from rich.console import Console
 
+from lodos.commands.loaders import Loaders
 from lodos.commands.run_log import RunLog
 from lodos.config import TrainArgs
+from lodos.data.examples import TokenizedExample
+from lodos.data.loader import TrainLoader
 from lodos.tracking.console import ConsoleTracker
 from lodos.tracking.jsonl import read_records
 from lodos.train import trainer as trainer_module
@@ -56,13 +60,16 @@ def test_the_log_has_the_wait_of_each_step_and_how_full_batches_are(
     model: Any, make_trainer: Any, tmp_path: Any
 ) -> None:
     trainer = make_trainer(model, steps=2)
-    args = TrainArgs("base", "rows.json", trainer=TrainerConfig(id="run", run_dir=str(tmp_path), num_train_steps=2))
-    with RunLog(args, batches_per_epoch=1.0, first_step=0) as log:
-        log.start(model, training_rows=9, held_out_rows=0, packing_efficiency=0.875)
+    trainer_config = TrainerConfig(id="run", run_dir=str(tmp_path), num_train_steps=2)
+    args = TrainArgs(model_name_or_path="base", data="rows.json", trainer=trainer_config)
+    examples = [TokenizedExample(np.arange(n, dtype=np.int32), np.arange(n) > 0, "rows.json", n) for n in (5, 9)]
+    loader = TrainLoader(examples, batch_size=2, pad_id=0, seed=0, seq_len=16)
+    with RunLog(args, Loaders(loader, None, None), first_step=0) as log:
+        log.start(model)
         trainer.add_hook(log.on_step)
         trainer.train(trainer.initial_state(KEY, model=model), [make_batch(0), make_batch(1)])
     summary, *steps = read_records(tmp_path / "run" / "log.jsonl")
-    assert summary["summary"]["packing_efficiency"] == 0.875
+    assert summary["summary"]["batch_efficiency"] == (4 + 8) / 16
     assert len(steps) == 2
     assert all(0 < step["train/data_wait_seconds"] < step["train/step_seconds"] for step in steps)
 
@@ -76,7 +83,7 @@ def test_the_console_shows_a_wait_of_more_than_a_tenth_of_the_step(wait: float, 
     assert ("waited 0.21 of 2.00 s for data" in output.getvalue()) == shown
 
 
-@pytest.mark.parametrize("efficiency", [{}, {"packing_efficiency": 0.9876}])
+@pytest.mark.parametrize("efficiency", [{}, {"batch_efficiency": 0.9876}])
 def test_the_summary_says_how_full_batches_are(efficiency: dict[str, float]) -> None:
     output = io.StringIO()
     tracker = ConsoleTracker(100, console=Console(file=output, width=300, highlight=False))

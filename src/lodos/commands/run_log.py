@@ -4,7 +4,9 @@ from types import TracebackType
 
 import numpy as np
 
+from lodos.commands.loaders import Loaders
 from lodos.config import TrainArgs
+from lodos.data.loader import TrainLoader
 from lodos.lora.transform import lora_parameter_count
 from lodos.models.decoder import LmHeadModel
 from lodos.tracking.console import ConsoleTracker
@@ -20,14 +22,13 @@ class RunLog:
 
     Args:
         config: with the run's name and number of steps decided.
-        batches_per_epoch: for the epoch that goes with a step.
         first_step: the steps done before; what an earlier attempt logged beyond it is removed.
     """
 
-    def __init__(self, config: TrainArgs, *, batches_per_epoch: float, first_step: int):
+    def __init__(self, config: TrainArgs, loaders: Loaders, *, first_step: int):
         assert config.trainer.num_train_steps is not None
         self._config = config
-        self._batches_per_epoch = batches_per_epoch
+        self._loaders = loaders
         self._first_step = first_step
         self._num_steps = config.trainer.num_train_steps
         self._schedule = config.optimizer.schedule(self._num_steps)
@@ -43,29 +44,20 @@ class RunLog:
     ) -> None:
         self._tracker.finish()
 
-    def start(
-        self,
-        model: LmHeadModel,
-        *,
-        training_rows: int,
-        held_out_rows: int,
-        packing_efficiency: float | None = None,
-    ) -> None:
-        """Says what is about to be trained on what.
-
-        Args:
-            packing_efficiency: the share of a batch's positions that hold tokens, not filler.
-        """
+    def start(self, model: LmHeadModel) -> None:
+        """Says what is about to be trained on what."""
         trainable = lora_parameter_count(model)
-        efficiency = {} if packing_efficiency is None else {"packing_efficiency": packing_efficiency}
+        training, held_out = self._loaders.training, self._loaders.held_out
+        of_known_rows = {}
+        if isinstance(training, TrainLoader):
+            of_known_rows = {"training_rows": len(training.examples), "batch_efficiency": training.efficiency}
         self._tracker.log_summary(
             {
                 "run": self._config.trainer.run_id,
                 "parameters": parameter_count(model) - trainable,
                 "trainable_parameters": trainable,
-                "training_rows": training_rows,
-                "held_out_rows": held_out_rows,
-                **efficiency,
+                **of_known_rows,
+                "held_out_rows": 0 if held_out is None else len(held_out.examples),
                 "steps": self._num_steps,
                 "resumed_from_step": self._first_step,
             }
@@ -83,8 +75,9 @@ class RunLog:
             "train/trained_tokens_per_second": float(info.metrics.trained_tokens) / info.seconds,
             "train/step_seconds": info.seconds,
             "train/data_wait_seconds": info.data_wait_seconds,
-            "train/epoch": info.step / self._batches_per_epoch,
         }
+        if isinstance(self._loaders.training, TrainLoader):
+            metrics["train/epoch"] = info.step / self._loaders.training.batches_per_epoch
         self._tracker.log(metrics, step=info.step)
 
     def on_evaluation(self, evaluation: Evaluation) -> None:

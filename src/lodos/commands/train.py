@@ -11,12 +11,12 @@ import jax
 from jaxtyping import Array, PRNGKeyArray
 
 from lodos.checkpoints import save_merged_hf_checkpoint_callback, save_peft_checkpoint_callback
+from lodos.commands.loaders import make_loaders
 from lodos.commands.run_log import RunLog
 from lodos.config import DEFAULT_EPOCHS, TrainArgs
 from lodos.config_parsing import dump_config, parse_config
-from lodos.data.alpaca import read_alpaca
 from lodos.data.loader import EvalLoader, TrainLoader
-from lodos.data.tokenize import padding_token_id
+from lodos.data.stream import StreamLoader
 from lodos.errors import UserError
 from lodos.files import local_path
 from lodos.formats.hf import HFCheckpointConverter
@@ -70,8 +70,8 @@ def train(config: TrainArgs) -> TrainResult:
     """One run, from the files it starts from to the files it leaves."""
     converter = HFCheckpointConverter.from_hf(config.model_name_or_path, trust_remote_code=config.trust_remote_code)
     targeted_names(converter.structure(), config.lora)
-    loader, held_out = _loaders(config, converter)
-    config = _resolved(config, loader)
+    loaders = make_loaders(config, converter)
+    config = _resolved(config, loaders.training)
     optimizer = config.optimizer.build(_num_steps(config))
     lora_key, training_key = jax.random.split(jax.random.key(config.trainer.seed))
 
@@ -85,16 +85,15 @@ def train(config: TrainArgs) -> TrainResult:
         state = trainer.initial_state(training_key, model=model)
         _write_config(config)
 
-        with RunLog(config, batches_per_epoch=loader.batches_per_epoch, first_step=int(state.step)) as log:
-            held_out_rows = 0 if held_out is None else len(held_out.examples)
-            log.start(model, training_rows=len(loader.examples), held_out_rows=held_out_rows)
+        with RunLog(config, loaders, first_step=int(state.step)) as log:
+            log.start(model)
             trainer.add_hook(log.on_step)
             evaluation = None
-            if held_out is not None:
-                evaluation = _evaluation_hook(trainer, config, converter, held_out, log)
+            if loaders.held_out is not None:
+                evaluation = _evaluation_hook(trainer, config, converter, loaders.held_out, log)
                 trainer.add_hook(evaluation, every=config.trainer.steps_per_eval)
             _add_saving_hooks(trainer, config, converter)
-            state = trainer.train(state, loader)
+            state = trainer.train(state, loaders.training)
 
     step = int(state.step)
     best = evaluation.best if evaluation else None
@@ -123,28 +122,13 @@ def _merged_folder(config: TrainArgs) -> Path | None:
     return config.trainer.run_folder / "merged" if config.save_merged else None
 
 
-def _loaders(config: TrainArgs, converter: HFCheckpointConverter) -> tuple[TrainLoader, EvalLoader | None]:
-    seed = config.trainer.seed
-    training, held_out = read_alpaca(
-        config.data,
-        config.validation,
-        converter.tokenizer,
-        prompts=config.prompts,
-        mask_inputs=config.mask_inputs,
-        max_length=config.max_tune_length,
-        seed=seed,
-    )
-    pad_id = padding_token_id(converter.tokenizer, converter.config.vocab_size)
-    loader = TrainLoader(training, batch_size=config.trainer.train_batch_size, pad_id=pad_id, seed=seed)
-    if not held_out:
-        return loader, None
-    return loader, EvalLoader(held_out, batch_size=config.trainer.eval_batch_size, pad_id=pad_id)
-
-
-def _resolved(config: TrainArgs, loader: TrainLoader) -> TrainArgs:
+def _resolved(config: TrainArgs, loader: TrainLoader | StreamLoader) -> TrainArgs:
     """The config with the run's name and its number of steps decided, as it is written into the run folder."""
     trainer = config.trainer
-    steps = trainer.num_train_steps or loader.steps_for_epochs(trainer.num_epochs or DEFAULT_EPOCHS)
+    steps = trainer.num_train_steps
+    if steps is None:
+        assert isinstance(loader, TrainLoader)  # a stream comes with a number of steps
+        steps = loader.steps_for_epochs(trainer.num_epochs or DEFAULT_EPOCHS)
     trainer = dataclasses.replace(trainer, id=trainer.run_id, num_train_steps=steps, num_epochs=None)
     return dataclasses.replace(config, trainer=trainer)
 

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lodos.data.messages import is_blank
-from lodos.data.rows import RowError, is_unicode
+from lodos.data.rows import EmptyAnswerError, RowError, is_unicode
 from lodos.data.special_tokens import Span, SpecialTokens
 from lodos.errors import UserError
 
@@ -111,7 +111,7 @@ class ChatTemplate:
         chosen = of_assistant if turns == "all" else of_assistant[-1:]
         for i in chosen:
             if is_blank(messages[i]):
-                raise RowError(where, (f"messages[{i}]", "is the assistant's and empty."))
+                raise EmptyAnswerError(where, (f"messages[{i}]", "is the assistant's and empty."))
         whole = self.render(messages, tools, where=where)
         if not is_unicode(whole):
             raise RowError(where, ("messages", "hold half a surrogate pair, which is no character."))

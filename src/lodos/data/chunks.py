@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from lodos.data.examples import TextExample, TokenizedExample
 from lodos.data.formats import Format
 from lodos.data.report import FileReport
-from lodos.data.rows import Row, RowError
+from lodos.data.rows import EmptyAnswerError, Row, RowError
 from lodos.data.special_tokens import SpecialTokens
 from lodos.data.store import Columns
 from lodos.data.tokenize import TOO_LONG, Dropped, ExampleTokenizer
@@ -28,6 +28,7 @@ CHUNK_CHARACTERS = 4_000_000
 """A chunk ends with the row that reaches either: about five times the text of a thousand rows of Alpaca."""
 
 MALFORMED = "not as the format wants it"
+EMPTY_ANSWER = "the answer is empty"
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ class ChunkWork:
                 texts.append(self.format.example(row))
             except RowError as error:
                 detail = " ".join(f"{field} {what}" for field, what in error.problems)
-                drop(row.file, row.number, MALFORMED, detail)
+                reason = EMPTY_ANSWER if isinstance(error, EmptyAnswerError) else MALFORMED
+                drop(row.file, row.number, reason, detail)
 
         kept: list[TokenizedExample] = []
         for text, result in zip(texts, self.tokenize(texts), strict=True):
@@ -108,7 +110,8 @@ def end_ids(tokenizer: "PreTrainedTokenizerBase", format_name: str) -> frozenset
 
 def refused_reasons(on_bad_row: str, overflow: str) -> frozenset[str]:
     """The reasons for which a row may not be left out under these options."""
-    reasons = {MALFORMED: on_bad_row == "error", TOO_LONG: overflow == "error"}
+    refuses_bad_rows = on_bad_row == "error"
+    reasons = {MALFORMED: refuses_bad_rows, EMPTY_ANSWER: refuses_bad_rows, TOO_LONG: overflow == "error"}
     return frozenset(reason for reason, is_refused in reasons.items() if is_refused)
 
 

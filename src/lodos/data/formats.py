@@ -20,7 +20,7 @@ from lodos.data.chat import ChatTemplate
 from lodos.data.examples import TextExample
 from lodos.data.messages import messages_of, tools_of
 from lodos.data.prompts import Prompts, read_prompts
-from lodos.data.rows import Row, RowError, is_unicode, shown
+from lodos.data.rows import EmptyAnswerError, Row, RowError, is_unicode, shown
 from lodos.data.special_tokens import SpecialTokens
 from lodos.errors import UserError
 
@@ -195,7 +195,7 @@ class AlpacaFormat:
     def example(self, row: Row) -> TextExample:
         """The prompt with instruction and input, then the output, which is trained."""
         instruction, text, output = _texts(
-            row, self.columns, (("instruction", "full"), ("input", "optional"), ("output", "full"))
+            row, self.columns, (("instruction", "full"), ("input", "optional"), ("output", "answer"))
         )
         prompt = self.prompts.pieces(instruction, text)
         return _joined(
@@ -218,7 +218,7 @@ class PromptCompletionFormat:
 
     def example(self, row: Row) -> TextExample:
         """Prompt and completion; the completion is trained."""
-        prompt, completion = _texts(row, self.columns, (("prompt", "any"), ("completion", "full")))
+        prompt, completion = _texts(row, self.columns, (("prompt", "any"), ("completion", "answer")))
         pieces = [(prompt, True), (completion, True)]
         return _joined(row, pieces, self.special, trained_from=1 if self.mask_inputs else 0)
 
@@ -237,7 +237,7 @@ class TextFormat:
 
     def example(self, row: Row) -> TextExample:
         """The text."""
-        (text,) = _texts(row, self.columns, (("text", "full"),))
+        (text,) = _texts(row, self.columns, (("text", "answer"),))
         return _joined(row, [(text, True)], self.special, trained_from=0)
 
     def describe(self) -> str:
@@ -295,13 +295,20 @@ class ChatFormat:
         )
 
 
-Kind = Literal["full", "any", "optional"]
-"""Of a text: must say something; may be empty; may be empty, null or absent."""
+Kind = Literal["answer", "full", "any", "optional"]
+"""Of a text: must say something, and is what is trained; must say something; may be empty; may be empty, null or
+absent."""
 
 
 def _texts(row: Row, columns: Mapping[str, str], wanted: Sequence[tuple[str, Kind]]) -> list[str]:
-    """The texts of a row, in the order wanted."""
+    """The texts of a row, in the order wanted.
+
+    Raises:
+        EmptyAnswerError: when that is all that is wrong with it.
+        RowError: naming all that is wrong with it.
+    """
     problems: list[tuple[str, str]] = []
+    empty_answers = 0
     found: list[str] = []
     for name, kind in wanted:
         column = columns.get(name, name)
@@ -312,12 +319,13 @@ def _texts(row: Row, columns: Mapping[str, str], wanted: Sequence[tuple[str, Kin
                 problems.append((column, f"is missing; {_has(row)}."))
             elif kind != "optional" or value is not None:
                 problems.append((column, f"must be text, found {shown(value)}."))
-        elif kind == "full" and not value.strip():
+        elif kind in ("answer", "full") and not value.strip():
             problems.append((column, f"is empty, found {shown(value)}."))
+            empty_answers += kind == "answer"
         elif not is_unicode(value):
             problems.append((column, f"holds half a surrogate pair, which is no character: {shown(value)}."))
     if problems:
-        raise RowError(row.where, *problems)
+        raise (EmptyAnswerError if len(problems) == empty_answers else RowError)(row.where, *problems)
     return found
 
 

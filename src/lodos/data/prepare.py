@@ -39,20 +39,24 @@ class Prepared:
     report: PreparationReport
 
 
-def prepare(args: DataArgs, tokenizer: "PreTrainedTokenizerBase", *, seed: int, progress: bool = True) -> Prepared:
+def prepare(
+    args: DataArgs, tokenizer: "PreTrainedTokenizerBase", *, seed: int, progress: bool = True, log: bool = True
+) -> Prepared:
     """Tokenizes the data, or finds it in the cache, and says in the log and the report what became of each row.
 
     Args:
         seed: decides which examples are held out, and which occur once more when weights are no whole multiples.
         progress: shows a bar on a terminal.
+        log: turned off by who shows the report.
 
     Raises:
-        UserError: for what is wrong with the settings, a file, a row or the tokenizer; and when no example is left to
-            train on, or none to hold out of a source given for that.
+        RefusedRowsError: for rows that must not be left out.
+        UserError: for what is wrong with the settings, a file or the tokenizer; and when no example is left to train
+            on, or none to hold out of a source given for that.
     """
     sources = parse_sources(args.data)
     trained = _stores(sources, args, tokenizer, progress=progress)
-    report = PreparationReport(_reports(trained))
+    report = PreparationReport(with_duplicates(trained))
     _refuse_empty(report.files, "train on")
     held_out, report.held_out_files = prepare_held_out(args, tokenizer, progress=progress)
     training_parts = [store for store, _ in trained]
@@ -61,8 +65,9 @@ def prepare(args: DataArgs, tokenizer: "PreTrainedTokenizerBase", *, seed: int, 
         training, held_out = _split(training_parts, weights, args.validation, seed)
     else:
         training = Selection(training_parts, mix([len(store) for store in training_parts], weights, seed))
-    report.held_out_in_training = int(np.isin(_digests(held_out), _digests(training)).sum())
-    _log(report)
+    report.held_out_in_training = also_in(held_out, training)
+    if log:
+        _log(report)
     return Prepared(training, held_out, report)
 
 
@@ -78,7 +83,7 @@ def prepare_held_out(
     if not sources:
         return Selection([]), []
     stores = _stores(sources, args, tokenizer, progress=progress)
-    reports = _reports(stores)
+    reports = with_duplicates(stores)
     _refuse_empty(reports, "hold out")
     return Selection([store for store, _ in stores]), reports
 
@@ -138,7 +143,7 @@ def _split(
     return Selection(parts, kept[mix(counts.tolist(), weights, seed)]), Selection(parts, held)
 
 
-def _reports(stores: Sequence[tuple[ExampleStore, list[FileReport]]]) -> list[FileReport]:
+def with_duplicates(stores: Sequence[tuple[ExampleStore, list[FileReport]]]) -> list[FileReport]:
     """The files of all sources, with those rows counted that train the same as one before."""
     digests = np.concatenate([np.empty(0, np.uint64), *(store.digests for store, _ in stores)])
     is_repeated = np.ones(len(digests), np.bool_)
@@ -150,6 +155,11 @@ def _reports(stores: Sequence[tuple[ExampleStore, list[FileReport]]]) -> list[Fi
             by_file[store.files[store.file_indices[i]]].duplicates.add(int(store.numbers[i]))
         start += len(store)
     return [report for _, reports in stores for report in reports]
+
+
+def also_in(examples: Selection, others: Selection) -> int:
+    """How many of the examples train the same as one of the others."""
+    return int(np.isin(_digests(examples), _digests(others)).sum())
 
 
 def _digests(examples: Selection) -> np.ndarray:

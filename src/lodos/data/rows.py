@@ -47,6 +47,10 @@ class RowError(UserError):
         return type(self), (self.where, *self.problems)
 
 
+class EmptyAnswerError(RowError):
+    """A row that has the format, but whose answer says nothing."""
+
+
 def shown(value: Any, most: int = 60) -> str:
     """A value of a row for an error message: on one line, its type unless it is text, cut where it is long."""
     if value is None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from lodos.data.cache import cache_folder, cache_key, load_or_build
 from lodos.data.chat import _read_template as read_template
-from lodos.data.chunks import MALFORMED, ChunkWork, PreparedChunk, end_ids, in_chunks, refused_reasons
+from lodos.data.chunks import EMPTY_ANSWER, MALFORMED, ChunkWork, PreparedChunk, end_ids, in_chunks, refused_reasons
 from lodos.data.config import DataArgs
 from lodos.data.formats import make_format, recognise
 from lodos.data.prompts import read_prompts
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PREPARATION = 1
-"""Raised whenever the same rows and options would give other tokens than before."""
+PREPARATION = 2
+"""Raised whenever the same rows and options would give other tokens, or another report, than before."""
 
 REPORT_FILE = "report.json"
 
@@ -46,6 +46,10 @@ IN_PROCESS_CHUNKS = 8
 """Chunks that are prepared here before other processes are started: for fewer, that would take longer."""
 
 SHOWN_REFUSALS = 10
+
+
+class RefusedRowsError(UserError):
+    """Rows that cannot be trained, and that the options do not let be left out."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,8 +131,8 @@ def source_store(
         progress: called with how many more rows are done.
 
     Raises:
-        UserError: for whatever is wrong with the files, the options or the tokenizer; and for rows that must not be
-            left out, naming the first of them.
+        RefusedRowsError: for rows that must not be left out, naming the first of them.
+        UserError: for whatever is wrong with the files, the options or the tokenizer.
     """
     options = Options.of(args)
     content = fingerprint(source)
@@ -182,7 +186,7 @@ def refusing(chunks: Iterator[PreparedChunk], *, at_most: int = SHOWN_REFUSALS) 
     """The chunks as they are, with an error for rows that must not be left out.
 
     Raises:
-        UserError: at the end, or as soon as there are `at_most` such rows.
+        RefusedRowsError: at the end, or as soon as there are `at_most` such rows.
     """
     refused: list[tuple[str, str]] = []
     read = 0
@@ -193,7 +197,7 @@ def refusing(chunks: Iterator[PreparedChunk], *, at_most: int = SHOWN_REFUSALS) 
         if len(refused) >= at_most:
             break
     if refused:
-        raise UserError("\n".join(_refusal(refused, read, is_all=next(chunks, None) is None)))
+        raise RefusedRowsError("\n".join(_refusal(refused, read, is_all=next(chunks, None) is None)))
 
 
 def _refusal(refused: list[tuple[str, str]], read: int, *, is_all: bool) -> Iterator[str]:
@@ -202,7 +206,7 @@ def _refusal(refused: list[tuple[str, str]], read: int, *, is_all: bool) -> Iter
     if len(refused) > SHOWN_REFUSALS:
         yield f"  and {len(refused) - SHOWN_REFUSALS} more."
     reasons = {reason for reason, _ in refused}
-    if MALFORMED in reasons:
+    if reasons & {MALFORMED, EMPTY_ANSWER}:
         yield "Mend these rows, or set on_bad_row to drop, which leaves them out and counts them."
     if TOO_LONG in reasons:
         yield "Raise max_tune_length, or set overflow to drop or truncate."

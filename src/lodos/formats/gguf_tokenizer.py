@@ -35,7 +35,8 @@ def save_tokenizer(fields: Mapping[str, Any], folder: Path, *, source: Path) -> 
     """
     from transformers import PreTrainedTokenizerFast
 
-    model, pre = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre")
+    model: Any = fields.get("tokenizer.ggml.model")
+    pre: Any = fields.get("tokenizer.ggml.pre")
     problems = []
     if model != "gpt2":
         problems.append(f"tokenizer.ggml.model: {model!r} is not understood; only gpt2 (byte-level BPE) is.")

@@ -5,11 +5,15 @@ from pathlib import Path
 from lodos.errors import UserError
 
 # What a model folder needs; everything else of a repository (other formats, images, code) stays where it is.
-ALLOW_PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "LICENSE*"]
+WEIGHTS = "*.safetensors"
+ALLOW_PATTERNS = ["*.json", WEIGHTS, "*.model", "*.txt", "*.jinja", "LICENSE*"]
 
 
-def model_folder(name_or_path: str, revision: str | None = None) -> Path:
+def model_folder(name_or_path: str, revision: str | None = None, *, weights: bool = True) -> Path:
     """The local folder of a model or adapter, downloading it to Hugging Face's cache if it is a hub name.
+
+    Args:
+        weights: download them too; without, it is a matter of seconds.
 
     Raises:
         UserError: when there is neither such a folder nor such a repository, with what was tried.
@@ -25,8 +29,9 @@ def model_folder(name_or_path: str, revision: str | None = None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    patterns = [pattern for pattern in ALLOW_PATTERNS if weights or pattern != WEIGHTS]
     try:
-        return Path(snapshot_download(name_or_path, revision=revision, allow_patterns=ALLOW_PATTERNS))
+        return Path(snapshot_download(name_or_path, revision=revision, allow_patterns=patterns))
     except HFValidationError as error:
         raise UserError(f"{name_or_path}: neither a folder here nor a name on the hub: {error}") from None
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:

@@ -1,0 +1,100 @@
+"""From the settings of a run to its batches, with the gate that stops a run which would train wrongly."""
+
+import dataclasses
+import logging
+
+from lodos.config import TrainArgs
+from lodos.data.loader import EvalLoader, TrainLoader
+from lodos.data.mixture import Selection
+from lodos.data.prepare import check, prepare, prepare_held_out
+from lodos.data.report import PreparationReport
+from lodos.data.stream import ExampleStream, StreamLoader
+from lodos.data.tokenize import padding_token_id
+from lodos.errors import UserError
+from lodos.formats.hf import HFCheckpointConverter
+
+logger = logging.getLogger(__name__)
+
+NOTABLE_FILLER = 0.25
+"""Packing is suggested when more than this share of the positions is filler."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaders:
+    """The batches of a run."""
+
+    training: TrainLoader | StreamLoader
+    held_out: EvalLoader | None
+    report: PreparationReport | None
+    """What became of the rows; None when they are streamed and nobody knows yet."""
+
+
+def make_loaders(config: TrainArgs, converter: HFCheckpointConverter) -> Loaders:
+    """Prepares the data of a run.
+
+    Raises:
+        UserError: for what is wrong with the data, and when it would train wrongly.
+    """
+    if config.streaming:
+        return _streamed(config, converter)
+    prepared = prepare(config, converter.tokenizer, seed=config.trainer.seed)
+    if problems := check(prepared.report, config):
+        raise UserError("\n".join(problems))
+    training = training_loader(config, converter, prepared.training)
+    if training.efficiency < 1 - NOTABLE_FILLER and not config.packing:
+        logger.info(
+            "%.0f %% of the batches is filler, since each is as long as its longest row. packing: true fills them: a "
+            "row of a batch then holds several examples, so lower train_batch_size accordingly.",
+            100 * (1 - training.efficiency),
+        )
+    held_out = _eval_loader(config, converter, prepared.held_out) if len(prepared.held_out) else None
+    return Loaders(training, held_out, prepared.report)
+
+
+def training_loader(config: TrainArgs, converter: HFCheckpointConverter, examples: Selection) -> TrainLoader:
+    """The batches of an epoch's examples."""
+    return TrainLoader(
+        examples,
+        batch_size=config.trainer.train_batch_size,
+        pad_id=_pad_id(converter),
+        seed=config.trainer.seed,
+        seq_len=_packed_length(config),
+    )
+
+
+def _streamed(config: TrainArgs, converter: HFCheckpointConverter) -> Loaders:
+    if config.trainer.num_train_steps is None:
+        raise UserError(
+            "num_train_steps: not given, and streamed data has no known number of rows to count epochs by. Give "
+            "trainer.num_train_steps."
+        )
+    seed = config.trainer.seed
+    logger.info(
+        "Streaming: rows are shuffled among %d at a time, nothing is cached, and a resumed run reads again what it "
+        "has seen.",
+        config.shuffle_buffer,
+    )
+    training = StreamLoader(
+        ExampleStream(config, converter.tokenizer, seed=seed),
+        batch_size=config.trainer.train_batch_size,
+        pad_id=_pad_id(converter),
+        seed=seed,
+        max_length=config.max_tune_length,
+        seq_len=_packed_length(config),
+    )
+    held_out, _ = prepare_held_out(config, converter.tokenizer)
+    return Loaders(training, _eval_loader(config, converter, held_out) if len(held_out) else None, None)
+
+
+def _eval_loader(config: TrainArgs, converter: HFCheckpointConverter, held_out: Selection) -> EvalLoader:
+    return EvalLoader(
+        held_out, batch_size=config.trainer.eval_batch_size, pad_id=_pad_id(converter), seq_len=_packed_length(config)
+    )
+
+
+def _packed_length(config: TrainArgs) -> int | None:
+    return config.positions if config.packing else None
+
+
+def _pad_id(converter: HFCheckpointConverter) -> int:
+    return padding_token_id(converter.tokenizer, converter.config.vocab_size)
