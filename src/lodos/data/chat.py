@@ -62,7 +62,7 @@ class ChatTemplate:
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", template: str | None = None) -> None:
         self._tokenizer = tokenizer
         self.special = SpecialTokens(tokenizer)
-        self._source = _read_template(template)
+        self._source = read_template(template)
         if self._source is None and not tokenizer.chat_template:
             raise UserError(
                 "chat_template: the tokenizer has none, and chat rows cannot be written without. Give a Jinja file or "
@@ -262,7 +262,7 @@ def _check_written(tools: Any, text: str, where: str, field: str) -> None:
             )
 
 
-def _read_template(template: str | None) -> str | None:
+def read_template(template: str | None) -> str | None:
     if template is None or "{{" in template or "{%" in template:
         return template
     if "://" in template:

@@ -130,7 +130,7 @@ def _validation_sources(args: DataArgs) -> tuple[DataSource, ...]:
         if any(source.split == name for source in sources):
             raise UserError(f"validation: {validation!r} is the split that is trained on. Name another.")
         return tuple(dataclasses.replace(source, split=name, weight=1.0) for source in sources)
-    return parse_sources(validation)
+    return parse_sources(validation, name="validation")
 
 
 def _split(

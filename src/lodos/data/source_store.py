@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lodos.data.cache import cache_folder, cache_key, load_or_build
-from lodos.data.chat import _read_template as read_template
+from lodos.data.chat import read_template
 from lodos.data.chunks import EMPTY_ANSWER, MALFORMED, ChunkWork, PreparedChunk, end_ids, in_chunks, refused_reasons
 from lodos.data.config import DataArgs
 from lodos.data.formats import make_format, recognise

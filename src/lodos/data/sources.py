@@ -56,8 +56,13 @@ class DataSource:
         return is_hub_id(self.path)
 
 
-def parse_sources(data: "str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]") -> tuple[DataSource, ...]:
-    """The sources that `data` of a config names: a path, a mapping with the fields of `DataSource`, or a list of them.
+def parse_sources(
+    data: "str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]", *, name: str = "data"
+) -> tuple[DataSource, ...]:
+    """The sources that a config names: a path, a mapping with the fields of `DataSource`, or a list of them.
+
+    Args:
+        name: of the setting, for the errors.
 
     Raises:
         UserError: for an empty list, an unknown key (naming the nearest known one) or a value of the wrong type; all
@@ -65,10 +70,10 @@ def parse_sources(data: "str | Mapping[str, Any] | Sequence[str | Mapping[str, A
     """
     entries = [data] if isinstance(data, str | Mapping) else data
     if not isinstance(entries, Sequence) or not entries:
-        raise UserError(f"data: {shown(data)} is not a path, a mapping with a path, or a list of them.")
+        raise UserError(f"{name}: {shown(data)} is not a path, a mapping with a path, or a list of them.")
     sources, problems = [], []
     for i, entry in enumerate(entries):
-        where = "data" if entries is not data else f"data[{i}]"
+        where = name if entries is not data else f"{name}[{i}]"
         found = list(_key_problems(entry))
         if not found:
             try:

@@ -5,6 +5,7 @@ number generator is involved whose stream could change between versions.
 """
 
 import hashlib
+import heapq
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -26,8 +27,11 @@ def split(examples: Sequence[T], held_out: int | float, seed: int) -> tuple[list
     count = _count(len(examples), held_out)
     if count >= len(examples):
         raise UserError(f"held out: {held_out} of {len(examples)} examples leaves none to train on. Hold out fewer.")
-    by_digest = sorted(range(len(examples)), key=lambda i: hashlib.sha256(f"{seed}:{i}".encode()).digest())
-    chosen = set(by_digest[:count])
+
+    def digest(place: int) -> bytes:
+        return hashlib.sha256(f"{seed}:{place}".encode()).digest()
+
+    chosen = set(heapq.nsmallest(count, range(len(examples)), key=digest))
     kept = [example for i, example in enumerate(examples) if i not in chosen]
     return kept, [example for i, example in enumerate(examples) if i in chosen]
 
