@@ -64,9 +64,7 @@ class Page:
     def requested(self) -> list[str]:
         """The addresses of all that was asked for."""
         return [
-            event["params"]["request"]["url"]
-            for event in self.events
-            if event["method"] == "Network.requestWillBeSent"
+            event["params"]["request"]["url"] for event in self.events if event["method"] == "Network.requestWillBeSent"
         ]
 
     @property

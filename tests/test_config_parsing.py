@@ -284,6 +284,16 @@ def test_a_flag_of_several_types_takes_the_one_it_looks_like(text: str, value: o
     assert (share, type(share)) == (value, type(value))
 
 
+@pytest.mark.parametrize("argv", [["--strict"], ["--strict", "--name", "n"], ["--strict=true"], ["--strict", "true"]])
+def test_a_switch_alone_is_true(argv: list[str]) -> None:
+    @dataclasses.dataclass
+    class Switch:
+        strict: bool = False
+        name: str = "n"
+
+    assert parse_config(Switch, argv, prog="lodos x") == Switch(strict=True)
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from lodos.cli import VERBS
+from lodos.commands.data import DataReportArgs
 from lodos.commands.generate import GenerateArgs
 from lodos.commands.merge import MergeArgs
 from lodos.config import TrainArgs
@@ -18,7 +19,7 @@ from lodos.config_parsing import known_names, parse_config
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ["README.md", "docs/guide.md"]
-ARGUMENTS = {"train": TrainArgs, "generate": GenerateArgs, "merge": MergeArgs}
+ARGUMENTS = {"data": DataReportArgs, "train": TrainArgs, "generate": GenerateArgs, "merge": MergeArgs}
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -69,7 +70,7 @@ def test_the_makefile_has_the_readmes_targets() -> None:
 
 
 def test_the_readmes_commands_and_the_guides_code_run(make_model: Any, tmp_path: Path) -> None:
-    """`lodos train`, `generate` and `merge` as written, on a tiny model; then the guide's PEFT and library code."""
+    """The README's commands as written, on a tiny model; then the guide's PEFT and library code."""
     folder, _ = make_model()
     rows = [{"instruction": f"Say {word}.", "output": word * 3} for word in "abcdefghijklmnop"]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -78,7 +79,7 @@ def test_the_readmes_commands_and_the_guides_code_run(make_model: Any, tmp_path:
     (tmp_path / "my.yaml").write_text(config.replace("num_epochs: 3", "num_epochs: 3\n  id: demo"), encoding="utf-8")
 
     readme = commands("README.md")
-    assert len(readme) == 3
+    assert len(readme) == 4
     for command in readme:
         arguments = shlex.split(command.replace("<id>", "demo"))[1:]
         if arguments[0] == "generate":

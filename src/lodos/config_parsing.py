@@ -7,8 +7,8 @@ draccus decodes values into the types of the fields. Around it stands what a use
     a key given twice       PyYAML keeps the last; here it is an error
     an unknown key          all of them at once, each with the nearest known one
 
-Flags are dotted names (`--trainer.num_train_steps 100`) and win over the file. It knows nothing of the
-dataclasses it fills.
+Flags are dotted names (`--trainer.num_train_steps 100`) and win over the file; `--strict` alone is `--strict true`. It
+knows nothing of the dataclasses it fills.
 """
 
 import dataclasses
@@ -44,8 +44,8 @@ def parse_config(cls: type[T], argv: Sequence[str], *, prog: str, description: s
     if any(flag in ("-h", "--help") for flag in argv):
         print(format_help(cls, prog=prog, description=description))
         raise SystemExit(0)
-    path, texts = _split_flags(argv)
     hints = dict(known_names(cls))
+    path, texts = _split_flags(argv, switches={name for name, hint in hints.items() if hint is bool})
     flags = {name: _flag_value(name, text, hints.get(name)) for name, text in texts.items()}
     from_file = {} if path is None else read_yaml(Path(path))
     known = set(hints)
@@ -142,8 +142,8 @@ _Dumper.yaml_implicit_resolvers = {
 }
 
 
-def _split_flags(argv: Sequence[str]) -> tuple[str | None, dict[str, str]]:
-    """The config path and the flags by dotted name, their values as they were typed."""
+def _split_flags(argv: Sequence[str], switches: set[str]) -> tuple[str | None, dict[str, str]]:
+    """The config path and the flags by dotted name, their values as they were typed; a switch alone is true."""
     flags: dict[str, str] = {}
     rest = list(argv)
     while rest:
@@ -152,9 +152,10 @@ def _split_flags(argv: Sequence[str]) -> tuple[str | None, dict[str, str]]:
             raise UserError(f"{flag!r}: not a flag. Options are given as --name value.")
         name, equals, value = flag.partition("=")
         if not equals:
-            if not rest or re.match(r"--[A-Za-z]", rest[0]):
-                raise UserError(f"{name}: needs a value, such as {name} true.")
-            value = rest.pop(0)
+            is_alone = not rest or re.match(r"--[A-Za-z]", rest[0])
+            if is_alone and name[2:] not in switches:
+                raise UserError(f"{name}: needs a value, such as {name} 1.")
+            value = "true" if is_alone else rest.pop(0)
         name = name[2:]
         if name in flags:
             raise UserError(f"--{name}: given twice.")

@@ -432,7 +432,7 @@ def test_the_gate_goes_by_the_share_left_out(tmp_path: Path, tiny_tokenizer: Any
     assert (report.read, report.kept, report.dropped) == (4, 2, 2)
     assert check(report, DataArgs(data=data, max_dropped=0.5)) == []
     (problem,) = check(report, DataArgs(data=data, max_dropped=0.49))
-    assert "2 of 4 rows were left out (1 not as the format wants it, 1 too long)" in problem
+    assert "2 of 4 rows were left out (1 the answer is empty, 1 too long)" in problem
 
 
 def test_a_slow_tokenizer_is_refused() -> None:

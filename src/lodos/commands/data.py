@@ -40,7 +40,7 @@ Show what lodos train would train on, from the same config, before any weight is
 why others are not; how long they are; how much of them is trained; what is empty, cut, double, or would never teach the
 model to stop; how full the batches are and how many steps an epoch takes; and the first rows token by token, with what
 is trained in brackets and coloured. Look there first: the answer and its end should be trained, and nothing else. The
-report goes to standard output; --html writes it as a page, too; --strict true makes what would train wrongly an error,
+report goes to standard output; --html writes it as a page, too; --strict makes what would train wrongly an error,
 for scripts. Example: lodos data --config_path my.yaml --html data.html"""
 
 

@@ -9,9 +9,12 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from lodos.config import DEFAULT_EPOCHS, TrainArgs
+from lodos.data.batches import positions_needed
 from lodos.data.chunks import EMPTY_ANSWER, MALFORMED
 from lodos.data.histogram import Bar, length_histogram
 from lodos.data.loader import TrainLoader
+from lodos.data.mixture import Selection
+from lodos.data.packing import pack
 from lodos.data.prepare import Prepared
 from lodos.data.preview import ShownRow
 from lodos.data.report import FileReport, PreparationReport, RowTally
@@ -75,7 +78,7 @@ def summarise(
         part=part,
         facts=tuple(_facts(config, prepared, loader, is_all=part is None)),
         files=tuple(_files(report)),
-        checks=tuple(_checks(report)),
+        checks=tuple(_checks(report, special_tokens_as_text=config.special_tokens_as_text)),
         histogram=tuple(length_histogram(prepared.training.lengths)),
         rows=tuple(rows),
         problems=tuple(problems),
@@ -96,9 +99,19 @@ def _facts(config: TrainArgs, prepared: Prepared, loader: TrainLoader, *, is_all
         packed = f"packed into {loader.row_count:,} rows of {config.positions:,} positions"
     else:
         packed = f"padded to {' or '.join(f'{length:,}' for length in loader.lengths)} positions"
-    yield "batches", f"{packed}, {loader.efficiency:.1%} of them filled"
+    yield "batches", f"{packed}, {loader.efficiency:.1%} of them filled{_if_packed(config, training)}"
     if is_all:
         yield "steps", _steps(config, loader)
+
+
+def _if_packed(config: TrainArgs, training: Selection) -> str:
+    """What packing would change."""
+    if config.packing:
+        return ""
+    needed = positions_needed(training)
+    seq_len = max(config.positions, int(needed.max()))
+    plan = pack(needed, seq_len, config.trainer.seed)
+    return f" (packing: true would fill {plan.efficiency(needed, seq_len):.1%} of {len(plan):,} rows of {seq_len:,})"
 
 
 def _repeated(indices: np.ndarray) -> str:
@@ -113,7 +126,8 @@ def _steps(config: TrainArgs, loader: TrainLoader) -> str:
         epochs = trainer.num_train_steps / loader.batches_per_epoch
         return f"{each}; the run's {trainer.num_train_steps:,} steps are {epochs:,.2f} epochs"
     epochs = trainer.num_epochs or DEFAULT_EPOCHS
-    return f"{each}; the run's {epochs:g} epochs are {loader.steps_for_epochs(epochs):,} steps"
+    steps = loader.steps_for_epochs(epochs)
+    return f"{each}; the run's {epochs:g} epochs are {steps:,} step{'s' * (steps != 1)}"
 
 
 def _files(report: PreparationReport) -> Iterable[str]:
@@ -128,7 +142,7 @@ def _files(report: PreparationReport) -> Iterable[str]:
         yield f"and {len(files) - SHOWN_FILES:,} files more"
 
 
-def _checks(report: PreparationReport) -> Iterable[Check]:
+def _checks(report: PreparationReport, *, special_tokens_as_text: bool) -> Iterable[Check]:
     files = [*report.files, *report.held_out_files]
     reasons = dict.fromkeys([*ALWAYS_CHECKED, *(reason for file in files for reason in file.dropped)])
     for reason in reasons:
@@ -142,7 +156,7 @@ def _checks(report: PreparationReport) -> Iterable[Check]:
     if not tokens:
         yield Check("special tokens in a row's own text", 0)
     for token in tokens:
-        named = f"special token {token} in a row's own text"
+        named = f"special token {token} in a row's own text" + ", read as plain characters" * special_tokens_as_text
         yield _check(named, ((file, file.special_tokens.get(token)) for file in files))
 
 

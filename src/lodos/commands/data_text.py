@@ -104,4 +104,5 @@ def _tokens(tokens: Sequence[ShownToken]) -> Text:
         if token.ends_line:
             shown.append("\n  ")
         before = token
+    shown.rstrip()
     return shown
