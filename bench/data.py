@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from lodos.data.workers import core_count
+from lodos.data.tokens.workers import core_count
 
 TEXT = (
     "the of and to a in is that for it as with was on be by this are or from at an which you not have can one all "
@@ -70,7 +70,7 @@ def prepare_as_trl(data: str, tokenizer: Any, temporary: str) -> int:
     """Tokens prepared as TRL's SFTTrainer does rows of prompt and completion: a map, row by row, the prompt twice."""
     from datasets import load_dataset
 
-    from lodos.data.prompts import ALPACA_PROMPTS
+    from lodos.data.text.prompts import ALPACA_PROMPTS
 
     def tokenize(row: dict[str, str]) -> dict[str, list[int]]:
         prompt = ALPACA_PROMPTS.render(row["instruction"], row["input"])
@@ -87,7 +87,7 @@ def prepare_as_trainer(data: str, tokenizer: Any, temporary: str) -> int:
     """Tokens prepared as scripts around `Trainer` do: a map in batches, the prompts again for the mask."""
     from datasets import load_dataset
 
-    from lodos.data.prompts import ALPACA_PROMPTS
+    from lodos.data.text.prompts import ALPACA_PROMPTS
 
     def tokenize(rows: dict[str, list[str]]) -> dict[str, list[list[int]]]:
         prompts = [ALPACA_PROMPTS.render(*row) for row in zip(rows["instruction"], rows["input"], strict=True)]

@@ -16,10 +16,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from lodos.data.batching.loader import TrainLoader
 from lodos.data.config import DataArgs
-from lodos.data.loader import TrainLoader
 from lodos.data.prepare import prepare
-from lodos.data.tokenize import padding_token_id
+from lodos.data.tokens.tokenize import padding_token_id
 from lodos.demo.base_model import smollm2_folder
 from lodos.formats.hf import HFCheckpointConverter
 from lodos.formats.peft import peft_state_dict, save_peft_pretrained

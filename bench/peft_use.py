@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lodos.data.batches import make_batch
+from lodos.data.batching.batches import make_batch
 from lodos.data.config import DataArgs
 from lodos.data.prepare import prepare
 from lodos.formats.hf import HFCheckpointConverter

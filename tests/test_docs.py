@@ -96,8 +96,8 @@ def test_the_readmes_commands_and_the_guides_code_run(make_model: Any, tmp_path:
     exec(peft_code, {"path": str(tmp_path / "runs" / "demo" / "peft" / "best")})
 
     from lodos import HFCheckpointConverter
+    from lodos.data.batching.loader import TrainLoader
     from lodos.data.config import DataArgs
-    from lodos.data.loader import TrainLoader
     from lodos.data.prepare import prepare
 
     tokenizer = HFCheckpointConverter.from_hf(str(folder)).tokenizer

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lodos.data.batches import make_batch
+from lodos.data.batching.batches import make_batch
+from lodos.data.batching.loader import EvalLoader, TrainLoader
 from lodos.data.examples import TokenizedExample
-from lodos.data.loader import EvalLoader, TrainLoader
 from lodos.models.config import DecoderConfig
 from lodos.models.decoder import LmHeadModel
 from lodos.nn.rotary import RotaryConfig

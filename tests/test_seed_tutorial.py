@@ -31,7 +31,7 @@ from lodos import (
     save_merged_hf_checkpoint_callback, save_peft_checkpoint_callback,
 )
 from lodos.data.prepare import prepare
-from lodos.data.loader import TrainLoader
+from lodos.data.batching.loader import TrainLoader
 """
 
 BEFORE = """

@@ -14,7 +14,7 @@ from lodos.cli import main
 from lodos.commands import demo
 from lodos.commands.generate import GenerateArgs
 from lodos.config_parsing import parse_config
-from lodos.data.rows import Row
+from lodos.data.reading.rows import Row
 from lodos.tracking.jsonl import read_records
 
 LAYERS = 3

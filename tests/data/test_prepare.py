@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lodos.data import source_store
 from lodos.data.config import DataArgs
 from lodos.data.examples import TokenizedExample
 from lodos.data.prepare import Prepared, check, prepare
-from lodos.data.rows import Row
-from lodos.data.sources import iter_rows
+from lodos.data.reading.rows import Row
+from lodos.data.reading.sources import iter_rows
+from lodos.data.tokens import source_store
 from lodos.errors import UserError
 
 
@@ -444,7 +444,7 @@ def test_a_slow_tokenizer_is_refused() -> None:
 
 
 def test_loaders_take_what_is_prepared(tmp_path: Path, tiny_tokenizer: Any) -> None:
-    from lodos.data.loader import TrainLoader
+    from lodos.data.batching.loader import TrainLoader
 
     data = write(tmp_path / "a.jsonl", [row(n) for n in range(10)])
     prepared = run(tiny_tokenizer, data)

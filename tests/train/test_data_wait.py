@@ -11,8 +11,8 @@ from rich.console import Console
 from lodos.commands.loaders import Loaders
 from lodos.commands.run_log import RunLog
 from lodos.config import TrainArgs
+from lodos.data.batching.loader import TrainLoader
 from lodos.data.examples import TokenizedExample
-from lodos.data.loader import TrainLoader
 from lodos.tracking.console import ConsoleTracker
 from lodos.tracking.jsonl import read_records
 from lodos.train import trainer as trainer_module

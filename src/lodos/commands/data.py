@@ -24,7 +24,7 @@ from lodos.data.first_rows import prepare_first_rows
 from lodos.data.mixture import Selection
 from lodos.data.prepare import Prepared, check, prepare
 from lodos.data.preview import shown_row
-from lodos.data.source_store import RefusedRowsError
+from lodos.data.tokens.source_store import RefusedRowsError
 from lodos.errors import UserError
 from lodos.formats.hf import HFCheckpointConverter
 from lodos.formats.hub import model_folder

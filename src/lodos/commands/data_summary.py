@@ -9,16 +9,16 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from lodos.config import DEFAULT_EPOCHS, TrainArgs
-from lodos.data.batches import positions_needed
-from lodos.data.chunks import EMPTY_ANSWER, MALFORMED
+from lodos.data.batching.batches import positions_needed
+from lodos.data.batching.loader import TrainLoader
+from lodos.data.batching.packing import pack
 from lodos.data.histogram import Bar, length_histogram
-from lodos.data.loader import TrainLoader
 from lodos.data.mixture import Selection
-from lodos.data.packing import pack
 from lodos.data.prepare import Prepared
 from lodos.data.preview import ShownRow
 from lodos.data.report import FileReport, PreparationReport, RowTally
-from lodos.data.tokenize import NOTHING_TRAINED, TOO_LONG
+from lodos.data.tokens.chunks import EMPTY_ANSWER, MALFORMED
+from lodos.data.tokens.tokenize import NOTHING_TRAINED, TOO_LONG
 
 SHOWN_FILES = 20
 """Files that are listed one by one."""

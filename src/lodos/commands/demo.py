@@ -19,9 +19,9 @@ from rich.table import Table
 from lodos.commands.train import TrainResult, train
 from lodos.config import TrainArgs
 from lodos.config_parsing import parse_config
-from lodos.data.prompts import read_prompts
-from lodos.data.rows import Row
-from lodos.data.sources import read_rows
+from lodos.data.reading.rows import Row
+from lodos.data.reading.sources import read_rows
+from lodos.data.text.prompts import read_prompts
 from lodos.demo.base_model import smollm2_folder
 from lodos.demo.task import HELD_OUT_FILE, PROMPTS, TRAIN_FILE
 from lodos.files import write_json

@@ -4,12 +4,12 @@ import dataclasses
 import logging
 
 from lodos.config import TrainArgs
-from lodos.data.loader import EvalLoader, TrainLoader
+from lodos.data.batching.loader import EvalLoader, TrainLoader
+from lodos.data.batching.stream import ExampleStream, StreamLoader
 from lodos.data.mixture import Selection
 from lodos.data.prepare import check, prepare, prepare_held_out
 from lodos.data.report import PreparationReport
-from lodos.data.stream import ExampleStream, StreamLoader
-from lodos.data.tokenize import padding_token_id
+from lodos.data.tokens.tokenize import padding_token_id
 from lodos.errors import UserError
 from lodos.formats.hf import HFCheckpointConverter
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from lodos.commands.loaders import Loaders
 from lodos.config import TrainArgs
-from lodos.data.loader import TrainLoader
+from lodos.data.batching.loader import TrainLoader
 from lodos.lora.transform import lora_parameter_count
 from lodos.models.decoder import LmHeadModel
 from lodos.tracking.console import ConsoleTracker

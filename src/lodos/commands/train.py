@@ -15,8 +15,8 @@ from lodos.commands.loaders import make_loaders
 from lodos.commands.run_log import RunLog
 from lodos.config import DEFAULT_EPOCHS, TrainArgs
 from lodos.config_parsing import dump_config, parse_config
-from lodos.data.loader import EvalLoader, TrainLoader
-from lodos.data.stream import StreamLoader
+from lodos.data.batching.loader import EvalLoader, TrainLoader
+from lodos.data.batching.stream import StreamLoader
 from lodos.errors import UserError
 from lodos.files import local_path
 from lodos.formats.hf import HFCheckpointConverter

@@ -8,14 +8,14 @@ import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lodos.data.chunks import in_chunks
 from lodos.data.config import DataArgs
 from lodos.data.mixture import Selection
 from lodos.data.prepare import Prepared, also_in, prepare_held_out, with_duplicates
+from lodos.data.reading.sources import DataSource, iter_rows, parse_sources
 from lodos.data.report import FileReport, PreparationReport, add_reports
-from lodos.data.source_store import RECOGNISED_ROWS, Options, refusing
-from lodos.data.sources import DataSource, iter_rows, parse_sources
-from lodos.data.store import ExampleStore, StoreWriter
+from lodos.data.tokens.chunks import in_chunks
+from lodos.data.tokens.source_store import RECOGNISED_ROWS, Options, refusing
+from lodos.data.tokens.store import ExampleStore, StoreWriter
 from lodos.errors import UserError
 
 if TYPE_CHECKING:

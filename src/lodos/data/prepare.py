@@ -15,11 +15,11 @@ import numpy as np
 
 from lodos.data.config import SPLIT_PREFIX, DataArgs
 from lodos.data.mixture import Selection, mix
+from lodos.data.reading.sources import DataSource, parse_sources
 from lodos.data.report import FileReport, PreparationReport
-from lodos.data.source_store import source_store
-from lodos.data.sources import DataSource, parse_sources
 from lodos.data.split import split
-from lodos.data.store import ExampleStore
+from lodos.data.tokens.source_store import source_store
+from lodos.data.tokens.store import ExampleStore
 from lodos.errors import UserError
 
 if TYPE_CHECKING:

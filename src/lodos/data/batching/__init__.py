@@ -1,0 +1,1 @@
+"""Tokens become batches: padded or packed, shuffled, read ahead."""

@@ -1,0 +1,148 @@
+"""The bytes of a file, wherever it lies and however it is compressed.
+
+Whether bytes are gzip or Zstandard is seen in the first of them, whatever the file is called: servers unpack `.gz`
+files on the way, and downloads lose their suffixes. Nothing is ever read whole; a compressed file cut short, whose
+rows would otherwise end as if that were all, is an error.
+
+Knows nothing of rows.
+"""
+
+import gzip
+import io
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, TYPE_CHECKING, Any
+
+from lodos.data.reading.locations import filesystem, is_http, is_remote, local_path, remote_errors, shown_path
+from lodos.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+CHUNK = 2**20
+"""Bytes read at once."""
+MAX_ROW_BYTES = 256 * 2**20
+"""A longer row is an error: a lost quotation mark or a decompression bomb, not text to train on."""
+
+_GZIP = b"\x1f\x8b"
+_ZSTD = b"\x28\xb5\x2f\xfd"
+
+
+class DamagedFileError(Exception):
+    """The file cannot be read any further. The text says why, and whoever counts the rows says where."""
+
+
+@contextmanager
+def open_bytes(file: str) -> Iterator[io.BufferedReader]:
+    """Opens a local file or URL for reading from front to back, decompressed.
+
+    Raises:
+        UserError: when it cannot be opened.
+        DamagedFileError: from the reads, when it cannot be read on.
+    """
+    with open_raw(file) as raw:
+        head = raw.peek(len(_ZSTD))
+        source: Any = raw
+        if head.startswith(_GZIP):
+            source = gzip.GzipFile(fileobj=raw)
+        elif head.startswith(_ZSTD):
+            import pyarrow as pa
+
+            source = pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), "zstd")
+        yield io.BufferedReader(_Reading(source), CHUNK)
+
+
+@contextmanager
+def open_random_access(file: str) -> Iterator["pa.NativeFile"]:
+    """Opens a local file or URL for pyarrow, which reads here and there.
+
+    A local file is read rather than mapped: pages of a map stay resident and would count as the memory of this process.
+
+    Raises:
+        UserError: when it cannot be opened.
+    """
+    import pyarrow as pa
+
+    if is_remote(file):
+        with _opened(file, sequential=False) as raw, pa.PythonFile(raw, mode="r") as source:
+            yield source
+    else:
+        with _local_errors(file):
+            source = pa.OSFile(str(local_path(file)))
+        with source:
+            yield source
+
+
+@contextmanager
+def open_raw(file: str) -> Iterator[io.BufferedReader]:
+    """Opens a local file or URL for reading its bytes as they are, from front to back.
+
+    Raises:
+        UserError: when it cannot be opened.
+    """
+    with _opened(file, sequential=True) as raw:
+        yield raw
+
+
+@contextmanager
+def _opened(file: str, *, sequential: bool) -> Iterator[io.BufferedReader]:
+    if is_remote(file):
+        with remote_errors(file):
+            system, place = filesystem(file)
+            # Many a web server can only be read from front to back, and that must be asked for.
+            options = {"block_size": 0} if sequential and is_http(file) else {}
+            raw: IO[bytes] = system.open(place, "rb", **options)
+    else:
+        with _local_errors(file):
+            raw = open(local_path(file), "rb")  # noqa: SIM115 (closed below)
+    with raw:
+        yield raw if isinstance(raw, io.BufferedReader) else io.BufferedReader(raw, CHUNK)  # pyright: ignore[reportArgumentType]
+
+
+@contextmanager
+def _local_errors(file: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: cannot be read: {error}.") from None
+
+
+class _Reading(io.RawIOBase):
+    """Reads of `source` that give all that is asked for, as far as there is, and then say what is wrong with the file.
+
+    A source gives a little at a time; who gathers a long row would copy what it has over and over.
+    """
+
+    def __init__(self, source: Any):
+        super().__init__()
+        # A GzipFile's read() gathers as well, but loses what it has when it meets the cut.
+        self._read = source.read1 if isinstance(source, gzip.GzipFile) else source.read
+        self._failure: DamagedFileError | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        filled = 0
+        while filled < len(buffer) and self._failure is None:
+            try:
+                part = self._read(len(buffer) - filled)
+            except Exception as error:  # of the disk, of gzip, of pyarrow's Zstandard, of whichever remote store
+                self._failure = _damaged(error)
+            else:
+                if not part:
+                    break
+                buffer[filled : filled + len(part)] = part
+                filled += len(part)
+        if self._failure is not None and not filled:
+            raise self._failure
+        return filled
+
+
+def _damaged(error: Exception) -> DamagedFileError:
+    if isinstance(error, EOFError) or "Truncated" in str(error):
+        return DamagedFileError("the compressed file is cut short, and what is missing cannot be told. Copy it again")
+    if isinstance(error, gzip.BadGzipFile | zlib.error):
+        return DamagedFileError(f"the gzip file is damaged: {error}")
+    return DamagedFileError(f"{type(error).__name__}: {shown_path(str(error)).rstrip('.')}")

@@ -1,0 +1,1 @@
+"""Text becomes tokens, in parallel, and is kept on disk."""
