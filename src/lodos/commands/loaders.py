@@ -3,6 +3,8 @@
 import dataclasses
 import logging
 
+import jax
+
 from lodos.config import TrainArgs
 from lodos.data.batching.loader import EvalLoader, TrainLoader
 from lodos.data.batching.stream import ExampleStream, StreamLoader
@@ -40,7 +42,9 @@ def make_loaders(config: TrainArgs, converter: HFCheckpointConverter) -> Loaders
     prepared = prepare(config, converter.tokenizer, seed=config.trainer.seed)
     if problems := check(prepared.report, config):
         raise UserError("\n".join(problems))
-    training = training_loader(config, converter, prepared.training)
+    training = training_loader(
+        config, converter, prepared.training, host_index=jax.process_index(), host_count=jax.process_count()
+    )
     if training.efficiency < 1 - NOTABLE_FILLER and not config.packing:
         logger.info(
             "%.0f %% of the batches is filler, since each is as long as its longest row. packing: true fills them: a "
@@ -51,14 +55,23 @@ def make_loaders(config: TrainArgs, converter: HFCheckpointConverter) -> Loaders
     return Loaders(training, held_out, prepared.report)
 
 
-def training_loader(config: TrainArgs, converter: HFCheckpointConverter, examples: Selection) -> TrainLoader:
-    """The batches of an epoch's examples."""
+def training_loader(
+    config: TrainArgs,
+    converter: HFCheckpointConverter,
+    examples: Selection,
+    *,
+    host_index: int = 0,
+    host_count: int = 1,
+) -> TrainLoader:
+    """The batches of an epoch's examples, or the share of them that one of several hosts makes."""
     return TrainLoader(
         examples,
         batch_size=config.trainer.train_batch_size,
         pad_id=_pad_id(converter),
         seed=config.trainer.seed,
         seq_len=_packed_length(config),
+        host_index=host_index,
+        host_count=host_count,
     )
 
 
@@ -81,6 +94,8 @@ def _streamed(config: TrainArgs, converter: HFCheckpointConverter) -> Loaders:
         seed=seed,
         max_length=config.max_tune_length,
         seq_len=_packed_length(config),
+        host_index=jax.process_index(),
+        host_count=jax.process_count(),
     )
     held_out, _ = prepare_held_out(config, converter.tokenizer)
     return Loaders(training, _eval_loader(config, converter, held_out) if len(held_out) else None, None)
@@ -88,7 +103,12 @@ def _streamed(config: TrainArgs, converter: HFCheckpointConverter) -> Loaders:
 
 def _eval_loader(config: TrainArgs, converter: HFCheckpointConverter, held_out: Selection) -> EvalLoader:
     return EvalLoader(
-        held_out, batch_size=config.trainer.eval_batch_size, pad_id=_pad_id(converter), seq_len=_packed_length(config)
+        held_out,
+        batch_size=config.trainer.eval_batch_size,
+        pad_id=_pad_id(converter),
+        seq_len=_packed_length(config),
+        host_index=jax.process_index(),
+        host_count=jax.process_count(),
     )
 
 

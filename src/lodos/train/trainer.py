@@ -98,7 +98,8 @@ class Trainer:
             init = named_jit(self.optimizer.init, axis_resources=mapping)
             opt_state = init(partition(model, self.is_trainable)[0])
             # On every device of the mesh from the start: a new layout at the second step would compile it again.
-            step, key = jax.device_put((jnp.zeros((), jnp.int32), key), NamedSharding(mesh, PartitionSpec()))
+            everywhere = jax.jit(lambda *values: values, out_shardings=NamedSharding(mesh, PartitionSpec()))
+            step, key = everywhere(jnp.zeros((), jnp.int32), key)
             return self._resumed(TrainerState(step, model, opt_state, key, self.is_trainable))
 
     def train(self, state: TrainerState, loader: Iterable[Any]) -> TrainerState:
@@ -183,13 +184,18 @@ class Trainer:
         )
 
     def _placed_batch(self, batch: PyTree) -> PyTree:
-        """The batch on the devices, its rows shared out among those of the data axis."""
+        """The batch on the devices, its rows shared out among those of the data axis.
+
+        With several hosts, each brings its share of the rows; in the order of the hosts they are the batch.
+        """
         mapping = self.config.compute_axis_mapping
 
         def place(leaf: Any) -> Array:
-            names = ("batch", *[None] * (np.ndim(leaf) - 1))
-            spec = partition_spec(names, np.shape(leaf), mapping)
-            return jax.device_put(leaf, NamedSharding(self.config.device_mesh.mesh, spec))
+            rows, *rest = np.shape(leaf)
+            shape = (rows * jax.process_count(), *rest)
+            spec = partition_spec(("batch", *[None] * len(rest)), shape, mapping)
+            sharding = NamedSharding(self.config.device_mesh.mesh, spec)
+            return jax.make_array_from_process_local_data(sharding, np.asarray(leaf), shape)
 
         return jax.tree.map(place, batch)
 
