@@ -19,20 +19,33 @@ def save_peft_checkpoint_callback(
     config: LoraConfig,
     base_model_name_or_path: str,
     upload_to_hf: str | None = None,
+    *,
+    chat_template: str | None = None,
 ) -> Callable[[StepInfo], Path]:
     """A hook that writes the adapter to `<base_path>/step-<step>`, as PEFT would, and returns that folder.
+
+    Args:
+        chat_template: that it is trained with, if it is not the base model's.
 
     Raises:
         UserError: at once, for a place that cannot be written or an upload, which does not exist yet.
     """
     _refuse_upload(upload_to_hf)
     folder = local_path(base_path)
-    base_folder = model_folder(base_model_name_or_path)
+    base_folder = model_folder(base_model_name_or_path, weights=False)
 
     def save(info: StepInfo) -> Path:
         path = folder / f"step-{info.step}"
         facts = {"step": str(info.step)}
-        save_peft_pretrained(info.model, config, base_model_name_or_path, path, base_folder=base_folder, facts=facts)
+        save_peft_pretrained(
+            info.model,
+            config,
+            base_model_name_or_path,
+            path,
+            base_folder=base_folder,
+            chat_template=chat_template,
+            facts=facts,
+        )
         return path
 
     return save

@@ -67,6 +67,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         value = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Loader)
     except (FileNotFoundError, IsADirectoryError):
         raise UserError(f"{CONFIG_FLAG}: {path}: there is no such file.") from None
+    except OSError as error:
+        raise UserError(f"{CONFIG_FLAG}: {path}: cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}.") from None
     except yaml.YAMLError as error:

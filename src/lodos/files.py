@@ -36,7 +36,8 @@ def local_path(path: str | os.PathLike[str]) -> Path:
 def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a temporary folder beside `path`; on a clean exit it becomes `path`, replacing what was there.
 
-    On an exception the temporary folder is removed and `path` is left as it was.
+    What was there is renamed away first, so for a moment there is nothing at `path`, and never half of anything. On an
+    exception the temporary folder is removed and `path` is left as it was.
     """
     place = local_path(path)
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -63,8 +64,14 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as Hugging Face does: indented by two, keys sorted, a newline at the end."""
+    """Writes `value` as Hugging Face does: indented by two, keys sorted, a newline at the end.
+
+    Raises:
+        OSError: if what is read back is not what was written.
+    """
     path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    if read_json(path) != value:
+        raise OSError(f"{path}: read back differently than written.")
 
 
 def read_json(path: Path) -> Any:
@@ -79,6 +86,8 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: there is no such file.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid JSON: {error}.") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}.") from None
 
 
 def _open_to_readers(folder: Path) -> None:

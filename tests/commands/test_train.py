@@ -151,3 +151,38 @@ def test_too_little_memory_is_explained(args: TrainArgs, monkeypatch: pytest.Mon
     monkeypatch.setattr(train_command, "train", out_of_memory)
     with pytest.raises(UserError, match="per_device_parallelism"):
         main(["--model_name_or_path", args.model_name_or_path, "--data", args.data])
+
+
+def test_the_chat_template_of_the_training_goes_with_adapter_and_merged_model(args: TrainArgs, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    turns = [[{"role": "user", "content": f"Say {x}."}, {"role": "assistant", "content": x * 3}] for x in "abcdefgh"]
+    chats = tmp_path / "chats.jsonl"
+    chats.write_text("".join(json.dumps({"messages": messages}) + "\n" for messages in turns), encoding="utf-8")
+    template = (
+        "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}{{ eos_token }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    result = train(dataclasses.replace(args, data=str(chats), chat_template=template, save_merged=True))
+    assert result.merged is not None
+    for folder in (result.adapter, result.best_adapter, result.merged):
+        assert AutoTokenizer.from_pretrained(folder).chat_template == template
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("hf_save_path", "gs://bucket/peft"), ("merged_hf_save_path", "s3://bucket"), ("data", "no-such-file.json")],
+)
+def test_a_place_that_cannot_be_is_refused_before_weights_are_read(
+    args: TrainArgs, monkeypatch: pytest.MonkeyPatch, option: str, value: str
+) -> None:
+    monkeypatch.setattr(HFCheckpointConverter, "load_pretrained", lambda *_, **__: pytest.fail("weights were read"))
+    with pytest.raises(UserError):
+        train(dataclasses.replace(args, **{option: value}))
+
+
+def test_streamed_data_that_would_train_wrongly_is_refused(args: TrainArgs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(HFCheckpointConverter, "load_pretrained", lambda *_, **__: pytest.fail("weights were read"))
+    config = dataclasses.replace(args, streaming=True, validation=None, max_tune_length=10, max_dropped=0.0)
+    with pytest.raises(UserError, match=r"None of the first 20 rows|were left out"):
+        train(config)

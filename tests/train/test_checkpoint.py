@@ -73,3 +73,24 @@ def test_only_the_newest_are_kept(model: Any, make_trainer: Any) -> None:
     trainer.train(trainer.initial_state(KEY, model=model), Batches())
     steps = sorted(path.name for path in trainer.config.checkpoint_folder.iterdir() if path.name.isdigit())
     assert steps == ["6", "7"]
+
+
+def test_a_run_begun_anew_is_what_resumes(model: Any, make_trainer: Any) -> None:
+    old = make_trainer(model, steps=9)
+    old.train(old.initial_state(KEY, model=model), Batches())
+    anew = make_trainer(model, steps=4, load_checkpoint=False)
+    expected = arrays(anew.train(anew.initial_state(jax.random.key(5), model=model), Batches()))
+    found = arrays(make_trainer(model, steps=9).initial_state(KEY, model=model))
+    assert all(np.array_equal(expected[name], found[name]) for name in expected)
+
+
+def test_an_error_in_training_leaves_whole_checkpoints(model: Any, make_trainer: Any) -> None:
+    def fail(info: Any) -> None:
+        if info.step == 3:
+            raise RuntimeError("disk on fire")
+
+    trainer = make_trainer(model, steps=9, checkpointer=CheckpointerConfig(save_interval=2))
+    trainer.add_hook(fail)
+    with pytest.raises(RuntimeError, match="on fire"):
+        trainer.train(trainer.initial_state(KEY, model=model), Batches())
+    assert int(make_trainer(model, steps=9).initial_state(KEY, model=model).step) == 2

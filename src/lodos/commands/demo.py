@@ -24,7 +24,6 @@ from lodos.data.reading.sources import read_rows
 from lodos.data.text.prompts import read_prompts
 from lodos.demo.base_model import smollm2_folder
 from lodos.demo.task import HELD_OUT_FILE, PROMPTS, TRAIN_FILE
-from lodos.files import write_json
 from lodos.formats.hf import HFCheckpointConverter
 from lodos.formats.peft import load_peft_pretrained
 from lodos.infer.text import generate_texts
@@ -56,6 +55,7 @@ def main(argv: list[str]) -> int:
     console = Console(stderr=True, highlight=False)
     started = time.monotonic()
     base_folder = smollm2_folder()
+    config = _config(args, base_folder)
     rows = read_rows(HELD_OUT_FILE)
     converter = HFCheckpointConverter.from_hf(str(base_folder))
 
@@ -63,7 +63,7 @@ def main(argv: list[str]) -> int:
     before = _answers(converter, converter.load_pretrained(scan_layers=False), rows)
 
     console.print("[bold]2. Fine-tuning[/] with LoRA on 1,000 other requests.")
-    result = train(_config(args, base_folder))
+    result = train(config)
     if result.interrupted:
         console.print(f"Interrupted at step {result.step}; the adapter so far is {result.adapter}.")
         return 130
@@ -90,7 +90,7 @@ def _config(args: DemoArgs, base_folder: Path) -> TrainArgs:
             id=time.strftime("demo-%Y%m%d-%H%M%S"),
             run_dir=args.run_dir,
             num_train_steps=args.num_train_steps,
-            num_epochs=None if args.num_train_steps else 1.0,
+            num_epochs=1.0 if args.num_train_steps is None else None,
             train_batch_size=16,
             checkpointer=CheckpointerConfig(save_interval=1000),
         ),
@@ -155,8 +155,6 @@ def _print_outcome(result: TrainResult, difference: float, seconds: float) -> No
     print(f"Adapter:       {result.adapter}   (PEFT loads it)")
     print(f"Merged model:  {result.merged}   (Transformers loads it)")
     print(f"Merged and adapted logits differ by {difference:.1e} of the largest. {seconds / 60:.1f} minutes in all.")
-    prompts = result.config.trainer.run_folder / "prompts.json"
-    write_json(prompts, PROMPTS)
     print("\nNext:")
-    print(f"  lodos generate --adapter {result.adapter} --prompts {prompts} \\")
+    print(f"  lodos generate --adapter {result.adapter}{result.prompts_flag} \\")
     print("    --prompt 'We need a table for six, Sunday at 8:15 pm, name is Lindqvist'")

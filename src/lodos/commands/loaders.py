@@ -2,12 +2,15 @@
 
 import dataclasses
 import logging
+import tempfile
+from pathlib import Path
 
 import jax
 
 from lodos.config import TrainArgs
 from lodos.data.batching.loader import EvalLoader, TrainLoader
 from lodos.data.batching.stream import ExampleStream, StreamLoader
+from lodos.data.first_rows import prepare_first_rows
 from lodos.data.mixture import Selection
 from lodos.data.prepare import check, prepare, prepare_held_out
 from lodos.data.report import PreparationReport
@@ -16,6 +19,9 @@ from lodos.errors import UserError
 from lodos.formats.hf import HFCheckpointConverter
 
 logger = logging.getLogger(__name__)
+
+GATED_ROWS = 1000
+"""Rows of each source that the gate sees of streamed data."""
 
 NOTABLE_FILLER = 0.25
 """Packing is suggested when more than this share of the positions is filler."""
@@ -82,6 +88,10 @@ def _streamed(config: TrainArgs, converter: HFCheckpointConverter) -> Loaders:
             "trainer.num_train_steps."
         )
     seed = config.trainer.seed
+    with tempfile.TemporaryDirectory(prefix="lodos-first-rows-") as folder:
+        first = prepare_first_rows(config, converter.tokenizer, count=GATED_ROWS, folder=Path(folder))
+        if problems := check(first.report, config):
+            raise UserError("\n".join([f"Of the first {first.report.read} rows:", *problems]))
     logger.info(
         "Streaming: rows are shuffled among %d at a time, nothing is cached, and a resumed run reads again what it "
         "has seen.",

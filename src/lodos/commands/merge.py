@@ -1,6 +1,7 @@
 """`lodos merge`: put an adapter into its base model, and write a model that transformers loads."""
 
 import dataclasses
+import re
 import sys
 from typing import Literal
 
@@ -32,10 +33,14 @@ class MergeArgs:
     trust_remote_code: bool = False
     """Let transformers run Python code from the model's repository."""
 
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"\d+ ?[KMGT]i?B", self.max_shard_size, flags=re.IGNORECASE):
+            raise UserError(f"max_shard_size: {self.max_shard_size!r} is not a size such as 5GB or 500MB.")
+
 
 def main(argv: list[str]) -> int:
     """Merges as the arguments say."""
-    merge(parse_config(MergeArgs, argv, prog="lodos merge", description=__doc__ or ""))
+    merge(parse_config(MergeArgs, argv, prog="lodos merge", description=MergeArgs.__doc__ or ""))
     return 0
 
 
@@ -47,7 +52,7 @@ def merge(args: MergeArgs) -> None:
     """
     output = local_path(args.output)
     if output.exists() and not args.overwrite:
-        raise UserError(f"output: {output} exists. Give another folder, or --overwrite true to replace it.")
+        raise UserError(f"output: {output} exists. Give another folder, or --overwrite to replace it.")
     named_base = read_adapter_config(model_folder(args.adapter)).base_model_name_or_path
     base = args.model or named_base
     if base is None:

@@ -17,8 +17,10 @@ from lodos.config import DEFAULT_EPOCHS, TrainArgs
 from lodos.config_parsing import dump_config, parse_config
 from lodos.data.batching.loader import EvalLoader, TrainLoader
 from lodos.data.batching.stream import StreamLoader
+from lodos.data.report import PreparationReport
+from lodos.data.text.chat import read_template
 from lodos.errors import UserError
-from lodos.files import local_path
+from lodos.files import local_path, write_json
 from lodos.formats.hf import HFCheckpointConverter
 from lodos.formats.peft import save_peft_pretrained
 from lodos.lora.filters import lora_trainable_params_filter
@@ -47,6 +49,8 @@ class TrainResult:
     model: LmHeadModel
     """The adapted model, as trained."""
     interrupted: bool
+    prompts_flag: str
+    """What `lodos generate` has to be told of the prompts that were trained."""
 
 
 def main(argv: list[str]) -> int:
@@ -54,6 +58,8 @@ def main(argv: list[str]) -> int:
     config = parse_config(TrainArgs, argv, prog="lodos train", description=TrainArgs.__doc__ or "")
     try:
         result = train(config)
+    except FloatingPointError as error:
+        raise UserError(str(error)) from None
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -68,7 +74,9 @@ def main(argv: list[str]) -> int:
 
 def train(config: TrainArgs) -> TrainResult:
     """One run, from the files it starts from to the files it leaves."""
+    _check_places(config)
     converter = HFCheckpointConverter.from_hf(config.model_name_or_path, trust_remote_code=config.trust_remote_code)
+    converter = dataclasses.replace(converter, chat_template=read_template(config.chat_template))
     targeted_names(converter.structure(), config.lora)
     loaders = make_loaders(config, converter)
     config = _resolved(config, loaders.training)
@@ -106,7 +114,19 @@ def train(config: TrainArgs) -> TrainResult:
         merged=None if (folder := _merged_folder(config)) is None else folder / f"step-{step}",
         model=state.model,
         interrupted=trainer.interrupted,
+        prompts_flag=_prompts_flag(config, loaders.report),
     )
+
+
+def _check_places(config: TrainArgs) -> None:
+    """Refuses, before anything is read, folders that cannot be written and devices that cannot be so arranged."""
+    adapter_folder(config)
+    _merged_folder(config)
+    checkpoints = config.trainer.checkpoint_folder
+    if config.trainer.load_checkpoint and not checkpoints.is_dir():
+        raise UserError(f"load_checkpoint: true, but there is no checkpoint in {checkpoints}.")
+    with config.trainer.device_mesh:
+        pass
 
 
 def adapter_folder(config: TrainArgs) -> Path:
@@ -170,6 +190,7 @@ def _evaluation_hook(
                 config.model_name_or_path,
                 adapter_folder(config) / "best",
                 base_folder=converter.folder,
+                chat_template=converter.chat_template,
                 facts={"step": str(evaluation.step), "held-out loss": f"{evaluation.loss:.4f} nats a token"},
             )
 
@@ -178,7 +199,11 @@ def _evaluation_hook(
 
 def _add_saving_hooks(trainer: Trainer, config: TrainArgs, converter: HFCheckpointConverter) -> None:
     save_adapter = save_peft_checkpoint_callback(
-        adapter_folder(config), config.lora, config.model_name_or_path, config.hf_upload
+        adapter_folder(config),
+        config.lora,
+        config.model_name_or_path,
+        config.hf_upload,
+        chat_template=converter.chat_template,
     )
     trainer.add_hook(save_adapter, every=config.hf_save_steps)
     if (folder := _merged_folder(config)) is not None:
@@ -186,6 +211,18 @@ def _add_saving_hooks(trainer: Trainer, config: TrainArgs, converter: HFCheckpoi
             folder, converter, config.merged_hf_upload, dtype=config.merged_dtype
         )
         trainer.add_hook(save_merged, every=config.hf_save_steps)
+
+
+def _prompts_flag(config: TrainArgs, report: PreparationReport | None) -> str:
+    """Chat rows are asked as they were trained by default; Alpaca rows need their templates."""
+    is_alpaca = config.format == "alpaca" or (report is not None and report.files[0].format.startswith("alpaca"))
+    if not is_alpaca:
+        return ""
+    if isinstance(config.prompts, dict):
+        path = config.trainer.run_folder / "prompts.json"
+        write_json(path, config.prompts)
+        return f" --prompts {path}"
+    return f" --prompts {config.prompts or 'alpaca'}"
 
 
 def _write_config(config: TrainArgs) -> None:
@@ -205,5 +242,6 @@ def _print_outcome(result: TrainResult) -> None:
         config_path = result.config.trainer.run_folder / "config.yaml"
         lines.append(f"Resume: lodos train --config_path {config_path}")
     else:
-        lines.append(f"Next: lodos generate --adapter {result.best_adapter or result.adapter} --prompt '...'")
+        adapter = result.best_adapter or result.adapter
+        lines.append(f"Next: lodos generate --adapter {adapter}{result.prompts_flag} --prompt '...'")
     print("\n".join(lines), file=sys.stderr)

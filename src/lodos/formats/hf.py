@@ -7,6 +7,7 @@ not touch is copied byte for byte, and an adapted weight is summed in float32 an
 """
 
 import dataclasses
+import filecmp
 import functools
 import shutil
 from collections.abc import Callable, Iterator
@@ -57,6 +58,9 @@ class HFCheckpointConverter:
     """config.json with transformers' defaults filled in."""
     config: DecoderConfig
     trust_remote_code: bool = False
+    revision: str | None = None
+    chat_template: str | None = None
+    """In place of the folder's, for the tokenizer and for what is written."""
 
     @staticmethod
     def from_hf(
@@ -73,7 +77,7 @@ class HFCheckpointConverter:
         from huggingface_hub.errors import StrictDataclassError
         from transformers import AutoConfig
 
-        folder = model_folder(model_name_or_path, revision)
+        folder = model_folder(model_name_or_path, revision, weights=False)
         raw = read_json(folder / "config.json")
         check_model_type(raw)
         # Remote code is never needed for a config of a model_type that transformers knows.
@@ -83,7 +87,7 @@ class HFCheckpointConverter:
             reason = error.args[0] if error.args else error
             raise UserError(f"{folder / 'config.json'}: transformers refuses it: {reason}") from None
         return HFCheckpointConverter(
-            folder, model_name_or_path, hf_config, decoder_config(hf_config), trust_remote_code
+            folder, model_name_or_path, hf_config, decoder_config(hf_config), trust_remote_code, revision
         )
 
     @functools.cached_property
@@ -92,9 +96,12 @@ class HFCheckpointConverter:
         from transformers import AutoTokenizer
 
         try:
-            return AutoTokenizer.from_pretrained(self.folder, trust_remote_code=self.trust_remote_code)
-        except (OSError, ValueError) as error:
+            tokenizer = AutoTokenizer.from_pretrained(self.folder, trust_remote_code=self.trust_remote_code)
+        except (OSError, ValueError, ImportError) as error:
             raise UserError(f"{self.folder}: no tokenizer that transformers can load: {error}") from None
+        if self.chat_template is not None:
+            tokenizer.chat_template = self.chat_template
+        return tokenizer
 
     def load_pretrained(
         self,
@@ -113,6 +120,7 @@ class HFCheckpointConverter:
         Raises:
             UserError: that lists every tensor that is missing, extra, misshapen or in conflict.
         """
+        model_folder(self.model_name_or_path, self.revision)  # of a hub name, the weights join the rest in the cache
         reader = SafetensorsReader(self.folder)
         model = self.structure(scan_layers=scan_layers, gradient_checkpointing=gradient_checkpointing)
         self._check(reader, model)
@@ -148,7 +156,7 @@ class HFCheckpointConverter:
             with progress_bar("Writing merged model", len(tensors), enabled=progress) as advance:
                 write_sharded(folder, tensors, max_shard_size=max_shard_size, progress=lambda _: advance())
             self._write_config(folder, dtype)
-            copy_tokenizer(self.folder, folder)
+            copy_tokenizer(self.folder, folder, chat_template=self.chat_template)
             self._write_generation_config(folder)
             for licence in self.folder.glob("LICENSE*"):
                 shutil.copy(licence, folder)
@@ -240,14 +248,25 @@ class HFCheckpointConverter:
         write_json(folder / "generation_config.json", config)
 
 
-def copy_tokenizer(source: Path, destination: Path) -> None:
-    """Copies the tokenizer and chat template of one model folder to another, byte for byte."""
+def copy_tokenizer(source: Path, destination: Path, *, chat_template: str | None = None) -> None:
+    """Copies the tokenizer and chat template of one model folder to another, byte for byte.
+
+    Args:
+        chat_template: to be written in place of the folder's.
+
+    Raises:
+        OSError: if what is read back is not what was copied.
+    """
     for pattern in _TOKENIZER_PATTERNS:
         for file in source.glob(pattern):
             if file.is_file():
                 place = destination / file.relative_to(source)
                 place.parent.mkdir(exist_ok=True)
                 shutil.copyfile(file, place)
+                if not filecmp.cmp(file, place, shallow=False):
+                    raise OSError(f"{place}: read back differently than written.")
+    if chat_template is not None:
+        (destination / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
 
 
 def _is_shape(node: object) -> bool:

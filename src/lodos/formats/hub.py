@@ -5,8 +5,10 @@ from pathlib import Path
 from lodos.errors import UserError
 
 # What a model folder needs; everything else of a repository (other formats, images, code) stays where it is.
-WEIGHTS = "*.safetensors"
-ALLOW_PATTERNS = ["*.json", WEIGHTS, "*.model", "*.txt", "*.jinja", "LICENSE*"]
+WEIGHTS = ["model*.safetensors", "adapter_model.safetensors"]
+ALLOW_PATTERNS = ["*.json", "*.model", "*.txt", "*.jinja", "LICENSE*"]
+# A star crosses folders, and what lies in them is of other models; only chat templates have a folder of their own.
+IGNORE_PATTERNS = ["*/*.json", "*/*.safetensors", "*/*.model", "*/*.txt"]
 
 
 def model_folder(name_or_path: str, revision: str | None = None, *, weights: bool = True) -> Path:
@@ -29,9 +31,11 @@ def model_folder(name_or_path: str, revision: str | None = None, *, weights: boo
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    patterns = [pattern for pattern in ALLOW_PATTERNS if weights or pattern != WEIGHTS]
+    patterns = [*ALLOW_PATTERNS, *(WEIGHTS if weights else ())]
     try:
-        return Path(snapshot_download(name_or_path, revision=revision, allow_patterns=patterns))
+        return Path(
+            snapshot_download(name_or_path, revision=revision, allow_patterns=patterns, ignore_patterns=IGNORE_PATTERNS)
+        )
     except HFValidationError as error:
         raise UserError(f"{name_or_path}: neither a folder here nor a name on the hub: {error}") from None
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:

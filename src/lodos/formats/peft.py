@@ -45,6 +45,7 @@ def save_peft_pretrained(
     path: str | Path,
     *,
     base_folder: Path | None = None,
+    chat_template: str | None = None,
     facts: Mapping[str, str] | None = None,
     allow_untrained: bool = False,
 ) -> None:
@@ -53,6 +54,7 @@ def save_peft_pretrained(
     Args:
         base_model_name_or_path: what adapter_config.json names as the base model.
         base_folder: the base model's files, whose tokenizer goes along; by default found by the name.
+        chat_template: that it was trained with, if it is not the base model's.
         facts: rows for the model card's table.
         allow_untrained: write an adapter that changes nothing; refused by default.
 
@@ -72,9 +74,8 @@ def save_peft_pretrained(
     with written_whole(path) as folder:
         save_and_compare(folder / WEIGHTS_NAME, tensors)
         write_json(folder / CONFIG_NAME, fields)
-        if read_json(folder / CONFIG_NAME) != fields:
-            raise OSError(f"{folder / CONFIG_NAME}: read back differently than written.")
-        copy_tokenizer(base_folder or model_folder(base_model_name_or_path), folder)
+        base_folder = base_folder or model_folder(base_model_name_or_path, weights=False)
+        copy_tokenizer(base_folder, folder, chat_template=chat_template)
         card = adapter_card(config, base_model_name_or_path, target_modules, facts or {})
         (folder / "README.md").write_text(card, encoding="utf-8")
 

@@ -74,7 +74,7 @@ class Decoder(eqx.Module):
             query_index, key_index = start + index, jnp.arange(key_segments.shape[1])
         distance = jnp.broadcast_to(query_index[:, None] - key_index[None, :], (1, len(index), len(key_index)))
         visible = (distance >= 0) & (segment_ids[:, :, None] == key_segments[:, None, :])
-        cos, sin = rotary_tables(positions, self.config.rotary)
+        cos, sin = rotary_tables(positions, segment_ids, self.config.rotary)
         return Context(cos, sin, distance, visible, start), cache
 
 

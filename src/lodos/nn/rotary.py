@@ -48,14 +48,14 @@ class RotaryConfig:
 
 
 def rotary_tables(
-    positions: Int[Array, "batch seq"], config: RotaryConfig
+    positions: Int[Array, "batch seq"], segment_ids: Int[Array, "batch seq"], config: RotaryConfig
 ) -> tuple[Float[Array, "batch seq half"], Float[Array, "batch seq half"]]:
     """The cosines and sines for each token, float32.
 
-    Where they depend on the length (dynamic, longrope) it is that of the token's own row, so that no row
+    Where they depend on the length (dynamic, longrope) it is that of the token's own segment, so that no example
     changes with its neighbours; transformers takes the longest row of the batch.
     """
-    inv_freq, scale = _frequencies(config, jnp.max(positions, axis=-1)[:, None, None] + 1)
+    inv_freq, scale = _frequencies(config, _segment_lengths(positions, segment_ids)[..., None])
     angles = positions[..., None].astype(jnp.float32) * inv_freq
     return jnp.cos(angles) * scale, jnp.sin(angles) * scale
 
@@ -72,8 +72,8 @@ def apply_rotary(
     return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin, rest], axis=-1).astype(x.dtype)
 
 
-def _frequencies(config: RotaryConfig, length: Int[Array, "batch 1 1"]) -> tuple[Float[Array, "*batch half"], float]:
-    """`inv_freq` and the factor on cosines and sines, for rows whose last position is `length - 1`."""
+def _frequencies(config: RotaryConfig, length: Int[Array, "batch seq 1"]) -> tuple[Float[Array, "*batch half"], float]:
+    """`inv_freq` and the factor on cosines and sines, for tokens of segments of these lengths."""
     match config.rope_type:
         case "default":
             return jnp.asarray(_default(config)), 1.0
@@ -90,6 +90,14 @@ def _frequencies(config: RotaryConfig, length: Int[Array, "batch 1 1"]) -> tuple
     raise ValueError(f"rope_type: {config.rope_type!r} is not one of {', '.join(ROPE_TYPES)}.")
 
 
+def _segment_lengths(
+    positions: Int[Array, "batch seq"], segment_ids: Int[Array, "batch seq"]
+) -> Int[Array, "batch seq"]:
+    """For each token how long its segment is."""
+    same = segment_ids[:, :, None] == segment_ids[:, None, :]
+    return jnp.max(jnp.where(same, positions[:, None, :], 0), axis=-1) + 1
+
+
 def _exponents(config: RotaryConfig) -> np.ndarray:
     return np.arange(0, config.rotary_dim, 2, dtype=np.float32) / np.float32(config.rotary_dim)
 
@@ -98,7 +106,7 @@ def _default(config: RotaryConfig) -> np.ndarray:
     return np.float32(1.0) / np.float32(config.rope_theta) ** _exponents(config)
 
 
-def _dynamic(config: RotaryConfig, length: Int[Array, "batch 1 1"]) -> Float[Array, "batch 1 half"]:
+def _dynamic(config: RotaryConfig, length: Int[Array, "batch seq 1"]) -> Float[Array, "batch seq half"]:
     dim, longest, factor = config.rotary_dim, config.max_position_embeddings, config.factor or 1.0
     length = jnp.maximum(length, longest).astype(jnp.float32)
     theta = config.rope_theta * ((factor * length / longest) - (factor - 1)) ** (dim / (dim - 2))
@@ -148,7 +156,7 @@ def _llama3(config: RotaryConfig) -> np.ndarray:
     return ((1 - smooth) * inv_freq / factor + smooth * inv_freq).astype(np.float32)
 
 
-def _longrope(config: RotaryConfig, length: Int[Array, "batch 1 1"]) -> tuple[Float[Array, "batch 1 half"], float]:
+def _longrope(config: RotaryConfig, length: Int[Array, "batch seq 1"]) -> tuple[Float[Array, "batch seq half"], float]:
     original = _original_length(config)
     factor = _factor(config)
     scale = config.attention_factor

@@ -19,12 +19,18 @@ from lodos.tree import combine, named_leaves
 
 
 class Checkpointer:
-    """The checkpoints of one run."""
+    """The checkpoints of one run.
 
-    def __init__(self, folder: Path, *, keep: int):
+    Args:
+        keep: how many of the newest to keep.
+        anew: the run begins from the start; checkpoints that are there already go when the first new one is written.
+    """
+
+    def __init__(self, folder: Path, *, keep: int, anew: bool = False):
         import orbax.checkpoint as ocp
 
         self.folder = folder.absolute()
+        self._anew = anew
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
         # Named, so that a checkpoint's contents can be described before anything has been saved by this manager.
         handler = ocp.StandardCheckpointHandler()
@@ -39,9 +45,14 @@ class Checkpointer:
         import orbax.checkpoint as ocp
 
         step = int(state.step)
+        if self._anew:
+            for old in self._manager.all_steps():
+                self._manager.delete(old)
+            self._anew = False
         if step in self._manager.all_steps():
             return
-        self._manager.save(step, args=ocp.args.StandardSave(_to_tree(state)))
+        if not self._manager.save(step, args=ocp.args.StandardSave(_to_tree(state))):
+            raise OSError(f"{self.folder}: step {step} was not written; the newest is {self.latest_step()}.")
 
     def restore(self, state: TrainerState) -> TrainerState:
         """`state` as it was at the newest checkpoint, laid out on the devices as `state` is.

@@ -11,6 +11,7 @@ hook.
 
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import equinox as eqx
@@ -113,7 +114,7 @@ class Trainer:
             FloatingPointError: when a loss or gradient is not finite; the state of the step before is kept.
         """
         info = StepInfo(state, None, 0.0)
-        with self.config.device_mesh, stop_on_signal() as stop:
+        with self.config.device_mesh, stop_on_signal() as stop, self._checkpoints_finished():
             step = int(state.step)
             batches = _from_step(loader, step)
             started = time.perf_counter()
@@ -131,8 +132,6 @@ class Trainer:
                 self._hooks.run(info)
             self._hooks.run(info, end=True)
             self.interrupted = stop.requested and step < self.num_train_steps
-        if self._checkpointer is not None:
-            self._checkpointer.wait()
         return state
 
     def train_step(self, state: TrainerState, batch: PyTree) -> tuple[TrainerState, StepMetrics]:
@@ -201,8 +200,21 @@ class Trainer:
 
     def _open_checkpointer(self) -> Checkpointer:
         if self._checkpointer is None:
-            self._checkpointer = Checkpointer(self.config.checkpoint_folder, keep=self.config.checkpointer.keep)
+            self._checkpointer = Checkpointer(
+                self.config.checkpoint_folder,
+                keep=self.config.checkpointer.keep,
+                anew=self.config.load_checkpoint is False,
+            )
         return self._checkpointer
+
+    @contextmanager
+    def _checkpoints_finished(self) -> Iterator[None]:
+        """Leaves when every checkpoint is on disk, also after an error."""
+        try:
+            yield
+        finally:
+            if self._checkpointer is not None:
+                self._checkpointer.wait()
 
     def _save_checkpoint(self, info: StepInfo) -> None:
         self._open_checkpointer().save(info.state)

@@ -8,6 +8,7 @@ is used.
 import contextlib
 import copy
 import dataclasses
+import datetime
 import itertools
 import json
 import logging
@@ -151,6 +152,7 @@ def source_store(
             "content": content,
             "tokenizer": tokenizer_fingerprint(tokenizer),
             "options": dataclasses.asdict(options),
+            "date": _date_in(options.chat_template or str(tokenizer.chat_template)),
         }
     )
 
@@ -247,6 +249,11 @@ def tokenizer_fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:
             "versions": {name: importlib.metadata.version(name) for name in ("tokenizers", "transformers", "jinja2")},
         }
     )
+
+
+def _date_in(template: str) -> str | None:
+    """Today, where a chat template writes it into the text (Llama 3.2's does): tomorrow's tokens are others."""
+    return datetime.date.today().isoformat() if "strftime_now" in template else None
 
 
 def _load(folder: Path) -> tuple[ExampleStore, list[FileReport]]:
