@@ -172,7 +172,7 @@ def test_a_folder_that_exists_is_replaced_only_on_request(
     output = tmp_path / "merged"
     output.mkdir()
     (output / "precious.txt").write_text("keep me", encoding="utf-8")
-    assert "--overwrite true" in refusal(capsys, "--adapter", ours, "--output", output)
+    assert "--overwrite to replace" in refusal(capsys, "--adapter", ours, "--output", output)
     assert [path.name for path in output.iterdir()] == ["precious.txt"]
     assert run("--adapter", ours, "--output", output, "--overwrite", "true") == 0
     assert (output / "model.safetensors").exists()

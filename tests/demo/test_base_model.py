@@ -88,6 +88,7 @@ def test_a_model_in_the_cache_is_found_without_fetching(
 
 def test_the_second_call_finds_what_the_first_has_made(smollm2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("LODOS_CACHE", str(smollm2.parent))
     before = {path: path.stat().st_mtime_ns for path in smollm2.iterdir()}
     assert smollm2_folder() == smollm2
     assert {path: path.stat().st_mtime_ns for path in smollm2.iterdir()} == before
