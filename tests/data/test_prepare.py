@@ -1,11 +1,13 @@
 """From files to examples: nothing lost, nothing stale, the same on one core or many, and everything said."""
 
+import datetime
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -450,3 +452,18 @@ def test_loaders_take_what_is_prepared(tmp_path: Path, tiny_tokenizer: Any) -> N
     prepared = run(tiny_tokenizer, data)
     batch = TrainLoader(prepared.training, batch_size=4, pad_id=0, seed=0)[0]
     assert np.asarray(batch.tokens).shape[0] == 4
+
+
+def test_a_template_that_writes_the_date_is_tokenized_anew_each_day(
+    tmp_path: Path, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch, own_cache: Path
+) -> None:
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    data = write(tmp_path / "a.jsonl", [{"messages": messages}])
+    dated = "{{ strftime_now('%Y') }}" + tiny_tokenizer.chat_template
+    for template, days, found in ((tiny_tokenizer.chat_template, (1, 2), 1), (dated, (1, 1, 2), 3)):
+        for day in days:
+            today = datetime.date(2030, 1, day)
+            clock = types.SimpleNamespace(date=types.SimpleNamespace(today=lambda today=today: today))
+            monkeypatch.setattr(source_store, "datetime", clock)
+            run(tiny_tokenizer, data, chat_template=template)
+        assert entries(own_cache) == found

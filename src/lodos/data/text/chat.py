@@ -263,6 +263,11 @@ def _check_written(tools: Any, text: str, where: str, field: str) -> None:
 
 
 def read_template(template: str | None) -> str | None:
+    """The text of a template given as a Jinja file or as itself; None for None.
+
+    Raises:
+        UserError: for a file that is not there or cannot be read.
+    """
     if template is None or "{{" in template or "{%" in template:
         return template
     if "://" in template:
