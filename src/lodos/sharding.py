@@ -13,6 +13,7 @@ The mesh itself is JAX's ambient one (`jax.set_mesh`), entered with `with device
 
 import contextvars
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol, runtime_checkable
@@ -129,6 +130,39 @@ def constrain(x: Array, *names: str | None) -> Array:
     if mapping is None or not jax.sharding.get_abstract_mesh().shape:
         return x
     return jax.lax.with_sharding_constraint(x, partition_spec(names, x.shape, mapping))
+
+
+def shard_count(name: str, size: int) -> int:
+    """Inside `compute_axis_mapping`: over how many devices an axis of this name and size is split."""
+    mapping = _compute_mapping.get()
+    axes = None if mapping is None else partition_spec((name,), (size,), mapping)[0]
+    mesh = jax.sharding.get_abstract_mesh()
+    return math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes or ()))
+
+
+def on_each_device(
+    fn: Callable[..., Array], *, in_axes: Sequence[Sequence[str | None]], out_axes: Sequence[str | None]
+) -> Callable[..., Array]:
+    """Inside `jit`: `fn` on each device's share of its arguments, for what XLA's partitioner does not see into.
+
+    Args:
+        in_axes: the axis names of each argument.
+        out_axes: those of the result, which is as large as the first argument.
+
+    Outside `compute_axis_mapping`, or where nothing is shared out, it is `fn` itself.
+    """
+    mapping = _compute_mapping.get()
+
+    def run(*args: Array) -> Array:
+        if mapping is None:
+            return fn(*args)
+        specs = tuple(partition_spec(names, arg.shape, mapping) for names, arg in zip(in_axes, args, strict=True))
+        if not any(part for spec in specs for part in spec):
+            return fn(*args)
+        out_spec = partition_spec(out_axes, args[0].shape, mapping)
+        return jax.shard_map(fn, in_specs=specs, out_specs=out_spec, check_vma=False)(*args)
+
+    return run
 
 
 def constrain_parameters(tree: PyTree) -> PyTree:

@@ -12,9 +12,11 @@ The base layer is wrapped, not subclassed: the model around it does not change a
 from collections.abc import Mapping
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
+from lodos.lora.product import lora_product
 from lodos.nn.dropout import dropout
 from lodos.nn.linear import Linear
 
@@ -25,8 +27,9 @@ class LoraLinear(eqx.Module):
     base_layer: Linear
     lora_A: Float[Array, "*layers r in"]
     lora_B: Float[Array, "*layers out r"]
-    adapted: Bool[Array, "*layers"] | None
-    """Which layers of a stack are adapted; None for all. The factors of the others have no effect and no gradient."""
+    adapted: tuple[bool, ...] | None = eqx.field(static=True)
+    """Which layers of a stack are adapted; None for all. Both factors of the others are zero, so that they have no
+    effect and no gradient."""
     scale: float = eqx.field(static=True)
     dropout: float = eqx.field(static=True)
 
@@ -42,16 +45,27 @@ class LoraLinear(eqx.Module):
         self, x: Float[Array, "*tokens in"], *, key: PRNGKeyArray | None = None
     ) -> Float[Array, "*tokens out"]:
         # The factors are kept in float32, for small updates to add up, and used in the dtype of the activations.
-        down = dropout(x, self.dropout, key) @ self.lora_A.astype(x.dtype).T
-        update = (down @ self.lora_B.astype(x.dtype).T) * self.scale
-        if self.adapted is not None:
-            update = jnp.where(self.adapted, update, jnp.zeros((), update.dtype))
-        return self.base_layer(x) + update
+        A, B = self.lora_A.astype(x.dtype), self.lora_B.astype(x.dtype)
+        dropped = None if key is None or self.dropout == 0.0 else dropout(x, self.dropout, key)
+        y = lora_product((x, dropped, self.base_layer.weight, A, B), self.scale)
+        return self.base_layer.finish(y)
+
+    @property
+    def first_layer(self) -> int:
+        """The lowest layer of the stack that is adapted."""
+        return 0 if self.adapted is None else self.adapted.index(True)
+
+    def in_layers(self, start: int, stop: int) -> "Linear | LoraLinear":
+        """The part of a stack from layer `start` to `stop`; without its adapter if none of these layers is adapted."""
+        adapted = None if self.adapted is None else self.adapted[start:stop]
+        part = jax.tree.map(lambda leaf: leaf[start:stop], self)
+        if adapted is not None and not any(adapted):
+            return part.base_layer
+        return LoraLinear(part.base_layer, part.lora_A, part.lora_B, adapted, self.scale, self.dropout)
 
     def delta(self) -> Float[Array, "*layers out in"]:
         """What the adapter adds to the weight, `scale * B A`, in float32."""
-        delta = self.scale * jnp.matmul(self.lora_B.astype(jnp.float32), self.lora_A.astype(jnp.float32))
-        return delta if self.adapted is None else jnp.where(self.adapted[..., None, None], delta, 0.0)
+        return self.scale * jnp.matmul(self.lora_B.astype(jnp.float32), self.lora_A.astype(jnp.float32))
 
     def merged(self) -> Linear:
         """The plain layer with the update added to its weight: in float32, rounded once to the weight's dtype."""
@@ -61,4 +75,4 @@ class LoraLinear(eqx.Module):
 
     def logical_axes(self) -> Mapping[str, tuple[str, ...]]:
         out_axis, in_axis = self.base_layer.axes
-        return {"lora_A": ("lora_r", in_axis), "lora_B": (out_axis, "lora_r"), "adapted": ()}
+        return {"lora_A": ("lora_r", in_axis), "lora_B": (out_axis, "lora_r")}

@@ -9,7 +9,6 @@ from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from lodos.errors import UserError
@@ -41,8 +40,11 @@ def loraize(model: Model, config: LoraConfig, *, key: PRNGKeyArray) -> Model:
         if not any(adapted):
             return linear
         lora_A, lora_B = _initial_factors(linear, config, keys[stacked_name])
-        mask = None if all(adapted) else jnp.asarray(adapted)
-        return LoraLinear(linear, lora_A, lora_B, mask, config.scale, config.dropout)
+        if all(adapted):
+            return LoraLinear(linear, lora_A, lora_B, None, config.scale, config.dropout)
+        mask = jnp.asarray(adapted)[:, None, None]
+        lora_A, lora_B = jnp.where(mask, lora_A, 0.0), jnp.where(mask, lora_B, 0.0)
+        return LoraLinear(linear, lora_A, lora_B, tuple(adapted), config.scale, config.dropout)
 
     return map_modules(wrap, model, is_linear)
 
@@ -85,7 +87,7 @@ def adapted_names(model: PyTree) -> dict[str, list[tuple[int | None, str]]]:
             found[stacked_name] = [(None, stacked_name)]
             continue
         names = layer_names(stacked_name, layer.lora_A.shape[0])
-        adapted = [True] * len(names) if layer.adapted is None else np.asarray(layer.adapted).tolist()
+        adapted = [True] * len(names) if layer.adapted is None else layer.adapted
         found[stacked_name] = [(index, name) for index, name in enumerate(names) if adapted[index]]
     return found
 

@@ -13,8 +13,10 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lodos.models.config import DecoderConfig
 from lodos.models.layers import Context, DecoderLayer, LinearLike
+from lodos.nn.attention.attention import AttentionImplementation
+from lodos.nn.attention.segments import segment_starts
 from lodos.nn.cross_entropy import WeightedLoss, next_token_loss
-from lodos.nn.embedding import Embedding
+from lodos.nn.embedding import Embedding, TiedHead
 from lodos.nn.kv_cache import KVCache, LayerCache
 from lodos.nn.linear import Linear
 from lodos.nn.norm import RMSNorm
@@ -23,7 +25,8 @@ from lodos.nn.stacked import GradientCheckpointing, Stacked
 from lodos.sharding import constrain
 from lodos.types import LmExample
 
-_NO_WINDOW = jnp.iinfo(jnp.int32).max
+_NO_WINDOW = 2**30
+"""More than any position, and far enough from the end of int32 to be subtracted."""
 
 
 class Decoder(eqx.Module):
@@ -33,6 +36,7 @@ class Decoder(eqx.Module):
     layers: Stacked
     norm: RMSNorm
     config: DecoderConfig = eqx.field(static=True)
+    attn_implementation: AttentionImplementation = eqx.field(static=True, default="auto")
 
     def __call__(
         self,
@@ -48,13 +52,19 @@ class Decoder(eqx.Module):
         Without a key no element is dropped: that is evaluation.
         """
         context, cache = self._context(segment_ids, positions, cache)
-        windows = _windows(self.config)
+        window, windows = _windows(self.config)
 
         def layer(
             layer: DecoderLayer, x: Array, inputs: tuple[Array | None, LayerCache | None], key: PRNGKeyArray | None
         ) -> tuple[Array, LayerCache | None]:
-            window, layer_cache = inputs
-            x, layer_cache = layer(constrain(x, "tokens", None), context, window, layer_cache, key=key)
+            own_window, layer_cache = inputs
+            x, layer_cache = layer(
+                constrain(x, "tokens", None),
+                context,
+                window if own_window is None else own_window,
+                layer_cache,
+                key=key,
+            )
             return constrain(x, "tokens", None), layer_cache
 
         x = constrain(self.embed_tokens(tokens.reshape(-1)), "tokens", None)
@@ -64,18 +74,13 @@ class Decoder(eqx.Module):
         return self.norm(x), cache
 
     def _context(self, segment_ids: Array, positions: Array, cache: KVCache | None) -> tuple[Context, KVCache | None]:
-        index = jnp.arange(segment_ids.shape[1])
-        if cache is None:
-            start, key_segments, query_index, key_index = None, segment_ids, index, index
-        else:
-            start = cache.used
-            cache = cache.extend_segments(segment_ids)
-            key_segments = cache.segment_ids
-            query_index, key_index = start + index, jnp.arange(key_segments.shape[1])
-        distance = jnp.broadcast_to(query_index[:, None] - key_index[None, :], (1, len(index), len(key_index)))
-        visible = (distance >= 0) & (segment_ids[:, :, None] == key_segments[:, None, :])
         cos, sin = rotary_tables(positions, segment_ids, self.config.rotary)
-        return Context(cos, sin, distance, visible, start), cache
+        if cache is None:
+            return Context(cos, sin, segment_starts(segment_ids), None, self.attn_implementation), None
+        extended = cache.extend_segments(segment_ids)
+        new = segment_ids.shape[1]
+        starts = jax.lax.dynamic_slice_in_dim(segment_starts(extended.segment_ids), cache.used, new, axis=1)
+        return Context(cos, sin, starts, cache.used, self.attn_implementation), extended
 
 
 class LmHeadModel(eqx.Module):
@@ -89,7 +94,8 @@ class LmHeadModel(eqx.Module):
         config: DecoderConfig,
         *,
         scan_layers: bool = True,
-        gradient_checkpointing: GradientCheckpointing = "none",
+        gradient_checkpointing: GradientCheckpointing = "dots",
+        attn_implementation: AttentionImplementation = "auto",
         dtype: Any = jnp.float32,
         key: PRNGKeyArray,
     ) -> "LmHeadModel":
@@ -101,6 +107,7 @@ class LmHeadModel(eqx.Module):
             layers=Stacked(layer, config.num_hidden_layers, scan_layers, gradient_checkpointing),
             norm=RMSNorm(jnp.ones((config.hidden_size,), dtype), config.rms_norm_eps),
             config=config,
+            attn_implementation=attn_implementation,
         )
         head = Linear.init(config.vocab_size, config.hidden_size, axes=("vocab", "embed"), dtype=dtype, key=head_key)
         return LmHeadModel(decoder, None if config.tie_word_embeddings else head)
@@ -129,19 +136,28 @@ class LmHeadModel(eqx.Module):
         self, hidden: Float[Array, "tokens embed"], key: PRNGKeyArray | None = None
     ) -> Float[Array, "tokens vocab"]:
         """What the output head makes of hidden states."""
-        if self.lm_head is None:
-            return self.model.embed_tokens.as_head(hidden)
-        return self.lm_head(hidden, key=key)
+        return self.output_head(hidden, key=key)
 
-    def compute_loss(self, example: LmExample, *, key: PRNGKeyArray | None = None) -> WeightedLoss:
-        """The weighted cross-entropy of the batch; `.scalar()` is its mean in nats a token."""
+    @property
+    def output_head(self) -> TiedHead | LinearLike:
+        """What makes logits of hidden states: `lm_head`, or the embedding where they are tied."""
+        return TiedHead(self.model.embed_tokens) if self.lm_head is None else self.lm_head
+
+    def compute_loss(self, example: LmExample, *, z_loss: float = 0.0, key: PRNGKeyArray | None = None) -> WeightedLoss:
+        """The weighted cross-entropy of the batch; `.scalar()` is its mean in nats a token.
+
+        Args:
+            z_loss: the weight of `log(sum(exp(logits)))^2`, which keeps logits from drifting.
+        """
         key, head_key = (None, None) if key is None else jax.random.split(key)
         hidden, _ = self.model(example.tokens, example.segment_ids, example.positions, key=key)
         targets, weights = example.targets.reshape(-1), example.loss_weight.reshape(-1)
-        return next_token_loss(self.logits, hidden, targets, weights, key=head_key)
+        return next_token_loss(self.output_head, hidden, targets, weights, z_loss=z_loss, key=head_key)
 
 
-def _windows(config: DecoderConfig) -> Int[Array, " layers"] | None:
-    if config.sliding_windows is None:
-        return None
-    return jnp.asarray([_NO_WINDOW if window is None else window for window in config.sliding_windows], jnp.int32)
+def _windows(config: DecoderConfig) -> tuple[int | None, Int[Array, " layers"] | None]:
+    """The window of all layers, or else of each."""
+    windows = config.sliding_windows
+    if windows is None or len(set(windows)) == 1:
+        return (None if windows is None else windows[0]), None
+    return None, jnp.asarray([_NO_WINDOW if window is None else window for window in windows], jnp.int32)

@@ -10,11 +10,13 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lodos.models.config import DecoderConfig
 from lodos.nn import kv_cache
-from lodos.nn.attention import attend
+from lodos.nn.attention.attention import AttentionImplementation, Window, attention
+from lodos.nn.attention.plain import plain_attention
+from lodos.nn.attention.segments import first_visible
 from lodos.nn.kv_cache import LayerCache
 from lodos.nn.linear import Linear
 from lodos.nn.norm import RMSNorm
@@ -35,21 +37,29 @@ LinearLike = Callable[..., Array]
 class Context(eqx.Module):
     """What every layer needs to know of the tokens: where they are and who sees whom.
 
-    A query sees a key of its own segment that is not later and, with a window, less than `window` tokens earlier.
-    Filler is a segment of its own and sees itself, so that no query is without a key and nothing becomes NaN.
+    A token sees those from the start of its segment to itself and, with a window, no more than `window` of them.
     """
 
     cos: Float[Array, "batch seq half"]
     sin: Float[Array, "batch seq half"]
-    distance: Int[Array, "batch seq keys"]
-    """Of query and key, in tokens; negative for keys to come."""
-    visible: Bool[Array, "batch seq keys"]
-    """The mask of a layer without a window."""
+    starts: Int[Array, "batch seq"]
+    """The index, among the keys, of the first token of each token's segment; of filler its own."""
     cache_start: Int[Array, ""] | None
     """Where new keys go in the cache."""
+    attn_implementation: AttentionImplementation = eqx.field(static=True)
 
-    def mask(self, window: Int[Array, ""] | None) -> Bool[Array, "batch seq keys"]:
-        return self.visible if window is None else self.visible & (self.distance < window)
+    def attend(
+        self,
+        q: Float[Array, "batch seq heads head_size"],
+        k: Float[Array, "batch keys kv_heads head_size"],
+        v: Float[Array, "batch keys kv_heads head_size"],
+        window: Window,
+    ) -> Float[Array, "batch seq heads head_size"]:
+        """The attention of new tokens to themselves or, with a cache, to what it holds."""
+        if self.cache_start is None:
+            return attention(q, k, v, self.starts, window, implementation=self.attn_implementation)
+        slots = self.cache_start + jnp.arange(q.shape[1], dtype=self.starts.dtype)
+        return plain_attention(q, k, v, first_visible(self.starts, slots, window), slots)
 
 
 class SelfAttention(eqx.Module):
@@ -90,7 +100,7 @@ class SelfAttention(eqx.Module):
         self,
         x: Float[Array, "tokens embed"],
         context: Context,
-        window: Int[Array, ""] | None,
+        window: Window,
         cache: LayerCache | None,
         *,
         key: PRNGKeyArray | None,
@@ -110,8 +120,7 @@ class SelfAttention(eqx.Module):
             assert context.cache_start is not None
             cache = kv_cache.write(cache, context.cache_start, k, v)
             k, v = cache.k, cache.v
-        # The scores are quadratic in the length: recomputed in the backward pass rather than kept for every layer.
-        out = jax.checkpoint(attend)(q, k, v, context.mask(window))
+        out = context.attend(q, k, v, window)
         return self.o_proj(out.reshape(x.shape[0], -1), key=o_key), cache
 
 
@@ -170,7 +179,7 @@ class DecoderLayer(eqx.Module):
         self,
         x: Float[Array, "tokens embed"],
         context: Context,
-        window: Int[Array, ""] | None,
+        window: Window,
         cache: LayerCache | None,
         *,
         key: PRNGKeyArray | None,

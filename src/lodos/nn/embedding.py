@@ -23,9 +23,16 @@ class Embedding(eqx.Module):
     def __call__(self, tokens: Int[Array, " tokens"]) -> Float[Array, "tokens embed"]:
         return self.weight[tokens]
 
-    def as_head(self, x: Float[Array, "tokens embed"]) -> Float[Array, "tokens vocab"]:
-        """The logits of a tied output head."""
-        return x @ self.weight.T
-
     def logical_axes(self) -> Mapping[str, tuple[str, ...]]:
         return {"weight": ("vocab", "embed")}
+
+
+class TiedHead(eqx.Module):
+    """An output head that is the embedding itself."""
+
+    embedding: Embedding
+
+    def __call__(
+        self, x: Float[Array, "tokens embed"], *, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "tokens vocab"]:
+        return x @ self.embedding.weight.T

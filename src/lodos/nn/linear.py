@@ -6,7 +6,11 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, PRNGKeyArray
+
+PRODUCT_NAME = "linear_product"
+"""How gradient checkpointing knows the products of activations and weights."""
 
 
 class Linear(eqx.Module):
@@ -44,8 +48,12 @@ class Linear(eqx.Module):
     def __call__(
         self, x: Float[Array, "*tokens in"], *, key: PRNGKeyArray | None = None
     ) -> Float[Array, "*tokens out"]:
-        y = x @ self.weight.T
-        return y if self.bias is None else y + self.bias
+        return self.finish(x @ self.weight.T)
+
+    def finish(self, product: Float[Array, "*tokens out"]) -> Float[Array, "*tokens out"]:
+        """The output from the product with the weight, marked as what gradient checkpointing may keep."""
+        product = checkpoint_name(product, PRODUCT_NAME)
+        return product if self.bias is None else product + self.bias
 
     def logical_axes(self) -> Mapping[str, tuple[str, ...]]:
         return {"weight": self.axes, "bias": self.axes[:1]}

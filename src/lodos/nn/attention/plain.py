@@ -1,21 +1,23 @@
-"""Exact softmax attention with grouped heads.
-
-The mask says who sees whom. Every query must see at least one key, as a token that sees itself does: a row of
-the score matrix that is fully masked would have no meaning.
-"""
+"""Attention as it is defined, with a whole matrix of scores; the only one that reads a key-value cache."""
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float, Int
 
 
-def attend(
+def plain_attention(
     q: Float[Array, "batch q heads head_size"],
     k: Float[Array, "batch k kv_heads head_size"],
     v: Float[Array, "batch k kv_heads head_size"],
-    mask: Bool[Array, "batch q k"],
+    first: Int[Array, "batch q"],
+    last: Int[Array, " q"] | None = None,
 ) -> Float[Array, "batch q heads head_size"]:
-    """`softmax(q k^T / sqrt(head_size)) v`, the softmax in float32. Head `h` reads key-value head `h // group`."""
+    """`softmax(q k^T / sqrt(head_size)) v`, the softmax in float32. Head `h` reads key-value head `h // group`.
+
+    Args:
+        first: the first key that each query sees.
+        last: the last; not before the first, for a query without a key has no attention. By default its own index.
+    """
     batch, q_len, heads, head_size = q.shape
     kv_heads = k.shape[2]
     group = heads // kv_heads
@@ -24,9 +26,12 @@ def attend(
     q = q.reshape(batch, kv_heads, group * q_len, head_size)
     k = k.transpose(0, 2, 3, 1)
     v = v.transpose(0, 2, 1, 3)
+    key = jnp.arange(k.shape[-1])
+    last = key if last is None else last
+    visible = (key >= first[:, :, None]) & (key <= last[:, None])
     scores = jnp.matmul(q, k, preferred_element_type=jnp.float32) * head_size**-0.5
     scores = scores.reshape(batch, kv_heads, group, q_len, -1)
-    scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
+    scores = jnp.where(visible[:, None, None], scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype).reshape(batch, kv_heads, group * q_len, -1)
     out = jnp.matmul(weights, v).reshape(batch, kv_heads, group, q_len, head_size)
     return out.transpose(0, 3, 1, 2, 4).reshape(batch, q_len, heads, head_size)

@@ -1,0 +1,75 @@
+"""The attention that layers call: it chooses the implementation and shares the work out among the devices."""
+
+import functools
+from typing import Any, Literal
+
+import jax
+from jaxtyping import Array, Float, Int
+
+from lodos.errors import UserError
+from lodos.nn.attention.blockwise import blockwise_attention
+from lodos.nn.attention.cudnn import CUDNN_DTYPES, cudnn_attention
+from lodos.nn.attention.plain import plain_attention
+from lodos.nn.attention.segments import first_visible
+from lodos.nn.attention.splash import splash_attention
+from lodos.sharding import on_each_device, shard_count
+
+AttentionImplementation = Literal["auto", "blockwise", "splash", "cudnn", "plain"]
+"""How attention is computed; `auto` is splash on TPU, cudnn on GPU in 16 bits, and blockwise everywhere else."""
+
+Window = int | Int[Array, ""] | None
+
+
+def attention(
+    q: Float[Array, "batch seq heads head_size"],
+    k: Float[Array, "batch seq kv_heads head_size"],
+    v: Float[Array, "batch seq kv_heads head_size"],
+    starts: Int[Array, "batch seq"],
+    window: Window = None,
+    *,
+    implementation: AttentionImplementation = "auto",
+) -> Float[Array, "batch seq heads head_size"]:
+    """`softmax(q k^T / sqrt(head_size)) v` of each token over its segment up to itself.
+
+    Args:
+        starts: the index at which each token's segment starts (`segment_starts`).
+        window: how many tokens back a token sees, itself included; None for all.
+
+    Raises:
+        UserError: for an implementation that cannot do this.
+    """
+    first = first_visible(starts, jax.lax.broadcasted_iota(starts.dtype, (starts.shape[1],), 0), window)
+    match _choose(implementation, q.dtype, window):
+        case "splash":
+            assert window is None or isinstance(window, int)
+            interpret = jax.default_backend() != "tpu"
+            compute, keys = functools.partial(splash_attention, window=window, interpret=interpret), starts
+        case "cudnn":
+            compute, keys = cudnn_attention, first
+        case "plain":
+            compute, keys = plain_attention, first
+        case _:
+            compute, keys = blockwise_attention, first
+    # The kernels are opaque to XLA's partitioner, so each device is given its rows, and its heads with their keys.
+    heads = "heads" if shard_count("heads", q.shape[2]) == shard_count("heads", k.shape[2]) else None
+    by_head = ("batch", None, heads, None)
+    run = on_each_device(compute, in_axes=(by_head, by_head, by_head, ("batch", None)), out_axes=by_head)
+    return run(q, k, v, keys)
+
+
+def _choose(implementation: AttentionImplementation, dtype: Any, window: Window) -> AttentionImplementation:
+    platform = jax.default_backend()
+    same_window = window is None or isinstance(window, int)
+    if implementation == "auto":
+        if platform == "tpu" and same_window:
+            return "splash"
+        return "cudnn" if platform == "gpu" and dtype in CUDNN_DTYPES else "blockwise"
+    if implementation == "splash" and not same_window:
+        raise UserError("attn_implementation: splash needs the same sliding window in every layer. Use blockwise.")
+    if implementation == "cudnn" and platform != "gpu":
+        raise UserError(f"attn_implementation: cudnn needs an NVIDIA GPU, and this runs on {platform}. Use auto.")
+    if implementation == "cudnn" and dtype not in CUDNN_DTYPES:
+        raise UserError(
+            "attn_implementation: cudnn computes in 16 bits. Set trainer.mp: p=f32,c=bfloat16, or use auto."
+        )
+    return implementation
