@@ -8,6 +8,7 @@ import sys
 import traceback
 
 from lodos.errors import UserError
+from lodos.runtime import prepare_runtime
 from lodos.version import __version__
 
 VERBS = {
@@ -70,6 +71,7 @@ def _run(verb: str, rest: list[str]) -> int:
         raise UserError(f"{verb!r} is not a verb. {hint}")
     set_environment()
     set_logging()
+    prepare_runtime()
     return importlib.import_module(f"lodos.commands.{verb}").main(rest)
 
 
@@ -81,8 +83,6 @@ def set_environment() -> None:
         # transformers is used without torch, and says so on every import.
         "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
         "TRANSFORMERS_VERBOSITY": "error",
-        # Orbax and JAX report their routine at this level through absl and C++.
-        "TF_CPP_MIN_LOG_LEVEL": "2",
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)

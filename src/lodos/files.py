@@ -18,6 +18,13 @@ from typing import Any
 from lodos.errors import UserError
 
 
+def cache_folder() -> Path:
+    """Where lodos keeps what it can make or fetch again: `$LODOS_CACHE`, or the user's cache folder."""
+    import platformdirs
+
+    return Path(os.environ.get("LODOS_CACHE") or platformdirs.user_cache_dir("lodos"))
+
+
 def local_path(path: str | os.PathLike[str]) -> Path:
     """`path` as a local path.
 

