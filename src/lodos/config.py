@@ -6,6 +6,7 @@ from typing import Literal
 from lodos.data.config import DataArgs
 from lodos.errors import UserError
 from lodos.lora.config import LoraConfig
+from lodos.nn.attention.attention import AttentionImplementation
 from lodos.nn.stacked import GradientCheckpointing
 from lodos.train.config import TrainerConfig
 from lodos.train.optim import OptimizerConfig
@@ -22,8 +23,12 @@ class TrainArgs(DataArgs):
     lora: LoraConfig = LoraConfig()
     trainer: TrainerConfig = TrainerConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
-    gradient_checkpointing: GradientCheckpointing = "none"
-    """What the backward pass recomputes to save memory: none, dots (all but large products) or full."""
+    gradient_checkpointing: GradientCheckpointing = "dots"
+    """What the backward pass recomputes to save memory: none, dots (all but large products and attention) or full."""
+    attn_implementation: AttentionImplementation = "auto"
+    """How attention is computed: blockwise (anywhere), splash (TPU), cudnn (GPU), plain; auto goes by the device."""
+    z_loss: float = 0.0
+    """Weight of log(sum(exp(logits)))^2 in the loss, which keeps logits from drifting; 1e-4 is usual."""
     scan_layers: bool = True
     """Compile one layer and scan over all; false compiles them one by one: slower to start, often faster to run."""
     hf_save_path: str | None = None
@@ -46,6 +51,8 @@ class TrainArgs(DataArgs):
     def __post_init__(self) -> None:
         super().__post_init__()
         problems = []
+        if self.z_loss < 0:
+            problems.append(f"z_loss: {self.z_loss} must not be negative.")
         if self.hf_save_steps < 1:
             problems.append(f"hf_save_steps: {self.hf_save_steps} must be at least 1.")
         problems += [

@@ -21,6 +21,8 @@ def prepare_runtime() -> None:
     """Keeps freed memory, and compiled programs from one run to the next. What the user has set stays."""
     _keep_freed_memory()
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(compilation_cache()))
+    # JAX keeps only what took a second; dozens of small programs together take more.
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     # Orbax, JAX and XLA report their routine at this level through absl and C++.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 

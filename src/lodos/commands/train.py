@@ -65,8 +65,8 @@ def main(argv: list[str]) -> int:
             raise
         raise UserError(
             f"The device has too little memory: {str(error).splitlines()[0]}\n"
-            "Lower trainer.per_device_parallelism (the loss stays the same), set gradient_checkpointing to dots or "
-            "full, or lower max_tune_length."
+            "Lower trainer.per_device_parallelism (the loss stays the same), set gradient_checkpointing to full, or "
+            "lower max_tune_length."
         ) from None
     _print_outcome(result)
     return 130 if result.interrupted else 0
@@ -87,7 +87,9 @@ def train(config: TrainArgs) -> TrainResult:
         model = _load_lora_model(config, converter, key=lora_key)
 
         def compute_loss(model: LmHeadModel, example: LmExample, key: PRNGKeyArray | None = None) -> Array:
-            return model.compute_loss(example, key=key).scalar()
+            # Without a key it is an evaluation, whose loss is the cross-entropy alone.
+            z_loss = 0.0 if key is None else config.z_loss
+            return model.compute_loss(example, z_loss=z_loss, key=key).scalar()
 
         trainer = Trainer(config.trainer, optimizer, compute_loss, is_trainable=lora_trainable_params_filter(model))
         state = trainer.initial_state(training_key, model=model)
@@ -166,6 +168,7 @@ def _load_lora_model(config: TrainArgs, converter: HFCheckpointConverter, *, key
         dtype=config.trainer.policy.compute_dtype,
         scan_layers=config.scan_layers,
         gradient_checkpointing=config.gradient_checkpointing,
+        attn_implementation=config.attn_implementation,
         progress=True,
     )
 

@@ -28,6 +28,7 @@ from lodos.lora.transform import adapted_names, is_lora, lora_layers
 from lodos.models.auto import check_model_type, decoder_config
 from lodos.models.config import DecoderConfig
 from lodos.models.decoder import LmHeadModel
+from lodos.nn.attention.attention import AttentionImplementation
 from lodos.nn.stacked import GradientCheckpointing
 from lodos.sharding import AxisMapping, named_shardings
 from lodos.tree import layer_names, map_modules, named_leaves
@@ -109,7 +110,8 @@ class HFCheckpointConverter:
         axis_mapping: AxisMapping | None = None,
         dtype: Any = None,
         scan_layers: bool = True,
-        gradient_checkpointing: GradientCheckpointing = "none",
+        gradient_checkpointing: GradientCheckpointing = "dots",
+        attn_implementation: AttentionImplementation = "auto",
         progress: bool = False,
     ) -> LmHeadModel:
         """The model with the folder's weights, laid out on the ambient mesh by `axis_mapping`.
@@ -122,7 +124,11 @@ class HFCheckpointConverter:
         """
         model_folder(self.model_name_or_path, self.revision)  # of a hub name, the weights join the rest in the cache
         reader = SafetensorsReader(self.folder)
-        model = self.structure(scan_layers=scan_layers, gradient_checkpointing=gradient_checkpointing)
+        model = self.structure(
+            scan_layers=scan_layers,
+            gradient_checkpointing=gradient_checkpointing,
+            attn_implementation=attn_implementation,
+        )
         self._check(reader, model)
         shardings = named_leaves(_shardings(model, axis_mapping))
         leaves = named_leaves(model)
@@ -162,7 +168,11 @@ class HFCheckpointConverter:
                 shutil.copy(licence, folder)
 
     def structure(
-        self, *, scan_layers: bool = True, gradient_checkpointing: GradientCheckpointing = "none"
+        self,
+        *,
+        scan_layers: bool = True,
+        gradient_checkpointing: GradientCheckpointing = "dots",
+        attn_implementation: AttentionImplementation = "auto",
     ) -> LmHeadModel:
         """The model with shapes in place of arrays: enough to count parameters and match names."""
         return eqx.filter_eval_shape(
@@ -170,6 +180,7 @@ class HFCheckpointConverter:
             self.config,
             scan_layers=scan_layers,
             gradient_checkpointing=gradient_checkpointing,
+            attn_implementation=attn_implementation,
             key=jax.random.key(0),
         )
 

@@ -10,6 +10,7 @@ number. So logits are computed once, and `[tokens, vocab]` never exists.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -21,6 +22,10 @@ from lodos.sharding import constrain, shard_count
 
 CHUNKS = (512, 128)
 """Tokens whose logits are held at once; what is left over of the first goes in chunks of the second."""
+
+
+Head = Callable[..., Float[Array, "tokens vocab"]]
+"""An output head, a module: `head(hidden, key=key)`."""
 
 
 class WeightedLoss(eqx.Module):
@@ -36,7 +41,7 @@ class WeightedLoss(eqx.Module):
 
 
 def next_token_loss(
-    head: eqx.Module,
+    head: Head,
     hidden: Float[Array, "tokens embed"],
     targets: Int[Array, " tokens"],
     weights: Float[Array, " tokens"],
@@ -70,7 +75,7 @@ class _Options(eqx.Module):
 
 @eqx.filter_custom_vjp
 def _weighted_nll(
-    differentiated: tuple[eqx.Module, Array],
+    differentiated: tuple[Head, Array],
     targets: Array,
     weights: Array,
     key: PRNGKeyArray | None,
@@ -93,7 +98,7 @@ def _weighted_nll_bwd(gradients: Any, d_total: Array, perturbed: Any, *args: Any
 
 def _loop(
     perturbed: Any,
-    differentiated: tuple[eqx.Module, Float[Array, "tokens embed"]],
+    differentiated: tuple[Head, Float[Array, "tokens embed"]],
     targets: Int[Array, " tokens"],
     weights: Float[Array, " tokens"],
     key: PRNGKeyArray | None,
@@ -115,9 +120,9 @@ def _loop(
         index = jax.lax.dynamic_slice_in_dim(order, start, size, axis=1)
         # Beyond the end of the order everything is 0, the weight included.
         take = jax.vmap(lambda x, i: x.at[i].get(mode="fill", fill_value=0))
-        chunk = (_flat(take(x, index)) for x in (hidden, targets, weights))
+        chunk = tuple(_flat(take(x, index)) for x in (hidden, targets, weights))
         chunk_key = None if key is None else jax.random.fold_in(key, start)
-        loss, d_head_chunk, d_chunk = _chunk(trained, frozen, *chunk, chunk_key, options, hidden_perturbed)
+        loss, d_head_chunk, d_chunk = _chunk(trained, frozen, chunk, chunk_key, options, hidden_perturbed)
         d_trained = jax.tree.map(lambda total, part: total + part.astype(jnp.float32), d_trained, d_head_chunk)
         if d_hidden is not None and d_chunk is not None:
             put = jax.vmap(lambda x, i, value: x.at[i].set(value, mode="drop", unique_indices=True))
@@ -147,19 +152,21 @@ def _loop(
 def _chunk(
     trained: PyTree,
     frozen: PyTree,
-    hidden: Float[Array, "chunk embed"],
-    targets: Int[Array, " chunk"],
-    weights: Float[Array, " chunk"],
+    chunk: tuple[Array, ...],
     key: PRNGKeyArray | None,
     options: _Options,
     hidden_perturbed: bool,
 ) -> tuple[Float[Array, ""], PyTree, Float[Array, "chunk embed"] | None]:
     """The loss of a chunk, and the gradients of what is trained of the head and of the hidden states.
 
+    `chunk` is hidden `[chunk, embed]`, targets `[chunk]` and weights `[chunk]`.
+
     With `e = exp(logits - max)` and `l = sum(e)` the gradient of the logits is, in the same memory as `e`,
 
         scale * (e - l / (1 + 2 z_loss log_sum) at the target),    scale = weight * (1 + 2 z_loss log_sum) / l
     """
+
+    hidden, targets, weights = chunk
 
     def head(trained: PyTree, hidden: Array) -> Array:
         return eqx.combine(trained, frozen)(constrain(hidden, "tokens", None), key=key)

@@ -41,7 +41,7 @@ def blockwise_attention(
     """`softmax(q k^T / sqrt(head_size)) v` of each token over the keys from `first` to itself, softmax in float32.
 
     Args:
-        first: the first key that each query sees, at most its own index; it never falls along a row.
+        first: the first key that each query sees, at most its own index.
     """
     seq = q.shape[1]
     block = min(BLOCK, -(-seq // _SMALLEST_BLOCK) * _SMALLEST_BLOCK)
@@ -50,7 +50,8 @@ def blockwise_attention(
         q, k, v = (jnp.pad(x, ((0, 0), (0, padding), (0, 0), (0, 0))) for x in (q, k, v))
         own = jnp.broadcast_to(jnp.arange(seq, seq + padding, dtype=first.dtype), (first.shape[0], padding))
         first = jnp.concatenate([first, own], axis=1)
-    return _attention(q, k, v, first, block)[:, :seq]
+    attended: Array = _attention(q, k, v, first, block)
+    return attended[:, :seq]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -67,7 +68,9 @@ class _Blocks(NamedTuple):
     bounds: Int[Array, " sizes+1"]
     """`order[bounds[s] : bounds[s + 1]]` are the blocks whose run takes `sizes[s]`."""
     per_row: int
+    """Blocks of a row."""
     block: int
+    """Queries of a block."""
 
 
 class _Run(NamedTuple):

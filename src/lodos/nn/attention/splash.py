@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +43,7 @@ def splash_attention(
 
 
 @functools.cache
-def _kernel(heads: int, seq: int, window: int | None, interpret: bool) -> Callable[..., Array]:
+def _kernel(heads: int, seq: int, window: int | None, interpret: bool) -> Callable[..., Any]:
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
     # A local mask of (window - 1, 0): the key itself and window - 1 before it.
