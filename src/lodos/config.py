@@ -30,7 +30,7 @@ class TrainArgs(DataArgs):
     z_loss: float = 0.0
     """Weight of log(sum(exp(logits)))^2 in the loss, which keeps logits from drifting; 1e-4 is usual."""
     scan_layers: bool = True
-    """Compile one layer and scan over all; false compiles them one by one: slower to start, often faster to run."""
+    """Compile one layer and scan over all; false compiles them one by one: slower to start, rarely faster to run."""
     hf_save_path: str | None = None
     """Folder for adapters, as <hf_save_path>/<id>/step-<k>; by default <run_dir>/<id>/peft."""
     hf_save_steps: int = 500

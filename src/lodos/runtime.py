@@ -38,7 +38,8 @@ def _keep_freed_memory() -> None:
     A training step on a CPU frees and allocates gigabytes, which costs it a tenth to a third of its time. From one
     arena, without `mmap` and without trimming, each step uses the memory of the step before.
     """
-    if not sys.platform.startswith("linux") or any(name.startswith("MALLOC_") for name in os.environ):
+    tuned = any(name.startswith("MALLOC_") for name in os.environ) or "malloc" in os.environ.get("GLIBC_TUNABLES", "")
+    if tuned or not sys.platform.startswith("linux"):
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
     if mallopt is None:

@@ -94,8 +94,6 @@ def _config(args: DemoArgs, base_folder: Path) -> TrainArgs:
             train_batch_size=16,
             checkpointer=CheckpointerConfig(save_interval=1000),
         ),
-        # Unrolled layers compile a little longer and run a fifth faster on such short rows.
-        scan_layers=False,
         save_merged=True,
     )
 
