@@ -189,11 +189,13 @@ def named_jit(
     if fn is None:
         return functools.partial(named_jit, axis_resources=axis_resources, donate_args=donate_args)
 
-    @functools.partial(eqx.filter_jit, donate="all-except-first")
     def run(kept: tuple[Any, Any], donated: Any) -> Any:
         args, kwargs = eqx.combine(kept, donated)
         out = fn(*args, **kwargs)
         return out if axis_resources is None else shard(out, axis_resources)
+
+    run.__name__ = getattr(fn, "__name__", "run")  # what profiles and JAX's own messages call it
+    jitted = eqx.filter_jit(run, donate="all-except-first")
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -203,7 +205,7 @@ def named_jit(
         keep_kwargs = jax.tree.map(lambda _: False, kwargs)
         donated, kept = eqx.partition((args, kwargs), (donate_spec, keep_kwargs))
         donated, static = eqx.partition(donated, eqx.is_array)
-        return run(eqx.combine(kept, static), donated)
+        return jitted(eqx.combine(kept, static), donated)
 
     return call
 

@@ -52,21 +52,23 @@ def named(args: TrainArgs, run_id: str, **trainer: Any) -> TrainArgs:
 def test_an_interrupted_run_resumes_to_the_same_adapter_and_log(
     args: TrainArgs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    # Evaluated and saved every third step, so that a step can be dispatched before the numbers of step 1 come.
+    args = named(args, "straight", steps_per_eval=3, checkpointer=CheckpointerConfig(save_interval=3))
     straight = train(args)
 
     on_step = RunLog.on_step
 
-    def interrupt_at_3(log: RunLog, info: Any) -> None:
-        on_step(log, info)
-        if info.step == 3:
+    def interrupt_at_1(log: RunLog, report: Any) -> None:
+        on_step(log, report)
+        if report.step == 1:
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(RunLog, "on_step", interrupt_at_3)
+    monkeypatch.setattr(RunLog, "on_step", interrupt_at_1)
     stopped = train(named(args, "stopped"))
     monkeypatch.setattr(RunLog, "on_step", on_step)
     assert stopped.interrupted
-    assert stopped.step == 3
-    assert stopped.adapter.name == "step-3"
+    assert stopped.step == 2
+    assert stopped.adapter.name == "step-2"
 
     config_path = stopped.config.trainer.run_folder / "config.yaml"
     assert main(["--config_path", str(config_path)]) == 0
@@ -84,8 +86,9 @@ def test_an_interrupted_run_resumes_to_the_same_adapter_and_log(
             if key in record
         ]
 
-    # The stop at step 3 evaluated once more than the straight run did; everything else is the same.
-    extra = [entry for entry in losses("stopped") if entry[:2] == (3, "eval/loss")]
+    # The stop at step 2 evaluated once more than the straight run did; everything else is the same.
+    extra = [entry for entry in losses("stopped") if entry[:2] == (2, "eval/loss")]
+    assert len(extra) == 1
     assert [entry for entry in losses("stopped") if entry not in extra] == losses("straight")
     assert [step for step, key, _ in losses("stopped") if key == "train/loss"] == [1, 2, 3, 4, 5, 6]
 

@@ -13,7 +13,7 @@ from lodos.tracking.console import ConsoleTracker
 from lodos.tracking.jsonl import JsonlTracker, read_records
 from lodos.tracking.tracker import Trackers
 from lodos.train.evaluation import Evaluation
-from lodos.train.hooks import StepInfo
+from lodos.train.reports import StepReport
 from lodos.tree import parameter_count
 
 
@@ -63,22 +63,20 @@ class RunLog:
             }
         )
 
-    def on_step(self, info: StepInfo) -> None:
-        """A trainer's hook: the numbers of a step."""
-        if info.metrics is None:
-            return
+    def on_step(self, report: StepReport) -> None:
+        """A trainer's report hook: the numbers of a step."""
         metrics = {
-            "train/loss": info.loss,
-            "train/grad_norm": float(info.metrics.grad_norm),
-            "train/learning_rate": float(np.asarray(self._schedule(info.step - 1))),
-            "train/tokens_per_second": float(info.metrics.tokens) / info.seconds,
-            "train/trained_tokens_per_second": float(info.metrics.trained_tokens) / info.seconds,
-            "train/step_seconds": info.seconds,
-            "train/data_wait_seconds": info.data_wait_seconds,
+            "train/loss": report.loss,
+            "train/grad_norm": report.grad_norm,
+            "train/learning_rate": float(np.asarray(self._schedule(report.step - 1))),
+            "train/tokens_per_second": report.tokens / report.seconds,
+            "train/trained_tokens_per_second": report.trained_tokens / report.seconds,
+            "train/step_seconds": report.seconds,
+            "train/data_wait_seconds": report.data_wait_seconds,
         }
         if isinstance(self._loaders.training, TrainLoader):
-            metrics["train/epoch"] = info.step / self._loaders.training.batches_per_epoch
-        self._tracker.log(metrics, step=info.step)
+            metrics["train/epoch"] = report.step / self._loaders.training.batches_per_epoch
+        self._tracker.log(metrics, step=report.step)
 
     def on_evaluation(self, evaluation: Evaluation) -> None:
         """The held-out loss at a step."""

@@ -95,7 +95,7 @@ def train(config: TrainArgs) -> TrainResult:
 
         with RunLog(config, loaders, first_step=int(state.step)) as log:
             log.start(model)
-            trainer.add_hook(log.on_step)
+            trainer.add_report_hook(log.on_step)
             evaluation = None
             if loaders.held_out is not None:
                 evaluation = _evaluation_hook(trainer, config, converter, loaders.held_out, log)
