@@ -196,7 +196,7 @@ def named_jit(
     def run(kept: Sequence[Any], donated: Sequence[Any], static: tuple[Any, Sequence[_Constant | None]]) -> Any:
         structure, constants = static
         leaves = [
-            constant.value if constant else array if array is not None else other
+            constant.value if constant is not None else array if array is not None else other
             for array, other, constant in zip(kept, donated, constants, strict=True)
         ]
         args, kwargs = jax.tree.unflatten(structure, leaves)
