@@ -189,3 +189,76 @@ def test_streamed_data_that_would_train_wrongly_is_refused(args: TrainArgs, monk
     config = dataclasses.replace(args, streaming=True, validation=None, max_tune_length=10, max_dropped=0.0)
     with pytest.raises(UserError, match=r"None of the first 20 rows|were left out"):
         train(config)
+
+
+def test_every_tracker_has_what_the_log_has_and_no_secret(
+    args: TrainArgs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    canaries = {"HF_TOKEN": "hf_canary1", "WANDB_API_KEY": "canary2" * 6, "AWS_SECRET_ACCESS_KEY": "canary3"}
+    for name, value in canaries.items():
+        monkeypatch.setenv(name, value)
+    trackers: list[dict[str, Any]] = [
+        {"type": "wandb", "project": "alpaca", "mode": "offline"},
+        {"type": "tensorboard"},
+        {"type": "jsonl"},
+    ]
+    url = "https://user:canary4@localhost:9/v.jsonl?token=canary5"
+    monkeypatch.setattr("lodos.commands.run_log.encode_config", _with_data(url))
+    result = train(named(args, "tracked", tracker=trackers))
+    folder = result.config.trainer.run_folder
+    summary, *records = read_records(folder / "log.jsonl")
+
+    names = {name for record in records for name in record} - {"step", "time"}
+    assert names >= {
+        "train/loss",
+        "eval/loss",
+        "train/learning_rate",
+        "train/grad_norm",
+        "train/lora_A_norm",
+        "train/lora_B_norm",
+        "train/tokens_per_second",
+        "train/trained_tokens_per_second",
+        "train/share_of_peak",
+        "train/data_wait_seconds",
+        "train/epoch",
+    }
+    assert any(name.endswith("_peak_bytes") for name in names)
+    facts = summary["summary"]
+    assert facts["config"]["lora"]["r"] == 4
+    assert facts["config"]["data"] == "https://localhost:9/v.jsonl"
+    assert facts["trainable_parameters"] > 0
+    assert all(0 < record["train/share_of_peak"] < 1 for record in records if "train/loss" in record)
+
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    assert set(events.Tags()["scalars"]) == names
+    for name in names:
+        logged = [(record["step"], record[name]) for record in records if name in record]
+        shown = [(event.step, event.value) for event in events.Scalars(name)]
+        assert [step for step, _ in shown] == [step for step, _ in logged]
+        assert [value for _, value in shown] == pytest.approx([value for _, value in logged])
+    assert len(list(folder.glob("wandb/offline-run-*-tracked/run-tracked.wandb"))) == 1
+
+    written = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+    for canary in (*canaries.values(), "canary4", "canary5"):
+        assert canary.encode() not in written
+
+
+def _with_data(url: str) -> Any:
+    """The settings of a run as they would be had its rows come from `url`."""
+    from lodos.config_parsing import encode_config
+
+    return lambda config: encode_config(dataclasses.replace(config, data=url))
+
+
+def test_a_tracker_that_cannot_be_used_is_refused_before_weights_are_read(
+    args: TrainArgs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lodos.tracking import external
+
+    monkeypatch.setattr(HFCheckpointConverter, "load_pretrained", lambda *_, **__: pytest.fail("weights were read"))
+    monkeypatch.setattr(external.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'lodos\[tensorboard\]'"):
+        train(named(args, "untracked", tracker={"type": "tensorboard"}))

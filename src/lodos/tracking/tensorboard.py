@@ -20,7 +20,13 @@ class TensorboardTracker:
 
         folder = run.folder / "tensorboard" if config.logdir is None else local_path(config.logdir) / run.id
         self._first_step = run.first_step
-        self._writer = SummaryWriter(str(folder), purge_step=run.first_step + 1, flush_secs=config.flush_secs)
+        self._writer = SummaryWriter(
+            str(folder),
+            purge_step=run.first_step + 1,
+            flush_secs=config.flush_secs,
+            # A file is named by the second, and must not replace that of a run stopped within it.
+            filename_suffix=f".{run.first_step}",
+        )
 
     def log(self, metrics: Mapping[str, float], *, step: int) -> None:
         for name, value in metrics.items():
