@@ -2,7 +2,6 @@
 
 import json
 import os
-import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import wandb_files
 from lodos.errors import UserError
 from lodos.tracking import external
 from lodos.tracking.config import parse_trackers
@@ -58,7 +58,7 @@ def scalars(kind: str, folder: Path, run_id: str, name: str, project: str = "lod
         return [
             (int(row["_step"]), row[name])
             for file in sorted(folder.glob("wandb/offline-run-*/*.wandb"))
-            for row in wandb_history(file)
+            for row in wandb_files.history(file)
             if name in row
         ]
     if kind == "tensorboard":
@@ -74,34 +74,6 @@ def tensorboard(folder: Path) -> Any:
     accumulator = EventAccumulator(str(folder))
     accumulator.Reload()
     return accumulator
-
-
-def wandb_records(file: Path) -> Iterator[Any]:
-    """The records of a run file: a log in LevelDB's format with a header of seven bytes, of protobuf messages."""
-    from wandb.proto import wandb_internal_pb2
-
-    data, at, parts = file.read_bytes(), 7, b""
-    while at + 7 <= len(data):
-        left = 32768 - at % 32768
-        if left < 7:  # too short for a header, so the block ends in zeros
-            at += left
-            continue
-        _, length, kind = struct.unpack("<IHB", data[at : at + 7])
-        parts += data[at + 7 : at + 7 + length]
-        at += 7 + length
-        if kind in (1, 4):  # a whole record, or the last part of one
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(parts)
-            parts = b""
-            yield record
-
-
-def wandb_history(file: Path) -> list[dict[str, Any]]:
-    return [
-        {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
-        for record in wandb_records(file)
-        if record.HasField("history")
-    ]
 
 
 @pytest.mark.parametrize("kind", TYPES)
@@ -123,7 +95,7 @@ def test_a_resumed_run_goes_on_in_the_same_run_with_growing_steps(kind: str, tmp
         assert [step for step, _ in scalars(kind, tmp_path, run_id, name)] == steps
     if kind == "wandb":
         files = sorted(tmp_path.glob("wandb/offline-run-*/*.wandb"))
-        runs = [record.run for file in files for record in wandb_records(file) if record.HasField("run")]
+        runs = [record.run for file in files for record in wandb_files.records(file) if record.HasField("run")]
         assert len(files) == 2
         assert {run.run_id for run in runs} == {run_id}
     if kind == "trackio":
@@ -144,7 +116,7 @@ def test_wandb_has_project_name_tags_config_and_summary(tmp_path: Path) -> None:
     settings = dict(project="alpaca", entity="team", tags=["lora", "test"], name="first", group="g")
     log("wandb", TrackedRun("run 1", tmp_path, 0), range(1, 3), **settings)
     (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
-    records = list(wandb_records(file))
+    records = wandb_files.records(file)
     (run,) = [record.run for record in records if record.HasField("run")]
     assert (run.project, run.entity, run.display_name, run.run_group) == ("alpaca", "team", "first", "g")
     assert (run.run_id, list(run.tags)) == ("run-1", ["lora", "test"])
@@ -205,7 +177,7 @@ def test_wandb_keeps_no_command_line_no_code_and_no_packages_unless_asked(tmp_pa
         capture_output=True,
     )
     (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
-    assert [row["train/loss"] for row in wandb_history(file)] == [1.0]
+    assert [row["train/loss"] for row in wandb_files.history(file)] == [1.0]
     everything = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     for canary in (b"argument-canary", b"environment-canary", b"printed-canary"):
         assert canary not in everything
