@@ -104,6 +104,6 @@ def test_the_readmes_commands_and_the_guides_code_run(make_model: Any, tmp_path:
     examples = prepare(DataArgs(data=str(tmp_path / "rows.jsonl"), max_tune_length=512), tokenizer, seed=0).training
     loader = TrainLoader(examples, batch_size=8, pad_id=0, seed=0)
     short = library_code.replace("num_train_steps=100", f"num_train_steps=2, run_dir={str(tmp_path)!r}")
-    names: dict[str, Any] = {"model_name_or_path": str(folder), "loader": loader}
+    names: dict[str, Any] = {"model_name_or_path": str(folder), "loader": loader, "held_out": [loader[0]]}
     exec(short, names)
     assert int(names["state"].step) == 2

@@ -80,11 +80,30 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return value
 
 
+def parse_section(cls: type[T], values: Mapping[str, Any], name: str) -> T:
+    """An instance of the dataclass `cls` from a mapping that a config holds under `name`.
+
+    Raises:
+        UserError: as `parse_config` does.
+    """
+    prefix = f"{name}."
+    known = {known for known, _ in known_names(cls, prefix)}
+    problems = list(_unknown(values, cls, known, prefix)) or list(_type_problems(cls, values, prefix))
+    if problems:
+        raise UserError("\n".join(problems))
+    return _decoded(cls, values, prefix)
+
+
 def dump_config(config: Any) -> str:
     """The config as YAML that `parse_config` reads back to an equal one. Secrets are not written."""
+    return yaml.dump(encode_config(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def encode_config(config: Any) -> dict[str, Any]:
+    """The config as mappings, lists and plain values, without its secrets."""
     import draccus
 
-    return yaml.dump(_without_secrets(draccus.encode(config)), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return _without_secrets(draccus.encode(config))
 
 
 def known_names(cls: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -310,6 +329,8 @@ def _decoded(cls: Any, values: Mapping[str, Any], prefix: str) -> Any:
 
 
 def _without_secrets(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_secrets(item) for item in value]
     if not isinstance(value, dict):
         return value
     return {

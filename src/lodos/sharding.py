@@ -12,14 +12,17 @@ The mesh itself is JAX's ambient one (`jax.set_mesh`), entered with `with device
 """
 
 import contextvars
+import dataclasses
 import functools
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
@@ -183,29 +186,62 @@ def named_jit(
         axis_resources: maps axis names to mesh axes for the outputs; None leaves the layout to XLA.
         donate_args: for each positional argument whether its buffers may be reused; one boolean is for all.
 
-    Arguments may hold anything: arrays are traced, the rest is static. Usable as a decorator with or without
-    arguments.
+    Arguments may hold anything: arrays are traced, the rest is static and has to be hashable. Usable as a decorator
+    with or without arguments. It returns when the computation is dispatched, as `jax.jit` does; `eqx.filter_jit`
+    would wait for its end.
     """
     if fn is None:
         return functools.partial(named_jit, axis_resources=axis_resources, donate_args=donate_args)
 
-    @functools.partial(eqx.filter_jit, donate="all-except-first")
-    def run(kept: tuple[Any, Any], donated: Any) -> Any:
-        args, kwargs = eqx.combine(kept, donated)
+    def run(kept: Sequence[Any], donated: Sequence[Any], static: tuple[Any, Sequence[_Constant | None]]) -> Any:
+        structure, constants = static
+        leaves = [
+            constant.value if constant is not None else array if array is not None else other
+            for array, other, constant in zip(kept, donated, constants, strict=True)
+        ]
+        args, kwargs = jax.tree.unflatten(structure, leaves)
         out = fn(*args, **kwargs)
-        return out if axis_resources is None else shard(out, axis_resources)
+        arrays, rest = eqx.partition(out if axis_resources is None else shard(out, axis_resources), eqx.is_array)
+        return arrays, _Static(rest)
+
+    run.__name__ = getattr(fn, "__name__", "run")  # what profiles and JAX's own messages call it
+    jitted = jax.jit(run, donate_argnums=1, static_argnums=2)
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
         flags = [donate_args] * len(args) if isinstance(donate_args, bool) else list(donate_args)
         flags += [False] * (len(args) - len(flags))
-        donate_spec = tuple(jax.tree.map(lambda _, flag=flag: flag, arg) for arg, flag in zip(args, flags, strict=True))
-        keep_kwargs = jax.tree.map(lambda _: False, kwargs)
-        donated, kept = eqx.partition((args, kwargs), (donate_spec, keep_kwargs))
-        donated, static = eqx.partition(donated, eqx.is_array)
-        return run(eqx.combine(kept, static), donated)
+        leaves, structure = jax.tree.flatten((args, kwargs))
+        donate = [flag for arg, flag in zip(args, flags, strict=True) for _ in jax.tree.leaves(arg)]
+        donate += [False] * (len(leaves) - len(donate))
+        is_array = [isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves]
+        marked = list(zip(leaves, is_array, donate, strict=True))
+        kept = [leaf if array and not flag else None for leaf, array, flag in marked]
+        donated = [leaf if array and flag else None for leaf, array, flag in marked]
+        constants = tuple(None if array else _Constant(type(leaf), leaf) for leaf, array, _ in marked)
+        with warnings.catch_warnings():
+            # An argument is donated for what can be reused of it.
+            warnings.filterwarnings("ignore", message="Some donated buffers were not usable")
+            arrays, rest = jitted(kept, donated, (structure, constants))
+        return eqx.combine(arrays, rest.value)
 
     return call
+
+
+@dataclasses.dataclass(frozen=True)
+class _Constant:
+    """A leaf that is no array; 1, 1.0 and True are different ones."""
+
+    kind: type
+    value: Any
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class _Static:
+    """What a jitted function returns besides arrays."""
+
+    value: Any
 
 
 def _axis_names(tree: PyTree, path: tuple[Any, ...]) -> tuple[str, ...] | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import wandb_files
 from lodos.commands import train as train_command
 from lodos.commands.run_log import RunLog
 from lodos.commands.train import main, train
@@ -52,21 +53,23 @@ def named(args: TrainArgs, run_id: str, **trainer: Any) -> TrainArgs:
 def test_an_interrupted_run_resumes_to_the_same_adapter_and_log(
     args: TrainArgs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    # Evaluated and saved every third step, so that a step can be dispatched before the numbers of step 1 come.
+    args = named(args, "straight", steps_per_eval=3, checkpointer=CheckpointerConfig(save_interval=3))
     straight = train(args)
 
     on_step = RunLog.on_step
 
-    def interrupt_at_3(log: RunLog, info: Any) -> None:
-        on_step(log, info)
-        if info.step == 3:
+    def interrupt_at_1(log: RunLog, report: Any) -> None:
+        on_step(log, report)
+        if report.step == 1:
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(RunLog, "on_step", interrupt_at_3)
+    monkeypatch.setattr(RunLog, "on_step", interrupt_at_1)
     stopped = train(named(args, "stopped"))
     monkeypatch.setattr(RunLog, "on_step", on_step)
     assert stopped.interrupted
-    assert stopped.step == 3
-    assert stopped.adapter.name == "step-3"
+    assert stopped.step == 2
+    assert stopped.adapter.name == "step-2"
 
     config_path = stopped.config.trainer.run_folder / "config.yaml"
     assert main(["--config_path", str(config_path)]) == 0
@@ -84,8 +87,9 @@ def test_an_interrupted_run_resumes_to_the_same_adapter_and_log(
             if key in record
         ]
 
-    # The stop at step 3 evaluated once more than the straight run did; everything else is the same.
-    extra = [entry for entry in losses("stopped") if entry[:2] == (3, "eval/loss")]
+    # The stop at step 2 evaluated once more than the straight run did; everything else is the same.
+    extra = [entry for entry in losses("stopped") if entry[:2] == (2, "eval/loss")]
+    assert len(extra) == 1
     assert [entry for entry in losses("stopped") if entry not in extra] == losses("straight")
     assert [step for step, key, _ in losses("stopped") if key == "train/loss"] == [1, 2, 3, 4, 5, 6]
 
@@ -186,3 +190,78 @@ def test_streamed_data_that_would_train_wrongly_is_refused(args: TrainArgs, monk
     config = dataclasses.replace(args, streaming=True, validation=None, max_tune_length=10, max_dropped=0.0)
     with pytest.raises(UserError, match=r"None of the first 20 rows|were left out"):
         train(config)
+
+
+def test_every_tracker_has_what_the_log_has_and_no_secret(
+    args: TrainArgs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    canaries = {"HF_TOKEN": "hf_canary1", "WANDB_API_KEY": "canary2" * 6, "AWS_SECRET_ACCESS_KEY": "canary3"}
+    for name, value in canaries.items():
+        monkeypatch.setenv(name, value)
+    trackers: list[dict[str, Any]] = [
+        {"type": "wandb", "project": "alpaca", "mode": "offline"},
+        {"type": "tensorboard"},
+        {"type": "jsonl"},
+    ]
+    url = "https://user:canary4@localhost:9/v.jsonl?token=canary5"
+    monkeypatch.setattr("lodos.commands.run_log.encode_config", _with_data(url))
+    result = train(named(args, "tracked", tracker=trackers))
+    folder = result.config.trainer.run_folder
+    summary, *records = read_records(folder / "log.jsonl")
+
+    names = {name for record in records for name in record} - {"step", "time"}
+    assert names >= {
+        "train/loss",
+        "eval/loss",
+        "train/learning_rate",
+        "train/grad_norm",
+        "train/lora_A_norm",
+        "train/lora_B_norm",
+        "train/tokens_per_second",
+        "train/trained_tokens_per_second",
+        "train/share_of_peak",
+        "train/data_wait_seconds",
+        "train/epoch",
+    }
+    assert any(name.endswith("_peak_bytes") for name in names)
+    facts = summary["summary"]
+    assert facts["config"]["lora"]["r"] == 4
+    assert facts["config"]["data"] == "https://localhost:9/v.jsonl"
+    assert facts["trainable_parameters"] > 0
+    assert all(0 < record["train/share_of_peak"] < 1 for record in records if "train/loss" in record)
+
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    assert set(events.Tags()["scalars"]) == names
+    for name in names:
+        logged = [(record["step"], record[name]) for record in records if name in record]
+        shown = [(event.step, event.value) for event in events.Scalars(name)]
+        assert [step for step, _ in shown] == [step for step, _ in logged]
+        assert [value for _, value in shown] == pytest.approx([value for _, value in logged])
+    (file,) = folder.glob("wandb/offline-run-*-tracked/run-tracked.wandb")
+    losses = [(row["_step"], row["train/loss"]) for row in wandb_files.history(file) if "train/loss" in row]
+    assert losses == [(record["step"], record["train/loss"]) for record in records if "train/loss" in record]
+
+    written = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+    for canary in (*canaries.values(), "canary4", "canary5"):
+        assert canary.encode() not in written
+
+
+def _with_data(url: str) -> Any:
+    """The settings of a run as they would be had its rows come from `url`."""
+    from lodos.config_parsing import encode_config
+
+    return lambda config: encode_config(dataclasses.replace(config, data=url))
+
+
+def test_a_tracker_that_cannot_be_used_is_refused_before_weights_are_read(
+    args: TrainArgs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lodos.tracking import external
+
+    monkeypatch.setattr(HFCheckpointConverter, "load_pretrained", lambda *_, **__: pytest.fail("weights were read"))
+    monkeypatch.setattr(external.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'lodos\[tensorboard\]'"):
+        train(named(args, "untracked", tracker={"type": "tensorboard"}))

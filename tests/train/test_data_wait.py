@@ -15,9 +15,11 @@ from lodos.data.batching.loader import TrainLoader
 from lodos.data.examples import TokenizedExample
 from lodos.tracking.console import ConsoleTracker
 from lodos.tracking.jsonl import read_records
+from lodos.train import reports as reports_module
 from lodos.train import trainer as trainer_module
 from lodos.train.config import TrainerConfig
 from lodos.train.hooks import StepInfo
+from lodos.train.reports import Reports, StepReport
 from tiny_training import make_batch
 
 KEY = jax.random.key(2)
@@ -33,27 +35,38 @@ class Clock:
         return self.now
 
 
-def test_a_step_knows_how_long_it_waited_for_its_batch(
-    model: Any, make_trainer: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("every", "expected"),
+    [
+        # The device is waited for after each step, for the hook's sake, so that it idles until the next batch comes.
+        (1, [(3.0, 3.0), (2.0, 2.0), (5.0, 5.0)]),
+        # A step is finished when its successor has been dispatched, and the device still had it to do until then.
+        (3, [(3.0, 5.0), (0.0, 5.0), (0.0, 0.0)]),
+    ],
+)
+def test_a_step_knows_how_long_the_device_waited_for_its_batch(
+    model: Any, make_trainer: Any, monkeypatch: pytest.MonkeyPatch, every: int, expected: list[tuple[float, float]]
 ) -> None:
     clock = Clock()
     monkeypatch.setattr(trainer_module, "time", clock)
+    monkeypatch.setattr(reports_module, "time", clock)
+    # Where a step is pending it is still running.
+    monkeypatch.setattr(Reports, "device_is_busy", property(lambda reports: reports._pending is not None))
 
     def batches() -> Any:
-        for step, seconds in enumerate((3.0, 0.0, 5.0)):
+        for step, seconds in enumerate((3.0, 2.0, 5.0)):
             clock.now += seconds
             yield make_batch(step)
 
+    def save(_: StepInfo) -> None:
+        clock.now += 7.0  # saving, evaluating: no step's time
+
     trainer = make_trainer(model, steps=3)
-    infos: list[StepInfo] = []
-
-    def hook(info: StepInfo) -> None:
-        infos.append(info)
-        clock.now += 7.0  # saving, evaluating: the step's, but no waiting for data
-
-    trainer.add_hook(hook)
+    reports: list[StepReport] = []
+    trainer.add_report_hook(reports.append)
+    trainer.add_hook(save, every=every)
     trainer.train(trainer.initial_state(KEY, model=model), batches())
-    assert [(info.data_wait_seconds, info.seconds) for info in infos] == [(3.0, 3.0), (0.0, 7.0), (5.0, 12.0)]
+    assert [(report.data_wait_seconds, report.seconds) for report in reports] == expected
 
 
 def test_the_log_has_the_wait_of_each_step_and_how_full_batches_are(
@@ -65,8 +78,8 @@ def test_the_log_has_the_wait_of_each_step_and_how_full_batches_are(
     examples = [TokenizedExample(np.arange(n, dtype=np.int32), np.arange(n) > 0, "rows.json", n) for n in (5, 9)]
     loader = TrainLoader(examples, batch_size=2, pad_id=0, seed=0, seq_len=16)
     with RunLog(args, Loaders(loader, None, None), first_step=0) as log:
-        log.start(model)
-        trainer.add_hook(log.on_step)
+        log.start(model, trainer.is_trainable)
+        trainer.add_report_hook(log.on_step)
         trainer.train(trainer.initial_state(KEY, model=model), [make_batch(0), make_batch(1)])
     summary, *steps = read_records(tmp_path / "run" / "log.jsonl")
     assert summary["summary"]["batch_efficiency"] == (4 + 8) / 16

@@ -25,7 +25,8 @@ def run(losses: list[float], best: Evaluation | None = None) -> tuple[Evaluation
     hook = EvaluationHook(lambda model, batches: losses[model - 1], [], on_evaluation, best=best)
     for step in range(1, len(losses) + 1):
         # The "model" is the step, from which `evaluate` above knows its loss.
-        hook(StepInfo(TrainerState(jnp.asarray(step), step, optax.EmptyState(), jax.random.key(0), True), None, 0.0))
+        state = TrainerState(jnp.asarray(step), step, optax.EmptyState(), jax.random.key(0), True)
+        hook(StepInfo(state, step, None))
     assert [evaluation.step for evaluation in seen] == list(range(1, len(losses) + 1))
     return hook.best, bests
 

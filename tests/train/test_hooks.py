@@ -7,16 +7,15 @@ import optax
 import pytest
 
 from lodos.train.hooks import Hooks, StepInfo
+from lodos.train.reports import StepReport
 from lodos.train.state import TrainerState
-from lodos.train.step import StepMetrics
 
 
 def at(step: int, *, loss: float | None = None) -> StepInfo:
     """What hooks are told after a step."""
     state = TrainerState(jnp.asarray(step), {}, optax.EmptyState(), jax.random.key(0), True)
-    one = jnp.ones(())
-    metrics = None if loss is None else StepMetrics(jnp.asarray(loss), one, one, one.astype(int), one.astype(bool))
-    return StepInfo(state, metrics, 0.1)
+    report = None if loss is None else StepReport(step, loss, 1.0, 1.0, 1, 0.1, 0.0)
+    return StepInfo(state, step, report)
 
 
 def calls(every: int, steps: range) -> list[int]:
@@ -76,6 +75,14 @@ def test_the_same_function_may_be_added_twice() -> None:
     for step in range(1, 7):
         hooks.run(at(step))
     assert called == [2, 3, 4, 6, 6]
+
+
+def test_a_step_is_due_when_some_hook_is() -> None:
+    hooks = Hooks()
+    assert not any(hooks.due(step) for step in range(1, 13))
+    hooks.add(print, every=4)
+    hooks.add(print, every=6)
+    assert [step for step in range(1, 13) if hooks.due(step)] == [4, 6, 8, 12]
 
 
 @pytest.mark.parametrize("every", [0, -1])

@@ -1,19 +1,28 @@
 """What a training run says: to its log.jsonl, and to whoever is watching."""
 
 from types import TracebackType
+from typing import Any
 
+import jax
 import numpy as np
+from jaxtyping import PyTree
 
 from lodos.commands.loaders import Loaders
 from lodos.config import TrainArgs
+from lodos.config_parsing import encode_config
 from lodos.data.batching.loader import TrainLoader
+from lodos.data.reading.locations import shown_path
 from lodos.lora.transform import lora_parameter_count
 from lodos.models.decoder import LmHeadModel
+from lodos.models.flops import TrainingFlops, training_flops
+from lodos.nn.matrix_peak import matrix_peak
 from lodos.tracking.console import ConsoleTracker
+from lodos.tracking.external import open_trackers
 from lodos.tracking.jsonl import JsonlTracker, read_records
-from lodos.tracking.tracker import Trackers
+from lodos.tracking.tracker import TrackedRun, Trackers
 from lodos.train.evaluation import Evaluation
-from lodos.train.hooks import StepInfo
+from lodos.train.memory import peak_memory
+from lodos.train.reports import StepReport
 from lodos.tree import parameter_count
 
 
@@ -33,10 +42,18 @@ class RunLog:
         self._num_steps = config.trainer.num_train_steps
         self._schedule = config.optimizer.schedule(self._num_steps)
         self._path = config.trainer.run_folder / "log.jsonl"
+        self._flops: TrainingFlops | None = None
+        self._peak = float("nan")
 
     def __enter__(self) -> "RunLog":
+        logged_step = max((record["step"] for record in read_records(self._path)), default=0)
         jsonl = JsonlTracker(self._path, resume_step=self._first_step)
-        self._tracker = Trackers([jsonl, ConsoleTracker(self._num_steps, start_step=self._first_step)])
+        console = ConsoleTracker(self._num_steps, start_step=self._first_step)
+        trainer = self._config.trainer
+        run = TrackedRun(trainer.run_id, trainer.run_folder, self._first_step, logged_step)
+        # Of several hosts one speaks for all.
+        others = open_trackers(trainer.trackers, run) if jax.process_index() == 0 else []
+        self._tracker = Trackers([jsonl, console, *others])
         return self
 
     def __exit__(
@@ -44,8 +61,12 @@ class RunLog:
     ) -> None:
         self._tracker.finish()
 
-    def start(self, model: LmHeadModel) -> None:
-        """Says what is about to be trained on what."""
+    def start(self, model: LmHeadModel, is_trainable: PyTree) -> None:
+        """Says what is about to be trained on what, and measures how fast the machine could be."""
+        self._flops = training_flops(model, is_trainable)
+        # On the CPU every device has all cores.
+        devices = jax.process_count() if jax.default_backend() == "cpu" else jax.device_count()
+        self._peak = devices * matrix_peak(self._config.trainer.policy.compute_dtype)
         trainable = lora_parameter_count(model)
         training, held_out = self._loaders.training, self._loaders.held_out
         of_known_rows = {}
@@ -60,25 +81,33 @@ class RunLog:
                 "held_out_rows": 0 if held_out is None else len(held_out.examples),
                 "steps": self._num_steps,
                 "resumed_from_step": self._first_step,
+                "flops_per_token": self._flops.per_token,
+                "flops_per_trained_token": self._flops.per_trained_token,
+                "matrix_peak_flops_per_second": self._peak,
+                "config": _shown(encode_config(self._config)),
             }
         )
 
-    def on_step(self, info: StepInfo) -> None:
-        """A trainer's hook: the numbers of a step."""
-        if info.metrics is None:
-            return
+    def on_step(self, report: StepReport) -> None:
+        """A trainer's report hook: the numbers of a step."""
         metrics = {
-            "train/loss": info.loss,
-            "train/grad_norm": float(info.metrics.grad_norm),
-            "train/learning_rate": float(np.asarray(self._schedule(info.step - 1))),
-            "train/tokens_per_second": float(info.metrics.tokens) / info.seconds,
-            "train/trained_tokens_per_second": float(info.metrics.trained_tokens) / info.seconds,
-            "train/step_seconds": info.seconds,
-            "train/data_wait_seconds": info.data_wait_seconds,
+            "train/loss": report.loss,
+            "train/grad_norm": report.grad_norm,
+            "train/learning_rate": float(np.asarray(self._schedule(report.step - 1))),
+            "train/tokens_per_second": report.tokens / report.seconds,
+            "train/trained_tokens_per_second": report.trained_tokens / report.seconds,
+            "train/step_seconds": report.seconds,
+            "train/data_wait_seconds": report.data_wait_seconds,
+            **{f"train/{name}": value for name, value in report.watched.items()},
         }
+        if self._flops is not None:
+            flops = self._flops.of(report.tokens, report.trained_tokens)
+            metrics["train/share_of_peak"] = flops / report.seconds / self._peak
+        whose, peak_bytes = peak_memory()
+        metrics[f"train/{whose}_peak_bytes"] = peak_bytes
         if isinstance(self._loaders.training, TrainLoader):
-            metrics["train/epoch"] = info.step / self._loaders.training.batches_per_epoch
-        self._tracker.log(metrics, step=info.step)
+            metrics["train/epoch"] = report.step / self._loaders.training.batches_per_epoch
+        self._tracker.log(metrics, step=report.step)
 
     def on_evaluation(self, evaluation: Evaluation) -> None:
         """The held-out loss at a step."""
@@ -90,3 +119,15 @@ class RunLog:
         evaluations = [Evaluation(record["step"], float(record["eval/loss"])) for record in records]
         finite = [evaluation for evaluation in evaluations if evaluation.loss == evaluation.loss]
         return min(finite, key=lambda evaluation: evaluation.loss, default=None)
+
+
+def _shown(value: Any) -> Any:
+    """A config as others may see it: without the passwords and signatures that a URL in it may carry."""
+    match value:
+        case dict():
+            return {key: _shown(item) for key, item in value.items()}
+        case list():
+            return [_shown(item) for item in value]
+        case str():
+            return shown_path(value)
+    return value

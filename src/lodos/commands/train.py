@@ -24,9 +24,11 @@ from lodos.files import local_path, write_json
 from lodos.formats.hf import HFCheckpointConverter
 from lodos.formats.peft import save_peft_pretrained
 from lodos.lora.filters import lora_trainable_params_filter
+from lodos.lora.norms import lora_norms
 from lodos.lora.transform import loraize, targeted_names
 from lodos.models.decoder import LmHeadModel
 from lodos.sharding import named_jit
+from lodos.tracking.external import check_trackers
 from lodos.train.evaluation import Evaluation, EvaluationHook
 from lodos.train.hooks import StepInfo
 from lodos.train.trainer import Trainer
@@ -91,13 +93,14 @@ def train(config: TrainArgs) -> TrainResult:
             z_loss = 0.0 if key is None else config.z_loss
             return model.compute_loss(example, z_loss=z_loss, key=key).scalar()
 
-        trainer = Trainer(config.trainer, optimizer, compute_loss, is_trainable=lora_trainable_params_filter(model))
+        lora_param_filter = lora_trainable_params_filter(model)
+        trainer = Trainer(config.trainer, optimizer, compute_loss, is_trainable=lora_param_filter, watch=lora_norms)
         state = trainer.initial_state(training_key, model=model)
         _write_config(config)
 
         with RunLog(config, loaders, first_step=int(state.step)) as log:
-            log.start(model)
-            trainer.add_hook(log.on_step)
+            log.start(model, lora_param_filter)
+            trainer.add_report_hook(log.on_step)
             evaluation = None
             if loaders.held_out is not None:
                 evaluation = _evaluation_hook(trainer, config, converter, loaders.held_out, log)
@@ -121,9 +124,10 @@ def train(config: TrainArgs) -> TrainResult:
 
 
 def _check_places(config: TrainArgs) -> None:
-    """Refuses, before anything is read, folders that cannot be written and devices that cannot be so arranged."""
+    """Refuses, before anything is read, what cannot be written to, and devices that cannot be so arranged."""
     adapter_folder(config)
     _merged_folder(config)
+    check_trackers(config.trainer.trackers)
     checkpoints = config.trainer.checkpoint_folder
     if config.trainer.load_checkpoint and not checkpoints.is_dir():
         raise UserError(f"load_checkpoint: true, but there is no checkpoint in {checkpoints}.")

@@ -1,1 +1,1 @@
-"""Where the numbers of a run go: a file, a terminal."""
+"""Where the numbers of a run go: a file, a terminal, TensorBoard, Trackio, Weights & Biases."""

@@ -1,7 +1,12 @@
 """What every tracker does."""
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
+
+logger = logging.getLogger(__name__)
 
 
 class Tracker(Protocol):
@@ -12,12 +17,25 @@ class Tracker(Protocol):
         ...
 
     def log_summary(self, facts: Mapping[str, Any]) -> None:
-        """Facts of the run as a whole."""
+        """Facts of the run as a whole; `config`, if it is there, is the mapping of its settings."""
         ...
 
     def finish(self) -> None:
         """Nothing more will come."""
         ...
+
+
+@dataclasses.dataclass(frozen=True)
+class TrackedRun:
+    """The run that a tracker is opened for."""
+
+    id: str
+    folder: Path
+    """The run's own, which is there."""
+    first_step: int
+    """Steps done before it was resumed; 0 for a run that begins, whatever there was of its name."""
+    logged_step: int = 0
+    """The last step that was logged before; beyond `first_step` if the run was killed."""
 
 
 class Trackers:
@@ -37,3 +55,36 @@ class Trackers:
     def finish(self) -> None:
         for tracker in self._trackers:
             tracker.finish()
+
+
+class Forgiving:
+    """A tracker whose failures stop nothing: the first is said, and each later number is tried again."""
+
+    def __init__(self, name: str, tracker: Tracker):
+        self._name = name
+        self._tracker = tracker
+        self._warned = False
+
+    def log(self, metrics: Mapping[str, float], *, step: int) -> None:
+        self._try(lambda: self._tracker.log(metrics, step=step))
+
+    def log_summary(self, facts: Mapping[str, Any]) -> None:
+        self._try(lambda: self._tracker.log_summary(facts))
+
+    def finish(self) -> None:
+        self._try(self._tracker.finish)
+
+    def _try(self, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except Exception as error:
+            if not self._warned:
+                warn_of(self._name, error)
+            self._warned = True
+
+
+def warn_of(name: str, error: Exception) -> None:
+    """Says that a tracker has failed and that it does not matter."""
+    logger.warning(
+        "%s: %s: %s. Training goes on; every number is in the run's log.jsonl.", name, type(error).__name__, error
+    )

@@ -5,12 +5,14 @@ import functools
 import secrets
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from lodos.errors import UserError
 from lodos.files import local_path
 from lodos.sharding import AxisMapping, DeviceMesh
+from lodos.tracking.config import TrackerConfig, parse_trackers
 from lodos.train.precision import Policy
 
 
@@ -63,6 +65,12 @@ class TrainerConfig:
     """Logical axes that are split over those devices: mlp, heads, kv_heads, vocab."""
     fsdp_axis: str | None = "embed"
     """Logical axis along which parameters are stored in shards over the batch's devices; null keeps them whole."""
+    wandb: dict[str, Any] | None = None
+    """Log to Weights & Biases: project, entity, name, group, tags, notes, id, mode (online, offline, disabled),
+    save_code, system_metrics. Short for a tracker of type wandb."""
+    tracker: list[dict[str, Any]] | dict[str, Any] | None = None
+    """Where numbers go besides log.jsonl: a mapping, or a list of them, with type: wandb (its settings are above),
+    tensorboard (logdir, flush_secs) or trackio (project, name, group)."""
 
     def __post_init__(self) -> None:
         Policy.parse(self.mp)
@@ -90,6 +98,10 @@ class TrainerConfig:
         ]
         if self.id is not None and (not self.id or "/" in self.id or self.id.startswith(".")):
             problems.append(f"id: {self.id!r} must be a plain folder name.")
+        try:
+            parse_trackers(self.wandb, self.tracker)
+        except UserError as error:
+            problems.append(str(error))
         if problems:
             raise UserError("\n".join(problems))
 
@@ -97,6 +109,11 @@ class TrainerConfig:
     def run_id(self) -> str:
         """The run's name: `id`, or one made up from the time."""
         return self.id or f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+
+    @property
+    def trackers(self) -> tuple[TrackerConfig, ...]:
+        """Where numbers go, as `wandb` and `tracker` say."""
+        return parse_trackers(self.wandb, self.tracker)
 
     @property
     def run_folder(self) -> Path:

@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from lodos.train.reports import StepReport
 from lodos.train.state import TrainerState
-from lodos.train.step import StepMetrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,17 +14,10 @@ class StepInfo:
 
     state: TrainerState
     """After the step."""
-    metrics: StepMetrics | None
-    """Of the step; None when a resumed run had no step left to do."""
-    seconds: float
-    """Since the step before."""
-    data_wait_seconds: float = 0.0
-    """Those of them spent waiting for the batch, while the device had nothing to do."""
-
-    @property
-    def step(self) -> int:
-        """Optimizer steps done, this one included."""
-        return int(self.state.step)
+    step: int
+    """Optimizer steps done, this one included."""
+    report: StepReport | None
+    """The step's numbers; None when a resumed run had no step left to do."""
 
     @property
     def model(self) -> Any:
@@ -32,8 +25,8 @@ class StepInfo:
 
     @property
     def loss(self) -> float:
-        """Of the step's batch, before its update; waits for the device."""
-        return float("nan") if self.metrics is None else float(self.metrics.loss)
+        """Of the step's batch, before its update."""
+        return float("nan") if self.report is None else self.report.loss
 
 
 Hook = Callable[[StepInfo], Any]
@@ -57,6 +50,10 @@ class Hooks:
         if every < 1:
             raise ValueError(f"every: {every} must be at least 1.")
         self._entries.append(_Entry(fn, every))
+
+    def due(self, step: int) -> bool:
+        """Whether some hook is to run after this step."""
+        return any(step % entry.every == 0 for entry in self._entries)
 
     def run(self, info: StepInfo, *, end: bool = False) -> None:
         """Runs the hooks that are due; at the end those that have not run for this step yet."""

@@ -6,7 +6,8 @@ weight. So the number of microbatches changes memory and speed, never the value;
 the whole batch's gradient.
 """
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import equinox as eqx
@@ -22,9 +23,12 @@ from lodos.tree import cast_floating, combine
 ComputeLoss = Callable[..., Float[Array, ""]]
 """`compute_loss(model, batch, key=key)`: the mean over the batch, weighted by its `loss_weight`."""
 
+Watch = Callable[[PyTree], Mapping[str, Float[Array, ""]]]
+"""`watch(model)`: numbers of the model by name, computed on the device together with each step."""
+
 
 class StepMetrics(eqx.Module):
-    """What a step reports."""
+    """What a step reports, on the device."""
 
     loss: Float[Array, ""]
     """Of the batch, before the update; nats a token."""
@@ -36,6 +40,8 @@ class StepMetrics(eqx.Module):
     """Tokens that are not filler."""
     finite: Array
     """Whether loss and gradient were finite; if not, nothing was updated."""
+    watched: dict[str, Float[Array, ""]] = dataclasses.field(default_factory=dict)
+    """What `watch` says of the model after the update."""
 
 
 def train_step(
@@ -51,6 +57,7 @@ def train_step(
     num_microbatches: int,
     compute_mapping: AxisMapping,
     parameter_mapping: AxisMapping,
+    watch: Watch | None = None,
 ) -> tuple[PyTree, optax.OptState, StepMetrics]:
     """The trainable parameters and optimizer state after one step on `batch`, `[rows, ...]` arrays."""
     total = batch_weight(batch)
@@ -73,8 +80,9 @@ def train_step(
         # Chosen, not multiplied by zero: zero times NaN is NaN.
         return jnp.where(finite, new, old)
 
-    metrics = StepMetrics(loss, grad_norm, total, _token_count(batch), finite)
     new_trainable = shard(jax.tree.map(keep, new_trainable, trainable), parameter_mapping)
+    watched = {} if watch is None else dict(watch(combine(new_trainable, frozen)))
+    metrics = StepMetrics(loss, grad_norm, total, _token_count(batch), finite, watched)
     return new_trainable, shard(jax.tree.map(keep, new_opt_state, opt_state), parameter_mapping), metrics
 
 

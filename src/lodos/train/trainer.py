@@ -2,11 +2,14 @@
 
     trainer = Trainer(config.trainer, optimizer, compute_loss, is_trainable=filter_spec)
     state = trainer.initial_state(key, model=model)        # or the newest checkpoint
-    trainer.add_hook(fn, every=10)
+    trainer.add_report_hook(fn)                            # the numbers of every step
+    trainer.add_hook(fn, every=10)                         # the model after every tenth
     state = trainer.train(state, loader)
 
-It knows nothing of LoRA, files or logs. What is trained is a tree of booleans; whatever else should happen is a
-hook.
+Steps are dispatched ahead: the device works on one while the host prepares the next and reads the numbers of the one
+before. Only hooks that see the model wait for it.
+
+It knows nothing of LoRA, files or logs. What is trained is a tree of booleans; whatever else should happen is a hook.
 """
 
 import time
@@ -20,16 +23,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, PRNGKeyArray, PyTree
+from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from lodos.errors import UserError
 from lodos.sharding import named_jit, named_shardings, partition_spec
 from lodos.train.checkpoint import Checkpointer
+from lodos.train.compilations import Compilations
 from lodos.train.config import TrainerConfig
 from lodos.train.hooks import Hook, Hooks, StepInfo
 from lodos.train.interrupt import stop_on_signal
+from lodos.train.reports import ReportHook, Reports
 from lodos.train.state import TrainerState
-from lodos.train.step import ComputeLoss, StepMetrics, eval_step, train_step
+from lodos.train.step import ComputeLoss, StepMetrics, Watch, eval_step, train_step
 from lodos.tree import cast_floating, combine, parameter_count, partition
 
 
@@ -41,6 +46,7 @@ class Trainer:
         compute_loss: `compute_loss(model, batch, key=None)`, the batch's mean loss weighted by its `loss_weight`;
             `key` is None in evaluation.
         is_trainable: an Equinox filter_spec; True trains every parameter.
+        watch: `watch(model)`, numbers of the model after each step by name, for the report hooks.
     """
 
     def __init__(
@@ -49,6 +55,8 @@ class Trainer:
         optimizer: optax.GradientTransformation,
         compute_loss: ComputeLoss,
         is_trainable: PyTree = True,
+        *,
+        watch: Watch | None = None,
     ):
         self.config = config
         self.optimizer = optimizer
@@ -56,9 +64,12 @@ class Trainer:
         self.interrupted = False
         """Whether the last `train` ended because of a signal."""
         self._compute_loss = compute_loss
-        self._step = named_jit(self._train_step, donate_args=(False, False, True, True, False))
+        self._watch = watch
+        self._step = named_jit(self._train_step, donate_args=(False, False, True, True, False, False))
+        self._compilations = Compilations(self._train_step.__name__)
         self._eval_step = named_jit(self._evaluate_batch)
         self._checkpointer: Checkpointer | None = None
+        self._reports = Reports()
         self._hooks = Hooks()
         self._hooks.add(self._save_checkpoint, every=config.checkpointer.save_interval)
 
@@ -74,8 +85,18 @@ class Trainer:
         return self.config.num_train_steps
 
     def add_hook(self, fn: Hook, *, every: int = 1) -> None:
-        """Calls `fn(info)` after every `every`-th step and once at the end, never twice for the same step."""
+        """Calls `fn(info)` after every `every`-th step and once at the end, never twice for the same step.
+
+        The device waits meanwhile. Every report up to this step has been delivered, and its loss was finite.
+        """
         self._hooks.add(fn, every=every)
+
+    def add_report_hook(self, fn: ReportHook) -> None:
+        """Calls `fn(report)` with the numbers of every step, in order, when they have come from the device.
+
+        That is while the next step is running, so a report hook costs the device no time.
+        """
+        self._reports.add_hook(fn)
 
     def initial_state(self, key: PRNGKeyArray, *, model: PyTree) -> TrainerState:
         """The state before the first step, or that of the run's newest checkpoint.
@@ -113,65 +134,94 @@ class Trainer:
         Raises:
             FloatingPointError: when a loss or gradient is not finite; the state of the step before is kept.
         """
-        info = StepInfo(state, None, 0.0)
         with self.config.device_mesh, stop_on_signal() as stop, self._checkpoints_finished():
             step = int(state.step)
             batches = _from_step(loader, step)
-            started = time.perf_counter()
+            self._compilations.declare(getattr(loader, "lengths", None))
+            self._reports.start()
             while step < self.num_train_steps and not stop.requested:
-                asked = time.perf_counter()
-                batch = next(batches, None)
-                data_wait_seconds = time.perf_counter() - asked
-                if batch is None:
-                    raise UserError(f"The loader ended after {step} of {self.num_train_steps} steps.")
-                state, metrics = self.train_step(state, batch)
+                try:
+                    batch, data_wait_seconds = self._next_batch(batches, step)
+                    with self._compilations.watching(step + 1, batch):
+                        state, metrics = self.train_step(state, batch)
+                except Exception:
+                    self._reports.flush()
+                    raise
                 step += 1
-                _refuse_non_finite(metrics, step)
-                info = StepInfo(state, metrics, time.perf_counter() - started, data_wait_seconds)
-                started = time.perf_counter()
-                self._hooks.run(info)
-            self._hooks.run(info, end=True)
+                self._reports.dispatched(step, metrics, data_wait_seconds)
+                if self._hooks.due(step):
+                    self._run_hooks(state, step)
+            self._run_hooks(state, step, end=True)
             self.interrupted = stop.requested and step < self.num_train_steps
         return state
 
     def train_step(self, state: TrainerState, batch: PyTree) -> tuple[TrainerState, StepMetrics]:
-        """One optimizer step on one batch. The trainable arrays and optimizer state of `state` are used up."""
+        """One optimizer step on one batch. The trainable arrays and optimizer state of `state` are used up.
+
+        It returns when the step is dispatched; the numbers are arrays that come later.
+        """
         with self.config.device_mesh:
             trainable, frozen = partition(state.model, state.is_trainable)
-            key = jax.random.fold_in(state.training_key, state.step)
-            trainable, opt_state, metrics = self._step(
-                frozen, self._placed_batch(batch), trainable, state.opt_state, key
+            trainable, opt_state, step, metrics = self._step(
+                frozen, self._placed_batch(batch), trainable, state.opt_state, state.step, state.training_key
             )
             model = combine(trainable, frozen)
-            state = TrainerState(state.step + 1, model, opt_state, state.training_key, state.is_trainable)
-            return state, metrics
+            return TrainerState(step, model, opt_state, state.training_key, state.is_trainable), metrics
 
     def evaluate(self, model: PyTree, batches: Iterable[Any]) -> float:
         """The mean loss over all batches, each token with its weight, in nats a token; NaN without any weight."""
+        sums: list[tuple[Array, Array]] = []
         total = weight = 0.0
         with self.config.device_mesh:
             for batch in batches:
-                batch_total, batch_weight = self._eval_step(model, self._placed_batch(batch))
-                total += float(batch_total)
-                weight += float(batch_weight)
+                sums.append(self._eval_step(model, self._placed_batch(batch)))
+                if len(sums) > 1:
+                    # One batch late, as in training.
+                    batch_total, batch_weight = jax.device_get(sums.pop(0))
+                    total, weight = total + float(batch_total), weight + float(batch_weight)
+            for batch_total, batch_weight in jax.device_get(sums):
+                total, weight = total + float(batch_total), weight + float(batch_weight)
         return total / weight if weight else float("nan")
 
+    def _next_batch(self, batches: Iterator[Any], step: int) -> tuple[Any, float]:
+        """The batch that follows `step` steps, and the seconds that the device had nothing to do for lack of it."""
+        asked = time.perf_counter()
+        batch = next(batches, None)
+        seconds = 0.0 if self._reports.device_is_busy else time.perf_counter() - asked
+        if batch is None:
+            raise UserError(f"The loader ended after {step} of {self.num_train_steps} steps.")
+        return batch, seconds
+
+    def _run_hooks(self, state: TrainerState, step: int, *, end: bool = False) -> None:
+        # Refuses a step that was not finite, so that nothing of it is saved.
+        self._reports.flush()
+        self._hooks.run(StepInfo(state, step, self._reports.latest), end=end)
+        self._reports.restart_clock()
+
     def _train_step(
-        self, frozen: PyTree, batch: PyTree, trainable: PyTree, opt_state: optax.OptState, key: PRNGKeyArray
-    ) -> tuple[PyTree, optax.OptState, StepMetrics]:
-        return train_step(
+        self,
+        frozen: PyTree,
+        batch: PyTree,
+        trainable: PyTree,
+        opt_state: optax.OptState,
+        step: Int[Array, ""],
+        training_key: PRNGKeyArray,
+    ) -> tuple[PyTree, optax.OptState, Int[Array, ""], StepMetrics]:
+        trainable, opt_state, metrics = train_step(
             frozen,
             batch,
             trainable,
             opt_state,
-            key,
+            jax.random.fold_in(training_key, step),
             compute_loss=self._compute_loss,
             optimizer=self.optimizer,
             policy=self.config.policy,
             num_microbatches=self.config.train_batch_size // self.config.microbatch_size,
             compute_mapping=self.config.compute_axis_mapping,
             parameter_mapping=self.config.parameter_axis_mapping,
+            watch=self._watch,
         )
+        return trainable, opt_state, step + 1, metrics
 
     def _evaluate_batch(self, model: PyTree, batch: PyTree) -> tuple[Array, Array]:
         return eval_step(
@@ -234,11 +284,3 @@ class Trainer:
 def _from_step(loader: Iterable[Any], step: int) -> Iterator[Any]:
     iter_from_step = getattr(loader, "iter_from_step", None)
     return iter(loader) if iter_from_step is None else iter(iter_from_step(step))
-
-
-def _refuse_non_finite(metrics: StepMetrics, step: int) -> None:
-    if not bool(metrics.finite):
-        raise FloatingPointError(
-            f"Step {step}: the loss is {float(metrics.loss)} and the gradient norm {float(metrics.grad_norm)}. Nothing "
-            "was updated. A lower learning_rate, a longer warmup, or bfloat16 instead of float16 usually helps."
-        )

@@ -1,0 +1,56 @@
+"""The floating-point operations that training on a token takes at least."""
+
+import dataclasses
+
+import equinox as eqx
+import jax
+from jaxtyping import PyTree
+
+from lodos.models.decoder import LmHeadModel
+from lodos.nn.embedding import Embedding
+from lodos.nn.linear import Linear
+from lodos.nn.norm import RMSNorm
+from lodos.tree import partition
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingFlops:
+    """Operations of a forward and a backward pass in products of matrices."""
+
+    per_token: float
+    """Of the layers, for each token."""
+    per_trained_token: float
+    """Of the output head, for each token whose prediction is trained; no other needs logits."""
+
+    def of(self, tokens: float, trained_tokens: float) -> float:
+        return self.per_token * tokens + self.per_trained_token * trained_tokens
+
+
+def training_flops(model: LmHeadModel, is_trainable: PyTree) -> TrainingFlops:
+    """Counted from the parameters: 4 for each of a frozen matrix and 6 for each of a trained one.
+
+    A matrix is used once forward and once for the gradient of its input, with a multiplication and an addition each;
+    a trained one once more for its own gradient. Attention's products of activations, norms and embeddings that are
+    looked up do not count, and nothing is counted twice that is recomputed.
+    """
+    trained, frozen = partition(model, is_trainable)
+
+    def flops(part: PyTree, factor: int) -> int:
+        return factor * _matrix_size(part)
+
+    head = [
+        (part.model.embed_tokens.weight if model.lm_head is None else part.lm_head, factor)
+        for part, factor in ((frozen, 4), (trained, 6))
+    ]
+    return TrainingFlops(
+        per_token=flops(frozen.model, 4) + flops(trained.model, 6),
+        per_trained_token=sum(flops(part, factor) for part, factor in head),
+    )
+
+
+def _matrix_size(tree: PyTree) -> int:
+    """How many numbers the matrices of linear layers and of what is wrapped around them hold."""
+
+    nodes = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, Linear | Embedding | RMSNorm))
+    matrices = [node.weight if isinstance(node, Linear) else node for node in nodes]
+    return sum(matrix.size for matrix in matrices if eqx.is_inexact_array(matrix))

@@ -1,0 +1,38 @@
+"""How fast a device multiplies matrices: what the speed of everything else is measured against."""
+
+import functools
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+_SIZES = {"cpu": 2048}
+"""Rows of the square matrices; large enough to keep the device busy, small enough to be done at once."""
+_SIZE_ELSEWHERE = 8192
+_PRODUCTS = 2
+"""In one call, so that dispatching it does not count."""
+_REPEATS = 4
+
+
+@functools.cache
+def matrix_peak(dtype: Any = "float32") -> float:
+    """Floating-point operations a second of the default device in products of square matrices of `dtype`.
+
+    The best of a few short measurements, half a second in all on a slow machine; a product of n x n matrices counts
+    2 n^3. On the CPU one device has all cores, whatever their number.
+    """
+    n = _SIZES.get(jax.default_backend(), _SIZE_ELSEWHERE)
+
+    @jax.jit
+    def products(a: jax.Array, b: jax.Array) -> jax.Array:
+        return jax.lax.fori_loop(0, _PRODUCTS, lambda _, x: (x @ b).astype(a.dtype), a)
+
+    a = jnp.full((n, n), 1 / n, dtype)
+    products(a, a).block_until_ready()
+    best = float("inf")
+    for _ in range(_REPEATS):
+        started = time.perf_counter()
+        products(a, a).block_until_ready()
+        best = min(best, time.perf_counter() - started)
+    return 2 * n**3 * _PRODUCTS / best

@@ -1,0 +1,109 @@
+"""The numbers of each step, on their way from the device to whoever wants them.
+
+The host never waits for a step before it has dispatched the next one:
+
+    dispatch 1    dispatch 2    fetch 1, report 1    dispatch 3    fetch 2, report 2    ...
+
+So the device always has work, and a report comes while the step after it is running.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+from lodos.train.step import StepMetrics
+
+
+@dataclasses.dataclass(frozen=True)
+class StepReport:
+    """The numbers of a step."""
+
+    step: int
+    """Counted from 1."""
+    loss: float
+    """Of the step's batch, before its update; nats a token."""
+    grad_norm: float
+    """Global norm of the gradient of the trainable parameters, before clipping."""
+    trained_tokens: float
+    """The sum of the loss weights."""
+    tokens: int
+    """Tokens that are not filler."""
+    seconds: float
+    """Since the step before was finished; without what hooks did in between."""
+    data_wait_seconds: float
+    """Those of them spent waiting for the batch; 0 where the device was still busy when the batch came."""
+    watched: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """What the trainer's `watch` says of the model after the step."""
+
+
+ReportHook = Callable[[StepReport], Any]
+
+
+class Reports:
+    """Fetches the numbers of one step after the next has been dispatched, and hands them to the report hooks."""
+
+    def __init__(self) -> None:
+        self._hooks: list[ReportHook] = []
+        self._pending: tuple[int, StepMetrics, float] | None = None
+        self._since = 0.0
+        self.latest: StepReport | None = None
+        """The last one that was delivered."""
+
+    def add_hook(self, fn: ReportHook) -> None:
+        self._hooks.append(fn)
+
+    def start(self) -> None:
+        """A run begins: nothing is pending, and the clock starts."""
+        self._pending = self.latest = None
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        """What happened since the last step counts for no step."""
+        self._since = time.perf_counter()
+
+    @property
+    def device_is_busy(self) -> bool:
+        """Whether the step that was dispatched last is still running."""
+        return self._pending is not None and not self._pending[1].loss.is_ready()  # pyright: ignore[reportAttributeAccessIssue]
+
+    def dispatched(self, step: int, metrics: StepMetrics, data_wait_seconds: float) -> None:
+        """Takes note of a step that the device has been given, and delivers the one before it."""
+        before, self._pending = self._pending, (step, metrics, data_wait_seconds)
+        if before is not None:
+            self._deliver(*before)
+
+    def flush(self) -> None:
+        """Delivers what is pending.
+
+        Raises:
+            FloatingPointError: when the loss or the gradient is not finite.
+        """
+        before, self._pending = self._pending, None
+        if before is not None:
+            self._deliver(*before)
+
+    def _deliver(self, step: int, metrics: StepMetrics, data_wait_seconds: float) -> None:
+        found = jax.device_get(metrics)
+        now = time.perf_counter()
+        report = StepReport(
+            step=step,
+            loss=float(found.loss),
+            grad_norm=float(found.grad_norm),
+            trained_tokens=float(found.trained_tokens),
+            tokens=int(found.tokens),
+            seconds=now - self._since,
+            data_wait_seconds=data_wait_seconds,
+            watched={name: float(value) for name, value in found.watched.items()},
+        )
+        self._since, self.latest = now, report
+        # Told before it is refused: a log that hides the step which ended the run would be of no use.
+        for fn in self._hooks:
+            fn(report)
+        if not found.finite:
+            raise FloatingPointError(
+                f"Step {step}: the loss is {report.loss} and the gradient norm {report.grad_norm}. Nothing was "
+                "updated. A lower learning_rate, a longer warmup, or bfloat16 instead of float16 usually helps."
+            )
