@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from hub_server import TOKEN, HubServer
 
 USERS_CACHE = os.environ.get("LODOS_CACHE")

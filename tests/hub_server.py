@@ -22,6 +22,7 @@ import yaml
 
 TOKEN = "hf_canaryCanaryCanaryCanaryCanary"
 SIGNATURE = "signature-of-a-bucket"
+_OF_A_REPOSITORY = re.compile(r"/(?:api/models/)?([\w.-]+/[\w.-]+?)(\.git/info/lfs/objects/batch|/\w+/main|)")
 
 
 @dataclasses.dataclass
@@ -216,9 +217,11 @@ def _card_problems(card: str) -> list[str]:
     problems = []
     for key in ("base_model", "datasets"):
         names = metadata.get(key, [])
-        for name in [names] if isinstance(names, str) else names:
-            if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-                problems.append(f'"{key}" with value "{name}" is not valid. Use a model id from the hub.')
+        problems += [
+            f'"{key}" with value "{name}" is not valid. Use a model id from the hub.'
+            for name in ([names] if isinstance(names, str) else names)
+            if not re.fullmatch(r"[\w.-]+/[\w.-]+", name)
+        ]
     if not all(isinstance(tag, str) for tag in metadata.get("tags", [])):
         problems.append('"tags" must be an array of strings')
     return problems

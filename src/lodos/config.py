@@ -57,7 +57,7 @@ class TrainArgs(DataArgs):
                     check_upload(name, repo, self.model_name_or_path)
                 except UserError as error:
                     problems.append(str(error))
-        if self.hf_upload is not None and self.hf_upload == self.merged_hf_upload:
+        if self.hf_upload and self.merged_hf_upload and self.hf_upload.lower() == self.merged_hf_upload.lower():
             problems.append("merged_hf_upload: the same repository as hf_upload, whose files it would replace.")
         if problems:
             raise UserError("\n".join(problems))

@@ -5,9 +5,9 @@ import logging
 from pathlib import Path
 
 import pytest
-from hub_server import SIGNATURE, TOKEN, HubServer, Repository
 from huggingface_hub.errors import HfHubHTTPError
 
+from hub_server import SIGNATURE, TOKEN, HubServer, Repository
 from lodos.errors import UserError
 from lodos.formats import hub_repo
 from lodos.formats.hub_repo import HubRepo, PublicRepositoryError, check_upload, reason

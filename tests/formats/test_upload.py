@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hub_server import TOKEN, HubServer, Repository
 
+from hub_server import TOKEN, HubServer, Repository
 from lodos.errors import UserError
 from lodos.formats import upload
 from lodos.formats.upload import Uploads
@@ -111,7 +111,7 @@ def test_what_the_hub_refuses_is_an_error_before_training(hub: HubServer, monkey
     with pytest.raises(UserError, match=r"hf_upload: theirs/a: the hub refuses: .*write access"):
         Uploads().check("hf_upload", "theirs/a")
     hub.repositories["me/public"] = Repository(private=False)
-    with pytest.raises(UserError, match="hf_upload: me/public exists and is public. hf_private: false"):
+    with pytest.raises(UserError, match=r"hf_upload: me/public exists and is public. hf_private: false"):
         Uploads().check("hf_upload", "me/public")
     Uploads(private=False).check("hf_upload", "me/public")
     monkeypatch.setenv("HF_TOKEN", "hf_another")
@@ -120,6 +120,20 @@ def test_what_the_hub_refuses_is_an_error_before_training(hub: HubServer, monkey
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     with pytest.raises(UserError, match=r"hf_upload: me/new: there is no token to upload with. Set HF_TOKEN"):
         Uploads().check("hf_upload", "me/new")
+
+
+def test_a_ctrl_c_that_ends_the_run_does_not_wait(
+    hub: HubServer, tmp_path: Path, told: pytest.LogCaptureFixture
+) -> None:
+    hub.open.clear()
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), Uploads() as uploads:
+        uploads.submit("me/a", step(tmp_path, 1), "1")
+        assert hub.receiving.wait(20)
+        raise KeyboardInterrupt
+    uploads.wait()  # as Python does at its exit
+    assert time.monotonic() - started < 20
+    assert f"By hand: hf upload me/a {tmp_path / 'step-1'}" in told.text
 
 
 SCRIPT = """
