@@ -98,8 +98,8 @@ def test_the_cards_tell_of_the_run_and_not_of_the_users_machine(args: TrainArgs,
         assert str(Path(args.model_name_or_path).parent) not in card
     assert ModelCard(adapter).data.library_name == "peft"
     assert ModelCard(merged).data.library_name == "transformers"
-    assert "lodos generate --adapter me/adapter --prompts prompts.json" in adapter
-    assert "lodos generate --model me/merged --prompts prompts.json" in merged
+    assert "lodos generate --adapter me/adapter --prompts alpaca" in adapter
+    assert "lodos generate --model me/merged --prompts alpaca" in merged
 
 
 def test_a_hub_that_fails_does_not_stop_the_run_and_the_next_upload_tries_again(

@@ -84,7 +84,9 @@ def test_data_are_named_without_their_places_and_what_a_url_carries(tmp_path: Pa
         loss = float("nan")
 
     info: Any = Info()
+    assert run_facts(config, info, is_alpaca=True).prompts == "alpaca"
     facts = run_facts(config, info, is_alpaca=False)
+    assert facts.prompts is None
     assert facts.data == ["rows.jsonl", "web.jsonl", "openai/gsm8k (main, train)", "*.parquet"]
     assert facts.hub_datasets == ["openai/gsm8k"]
     assert facts.train_loss is None

@@ -127,10 +127,16 @@ def test_a_ctrl_c_that_ends_the_run_does_not_wait(
 ) -> None:
     hub.open.clear()
     started = time.monotonic()
-    with pytest.raises(KeyboardInterrupt), Uploads() as uploads:
-        uploads.submit("me/a", step(tmp_path, 1), "1")
-        assert hub.receiving.wait(20)
-        raise KeyboardInterrupt
+    uploads = Uploads()
+
+    def interrupted() -> None:
+        with uploads:
+            uploads.submit("me/a", step(tmp_path, 1), "1")
+            assert hub.receiving.wait(20)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     uploads.wait()  # as Python does at its exit
     assert time.monotonic() - started < 20
     assert f"By hand: hf upload me/a {tmp_path / 'step-1'}" in told.text

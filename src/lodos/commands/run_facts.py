@@ -32,7 +32,7 @@ def run_facts(config: TrainArgs, info: StepInfo, *, is_alpaca: bool) -> RunFacts
         hub_datasets=list(dict.fromkeys(source.path for source in sources if source.on_hub)),
         lora=config.lora,
         settings=_settings(config),
-        prompts=dataclasses.asdict(read_prompts(config.prompts)) if is_alpaca else None,
+        prompts=_prompts(config) if is_alpaca else None,
     )
 
 
@@ -50,6 +50,10 @@ def _settings(config: TrainArgs) -> dict[str, str]:
         "precision": f"`{trainer.mp}`",
         "seed": str(trainer.seed),
     }
+
+
+def _prompts(config: TrainArgs) -> dict[str, str] | str:
+    return "alpaca" if config.prompts is None else dataclasses.asdict(read_prompts(config.prompts))
 
 
 def _name(source: DataSource) -> str:

@@ -34,8 +34,9 @@ class RunFacts:
     lora: LoraConfig | None = None
     settings: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Of the training, in words, by name."""
-    prompts: Mapping[str, str] | None = None
-    """The templates prompt_input and prompt_no_input that rows were put into; None for chats and plain text."""
+    prompts: Mapping[str, str] | str | None = None
+    """The templates prompt_input and prompt_no_input that rows were put into, or the name by which lodos knows them;
+    None for chats and plain text."""
 
 
 def adapter_card(
@@ -56,7 +57,7 @@ def adapter_card(
     body = _ADAPTER.format(
         base=base,
         path=repo or ".",
-        flags="" if facts.prompts is None else " --prompts prompts.json",
+        flags=_flags(facts.prompts),
         prompts=_prompts(facts.prompts),
         training=_training(base_model_name_or_path, facts, _lora_rows(config, target_modules)),
     )
@@ -69,7 +70,7 @@ def merged_card(base_model_name_or_path: str, facts: RunFacts, *, repo: str | No
     body = _MERGED.format(
         base=_base_name(base_model_name_or_path),
         path=repo or ".",
-        flags="" if facts.prompts is None else " --prompts prompts.json",
+        flags=_flags(facts.prompts),
         prompts=_prompts(facts.prompts),
         training=_training(base_model_name_or_path, facts, rows),
     )
@@ -107,8 +108,15 @@ def _training(base_model: str, facts: RunFacts, lora_rows: Mapping[str, str]) ->
     return text
 
 
-def _prompts(prompts: Mapping[str, str] | None) -> str:
+def _flags(prompts: Mapping[str, str] | str | None) -> str:
+    """What `lodos generate` has to be told of the prompts."""
     if prompts is None:
+        return ""
+    return f" --prompts {prompts if isinstance(prompts, str) else 'prompts.json'}"
+
+
+def _prompts(prompts: Mapping[str, str] | str | None) -> str:
+    if prompts is None or isinstance(prompts, str):
         return ""
     return f"{_PROMPTS}\n```json\n{json.dumps(dict(prompts), indent=2, ensure_ascii=False)}\n```\n\n"
 
