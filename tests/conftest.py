@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hub_server import TOKEN, HubServer
+
 USERS_CACHE = os.environ.get("LODOS_CACHE")
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -106,3 +108,15 @@ def smollm2() -> Path:
             return smollm2_folder()
         except UserError as error:
             pytest.skip(f"SmolLM2 cannot be had here: {error}")
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A hub of the tests' own, to which huggingface_hub is turned; uploads go by LFS, as xet has its own servers."""
+    from huggingface_hub import constants
+
+    with HubServer() as server:
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        yield server

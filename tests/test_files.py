@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from lodos import files
 from lodos.errors import UserError
 from lodos.files import local_path, read_json, write_json, written_whole
 
@@ -38,6 +39,32 @@ def test_a_new_folder_replaces_the_old_one(old_folder: Path) -> None:
     with written_whole(old_folder) as folder:
         (folder / "new.txt").write_text("new", encoding="utf-8")
         assert contents(old_folder) == {"old.txt": "old"}
+    assert contents(old_folder.parent) == {"place/new.txt": "new"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets two folders change places in one step")
+def test_a_reader_finds_a_whole_folder_at_every_moment(old_folder: Path) -> None:
+    script = (
+        "import sys; from lodos.files import written_whole\n"
+        "for i in range(300):\n"
+        "    with written_whole(sys.argv[1]) as folder: (folder / 'old.txt').write_text(str(i))\n"
+    )
+    looked = 0
+    with subprocess.Popen([sys.executable, "-c", script, str(old_folder)]) as writer:
+        while writer.poll() is None:
+            assert (old_folder / "old.txt").exists()
+            looked += 1
+    assert writer.returncode == 0
+    assert looked > 300
+    assert contents(old_folder.parent) == {"place/old.txt": "299"}
+
+
+def test_where_folders_cannot_change_places_the_new_one_still_replaces_the_old(
+    old_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_exchanged", lambda *_: False)
+    with written_whole(old_folder) as folder:
+        (folder / "new.txt").write_text("new", encoding="utf-8")
     assert contents(old_folder.parent) == {"place/new.txt": "new"}
 
 

@@ -1,15 +1,22 @@
-"""The seed's checkpoint callbacks: hooks that write adapters and merged models while a trainer runs."""
+"""The seed's checkpoint callbacks: hooks that write adapters and merged models while a trainer runs, and upload them.
+
+What is uploaded is the folder that was written whole and read back. Of several hosts the first one uploads.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lodos.errors import UserError
+import jax
+
 from lodos.files import local_path
 from lodos.formats.hf import HFCheckpointConverter
 from lodos.formats.hub import model_folder
+from lodos.formats.hub_repo import check_upload
+from lodos.formats.model_card import RunFacts, merged_card
 from lodos.formats.peft import save_peft_pretrained
 from lodos.formats.safetensors import MAX_SHARD_SIZE
+from lodos.formats.upload import Uploads
 from lodos.lora.config import LoraConfig
 from lodos.train.hooks import StepInfo
 
@@ -21,22 +28,26 @@ def save_peft_checkpoint_callback(
     upload_to_hf: str | None = None,
     *,
     chat_template: str | None = None,
+    facts: Callable[[StepInfo], RunFacts] | None = None,
+    uploads: Uploads | None = None,
 ) -> Callable[[StepInfo], Path]:
     """A hook that writes the adapter to `<base_path>/step-<step>`, as PEFT would, and returns that folder.
 
     Args:
+        upload_to_hf: the hub repository, as owner/name, to which each is uploaded in the background.
         chat_template: that it is trained with, if it is not the base model's.
+        facts: what the model card is to tell of the run.
+        uploads: that do it, and which the caller waits for; by default private ones, waited for when Python exits.
 
     Raises:
-        UserError: at once, for a place that cannot be written or an upload, which does not exist yet.
+        UserError: at once, for a place that cannot be written or a repository that uploads must not go to.
     """
-    _refuse_upload(upload_to_hf)
+    upload = _uploader("hf_upload", upload_to_hf, base_model_name_or_path, uploads)
     folder = local_path(base_path)
     base_folder = model_folder(base_model_name_or_path, weights=False)
 
     def save(info: StepInfo) -> Path:
         path = folder / f"step-{info.step}"
-        facts = {"step": str(info.step)}
         save_peft_pretrained(
             info.model,
             config,
@@ -44,8 +55,10 @@ def save_peft_checkpoint_callback(
             path,
             base_folder=base_folder,
             chat_template=chat_template,
-            facts=facts,
+            facts=_facts(facts, info),
+            repo=upload_to_hf,
         )
+        upload(path, f"Adapter of step {info.step}")
         return path
 
     return save
@@ -58,29 +71,45 @@ def save_merged_hf_checkpoint_callback(
     *,
     dtype: Any = None,
     max_shard_size: str | int = MAX_SHARD_SIZE,
+    facts: Callable[[StepInfo], RunFacts] | None = None,
+    uploads: Uploads | None = None,
 ) -> Callable[[StepInfo], Path]:
     """A hook that writes the merged model to `<base_path>/step-<step>`, for transformers, and returns that folder.
 
     Args:
         dtype: of the tensors; None keeps each tensor's dtype in the base model's files.
 
-    Raises:
-        UserError: at once, for a place that cannot be written or an upload, which does not exist yet.
+    The other arguments and the errors are those of `save_peft_checkpoint_callback`.
     """
-    _refuse_upload(upload_to_hf)
+    base_model = converter.model_name_or_path
+    upload = _uploader("merged_hf_upload", upload_to_hf, base_model, uploads)
     folder = local_path(base_path)
 
     def save(info: StepInfo) -> Path:
         path = folder / f"step-{info.step}"
-        converter.save_pretrained(info.model, path, dtype=dtype, max_shard_size=max_shard_size, progress=True)
+        card = merged_card(base_model, _facts(facts, info), repo=upload_to_hf)
+        converter.save_pretrained(
+            info.model, path, dtype=dtype, max_shard_size=max_shard_size, card=card, progress=True
+        )
+        upload(path, f"Merged model of step {info.step}")
         return path
 
     return save
 
 
-def _refuse_upload(repo: str | None) -> None:
-    if repo:
-        raise UserError(
-            f"hf_upload, merged_hf_upload: {repo!r}: uploading during training is not available yet. Leave it empty "
-            "and upload the folder with `hf upload` afterwards."
-        )
+def _facts(facts: Callable[[StepInfo], RunFacts] | None, info: StepInfo) -> RunFacts:
+    return RunFacts(step=info.step) if facts is None else facts(info)
+
+
+def _uploader(setting: str, repo: str | None, base_model: str, uploads: Uploads | None) -> Callable[[Path, str], None]:
+    """What a hook calls with each folder it has written, and the message of its commit."""
+    if repo is None:
+        return lambda folder, message: None
+    check_upload(setting, repo, base_model)
+    used = uploads or Uploads()
+
+    def upload(folder: Path, message: str) -> None:
+        if jax.process_index() == 0:
+            used.submit(repo, folder, message)
+
+    return upload

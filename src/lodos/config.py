@@ -5,6 +5,7 @@ from typing import Literal
 
 from lodos.data.config import DataArgs
 from lodos.errors import UserError
+from lodos.formats.hub_repo import check_upload
 from lodos.lora.config import LoraConfig
 from lodos.nn.attention.attention import AttentionImplementation
 from lodos.nn.stacked import GradientCheckpointing
@@ -36,13 +37,15 @@ class TrainArgs(DataArgs):
     hf_save_steps: int = 500
     """Steps between saved adapters (and merged models); one is always saved at the end."""
     hf_upload: str | None = None
-    """Hub repository for adapters; not available yet."""
+    """Hub repository for adapters, as owner/name: each saved one is uploaded there. Never the base model's own."""
     save_merged: bool = False
     """Save merged models too, which Transformers loads without PEFT, by default in <run_dir>/<id>/merged."""
     merged_hf_save_path: str | None = None
     """Folder for merged models, as <merged_hf_save_path>/<id>/step-<k>; giving it saves them."""
     merged_hf_upload: str | None = None
-    """Hub repository for merged models; not available yet."""
+    """Hub repository for merged models, as owner/name; giving it saves them."""
+    hf_private: bool = True
+    """Make those repositories private; false makes them public, and true refuses one that exists and is public."""
     merged_dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Type of the merged tensors; by default that of the base model's files."""
     trust_remote_code: bool = False
@@ -55,11 +58,13 @@ class TrainArgs(DataArgs):
             problems.append(f"z_loss: {self.z_loss} must not be negative.")
         if self.hf_save_steps < 1:
             problems.append(f"hf_save_steps: {self.hf_save_steps} must be at least 1.")
-        problems += [
-            f"{name}: {repo!r}: uploading during training is not available yet. Leave it out and upload the folder "
-            "with `hf upload` afterwards."
-            for name in ("hf_upload", "merged_hf_upload")
-            if (repo := getattr(self, name))
-        ]
+        for name in ("hf_upload", "merged_hf_upload"):
+            if (repo := getattr(self, name)) is not None:
+                try:
+                    check_upload(name, repo, self.model_name_or_path)
+                except UserError as error:
+                    problems.append(str(error))
+        if self.hf_upload and self.merged_hf_upload and self.hf_upload.lower() == self.merged_hf_upload.lower():
+            problems.append("merged_hf_upload: the same repository as hf_upload, whose files it would replace.")
         if problems:
             raise UserError("\n".join(problems))

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from lodos.config_help import format_help, is_union, type_name
+from lodos.config_help import field_docs, format_help, is_union, type_name
 from lodos.errors import UserError
 
 T = TypeVar("T")
@@ -270,7 +270,8 @@ def _type_problems(cls: Any, values: Mapping[str, Any], prefix: str = "") -> Ite
             else:
                 yield f"{prefix}{name}: a section of settings, such as {{{_first_field(hint)}: ...}}; found {value!r}."
         elif not _fits(value, hint):
-            yield f"{prefix}{name}: must be {type_name(hint)}, found {value!r}."
+            meaning = " ".join(field_docs(cls).get(name, "").split())
+            yield f"{prefix}{name}: must be {type_name(hint)}, found {value!r}. {meaning}".rstrip()
 
 
 def _first_field(cls: Any) -> str:

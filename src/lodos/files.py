@@ -5,6 +5,7 @@ reads the place sees the old folder or the new one, never half of one. Paths go 
 system today; a remote store, which has no rename, will put its marker file here.
 """
 
+import ctypes
 import json
 import os
 import re
@@ -43,8 +44,9 @@ def local_path(path: str | os.PathLike[str]) -> Path:
 def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a temporary folder beside `path`; on a clean exit it becomes `path`, replacing what was there.
 
-    What was there is renamed away first, so for a moment there is nothing at `path`, and never half of anything. On an
-    exception the temporary folder is removed and `path` is left as it was.
+    On Linux the two change places in one step. Where the system cannot do that, what was there is renamed away first,
+    so for a moment there is nothing at `path`, and never half of anything. On an exception the temporary folder is
+    removed and `path` is left as it was.
     """
     place = local_path(path)
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -53,6 +55,9 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield temporary
         _open_to_readers(temporary)
+        # Afterwards the old folder has the temporary name, and is removed as such.
+        if place.is_dir() and not place.is_symlink() and _exchanged(temporary, place):
+            return
         old = temporary.with_suffix(".old")
         if place.exists():
             place.rename(old)
@@ -68,6 +73,16 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
             old.unlink(missing_ok=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Whether the two could change places: renameat2(2) with RENAME_EXCHANGE, which Python's os module lacks."""
+    at_fdcwd, rename_exchange = -100, 2
+    try:
+        renameat2 = ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError, TypeError):  # another C library or another system
+        return False
+    return renameat2(at_fdcwd, os.fsencode(one), at_fdcwd, os.fsencode(other), rename_exchange) == 0
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -25,13 +25,13 @@ def test_norms_are_those_of_the_adapted_factors_together(targets: str | None) ->
     base = LmHeadModel.init(config, key=jax.random.key(0))
     model = loraize(base, LoraConfig(r=4, target_modules=targets), key=jax.random.key(1))
     assert float(lora_norms(model)["lora_B_norm"]) == 0.0
+    adapted = np.asarray([targets is None, True])[:, None, None]
     factors = {
-        name: (layer.lora_A, jax.random.normal(jax.random.key(5), layer.lora_B.shape))
+        name: (layer.lora_A, jax.random.normal(jax.random.key(5), layer.lora_B.shape) * adapted)
         for name, layer in lora_layers(model).items()
     }
     model = with_factors(model, factors)
     for field, found in (("lora_A", "lora_A_norm"), ("lora_B", "lora_B_norm")):
         layers = [np.asarray(getattr(layer, field), np.float64) for layer in lora_layers(model).values()]
-        adapted = layers if targets is None else [layer[1] for layer in layers]
-        expected = np.sqrt(sum(np.square(layer).sum() for layer in adapted))
+        expected = np.sqrt(sum(np.square(layer).sum() for layer in layers))
         assert float(jax.jit(lora_norms)(model)[found]) == pytest.approx(expected, rel=1e-5)

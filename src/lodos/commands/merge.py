@@ -10,6 +10,7 @@ from lodos.errors import UserError
 from lodos.files import local_path
 from lodos.formats.hf import HFCheckpointConverter
 from lodos.formats.hub import model_folder
+from lodos.formats.model_card import RunFacts, merged_card
 from lodos.formats.peft import load_peft_pretrained, read_adapter_config
 from lodos.formats.safetensors import MAX_SHARD_SIZE
 
@@ -58,7 +59,14 @@ def merge(args: MergeArgs) -> None:
     if base is None:
         raise UserError(f"{args.adapter}: the adapter does not name its base model. Give it with --model.")
     converter = HFCheckpointConverter.from_hf(base, trust_remote_code=args.trust_remote_code)
-    model, _ = load_peft_pretrained(converter.load_pretrained(progress=True), args.adapter)
-    converter.save_pretrained(model, output, dtype=args.dtype, max_shard_size=args.max_shard_size, progress=True)
+    model, lora = load_peft_pretrained(converter.load_pretrained(progress=True), args.adapter)
+    converter.save_pretrained(
+        model,
+        output,
+        dtype=args.dtype,
+        max_shard_size=args.max_shard_size,
+        card=merged_card(base, RunFacts(lora=lora)),
+        progress=True,
+    )
     print(f"Merged model: {output}", file=sys.stderr)
     print(f"Next: lodos generate --model {output} --prompt '...'", file=sys.stderr)

@@ -4,7 +4,9 @@ What can be wrong is looked at before any weight is loaded: the config, the data
 """
 
 import dataclasses
+import functools
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -12,6 +14,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from lodos.checkpoints import save_merged_hf_checkpoint_callback, save_peft_checkpoint_callback
 from lodos.commands.loaders import make_loaders
+from lodos.commands.run_facts import run_facts
 from lodos.commands.run_log import RunLog
 from lodos.config import DEFAULT_EPOCHS, TrainArgs
 from lodos.config_parsing import dump_config, parse_config
@@ -22,7 +25,9 @@ from lodos.data.text.chat import read_template
 from lodos.errors import UserError
 from lodos.files import local_path, write_json
 from lodos.formats.hf import HFCheckpointConverter
+from lodos.formats.model_card import RunFacts
 from lodos.formats.peft import save_peft_pretrained
+from lodos.formats.upload import Uploads
 from lodos.lora.filters import lora_trainable_params_filter
 from lodos.lora.norms import lora_norms
 from lodos.lora.transform import loraize, targeted_names
@@ -77,6 +82,7 @@ def main(argv: list[str]) -> int:
 def train(config: TrainArgs) -> TrainResult:
     """One run, from the files it starts from to the files it leaves."""
     _check_places(config)
+    uploads = _checked_uploads(config)
     converter = HFCheckpointConverter.from_hf(config.model_name_or_path, trust_remote_code=config.trust_remote_code)
     converter = dataclasses.replace(converter, chat_template=read_template(config.chat_template))
     targeted_names(converter.structure(), config.lora)
@@ -98,14 +104,15 @@ def train(config: TrainArgs) -> TrainResult:
         state = trainer.initial_state(training_key, model=model)
         _write_config(config)
 
-        with RunLog(config, loaders, first_step=int(state.step)) as log:
+        facts = functools.partial(run_facts, config, is_alpaca=_is_alpaca(config, loaders.report))
+        with uploads, RunLog(config, loaders, first_step=int(state.step)) as log:
             log.start(model, lora_param_filter)
             trainer.add_report_hook(log.on_step)
             evaluation = None
             if loaders.held_out is not None:
-                evaluation = _evaluation_hook(trainer, config, converter, loaders.held_out, log)
+                evaluation = _evaluation_hook(trainer, config, converter, loaders.held_out, log, facts)
                 trainer.add_hook(evaluation, every=config.trainer.steps_per_eval)
-            _add_saving_hooks(trainer, config, converter)
+            _add_saving_hooks(trainer, config, converter, facts, uploads)
             state = trainer.train(state, loaders.training)
 
     step = int(state.step)
@@ -135,6 +142,15 @@ def _check_places(config: TrainArgs) -> None:
         pass
 
 
+def _checked_uploads(config: TrainArgs) -> Uploads:
+    """What uploads to the hub, having seen that it can; of several hosts only the first one does."""
+    uploads = Uploads(private=config.hf_private)
+    for setting in ("hf_upload", "merged_hf_upload"):
+        if (repo := getattr(config, setting)) is not None and jax.process_index() == 0:
+            uploads.check(setting, repo)
+    return uploads
+
+
 def adapter_folder(config: TrainArgs) -> Path:
     """Where the run's adapters go."""
     if config.hf_save_path is None:
@@ -145,7 +161,8 @@ def adapter_folder(config: TrainArgs) -> Path:
 def _merged_folder(config: TrainArgs) -> Path | None:
     if config.merged_hf_save_path is not None:
         return local_path(config.merged_hf_save_path) / config.trainer.run_id
-    return config.trainer.run_folder / "merged" if config.save_merged else None
+    wanted = config.save_merged or config.merged_hf_upload is not None
+    return config.trainer.run_folder / "merged" if wanted else None
 
 
 def _resolved(config: TrainArgs, loader: TrainLoader | StreamLoader) -> TrainArgs:
@@ -184,7 +201,12 @@ def _load_lora_model(config: TrainArgs, converter: HFCheckpointConverter, *, key
 
 
 def _evaluation_hook(
-    trainer: Trainer, config: TrainArgs, converter: HFCheckpointConverter, held_out: EvalLoader, log: RunLog
+    trainer: Trainer,
+    config: TrainArgs,
+    converter: HFCheckpointConverter,
+    held_out: EvalLoader,
+    log: RunLog,
+    facts: Callable[[StepInfo], RunFacts],
 ) -> EvaluationHook:
     """Evaluates and logs; the adapter of the best step so far is kept beside those of the last steps."""
 
@@ -198,32 +220,43 @@ def _evaluation_hook(
                 adapter_folder(config) / "best",
                 base_folder=converter.folder,
                 chat_template=converter.chat_template,
-                facts={"step": str(evaluation.step), "held-out loss": f"{evaluation.loss:.4f} nats a token"},
+                facts=facts(info),
             )
 
     return EvaluationHook(trainer.evaluate, held_out, on_evaluation, best=log.best_so_far())
 
 
-def _add_saving_hooks(trainer: Trainer, config: TrainArgs, converter: HFCheckpointConverter) -> None:
+def _add_saving_hooks(
+    trainer: Trainer,
+    config: TrainArgs,
+    converter: HFCheckpointConverter,
+    facts: Callable[[StepInfo], RunFacts],
+    uploads: Uploads,
+) -> None:
     save_adapter = save_peft_checkpoint_callback(
         adapter_folder(config),
         config.lora,
         config.model_name_or_path,
         config.hf_upload,
         chat_template=converter.chat_template,
+        facts=facts,
+        uploads=uploads,
     )
     trainer.add_hook(save_adapter, every=config.hf_save_steps)
     if (folder := _merged_folder(config)) is not None:
         save_merged = save_merged_hf_checkpoint_callback(
-            folder, converter, config.merged_hf_upload, dtype=config.merged_dtype
+            folder, converter, config.merged_hf_upload, dtype=config.merged_dtype, facts=facts, uploads=uploads
         )
         trainer.add_hook(save_merged, every=config.hf_save_steps)
 
 
+def _is_alpaca(config: TrainArgs, report: PreparationReport | None) -> bool:
+    return config.format == "alpaca" or (report is not None and report.files[0].format.startswith("alpaca"))
+
+
 def _prompts_flag(config: TrainArgs, report: PreparationReport | None) -> str:
     """Chat rows are asked as they were trained by default; Alpaca rows need their templates."""
-    is_alpaca = config.format == "alpaca" or (report is not None and report.files[0].format.startswith("alpaca"))
-    if not is_alpaca:
+    if not _is_alpaca(config, report):
         return ""
     if isinstance(config.prompts, dict):
         path = config.trainer.run_folder / "prompts.json"

@@ -146,6 +146,7 @@ class HFCheckpointConverter:
         *,
         dtype: Any = None,
         max_shard_size: str | int = MAX_SHARD_SIZE,
+        card: str | None = None,
         progress: bool = False,
     ) -> None:
         """Writes `model`, adapters merged, as a folder that transformers loads.
@@ -153,6 +154,7 @@ class HFCheckpointConverter:
         Args:
             dtype: of the tensors; None keeps each tensor's dtype in the base model's files.
             max_shard_size: above it the weights are several files with an index.
+            card: the model card, README.md.
 
         Raises:
             OSError: if what is read back is not what was written; nothing is left at `path` then.
@@ -166,6 +168,8 @@ class HFCheckpointConverter:
             self._write_generation_config(folder)
             for licence in self.folder.glob("LICENSE*"):
                 shutil.copy(licence, folder)
+            if card is not None:
+                (folder / "README.md").write_text(card, encoding="utf-8")
 
     def structure(
         self,

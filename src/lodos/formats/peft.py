@@ -23,7 +23,7 @@ from lodos.errors import UserError
 from lodos.files import read_json, write_json, written_whole
 from lodos.formats.hf import copy_tokenizer
 from lodos.formats.hub import model_folder
-from lodos.formats.model_card import adapter_card
+from lodos.formats.model_card import RunFacts, adapter_card
 from lodos.formats.peft_config import AdapterConfig, from_peft, to_peft
 from lodos.formats.safetensors import SafetensorsReader, save_and_compare
 from lodos.lora.config import LoraConfig
@@ -46,7 +46,8 @@ def save_peft_pretrained(
     *,
     base_folder: Path | None = None,
     chat_template: str | None = None,
-    facts: Mapping[str, str] | None = None,
+    facts: RunFacts | None = None,
+    repo: str | None = None,
     allow_untrained: bool = False,
 ) -> None:
     """Writes the adapter of a loraized model as the folder PEFT's `save_pretrained` would write.
@@ -55,7 +56,8 @@ def save_peft_pretrained(
         base_model_name_or_path: what adapter_config.json names as the base model.
         base_folder: the base model's files, whose tokenizer goes along; by default found by the name.
         chat_template: that it was trained with, if it is not the base model's.
-        facts: rows for the model card's table.
+        facts: what the model card tells of the run.
+        repo: the hub repository that the model card says to load it from; by default the folder itself.
         allow_untrained: write an adapter that changes nothing; refused by default.
 
     Raises:
@@ -76,7 +78,7 @@ def save_peft_pretrained(
         write_json(folder / CONFIG_NAME, fields)
         base_folder = base_folder or model_folder(base_model_name_or_path, weights=False)
         copy_tokenizer(base_folder, folder, chat_template=chat_template)
-        card = adapter_card(config, base_model_name_or_path, target_modules, facts or {})
+        card = adapter_card(config, base_model_name_or_path, target_modules, facts or RunFacts(), repo=repo)
         (folder / "README.md").write_text(card, encoding="utf-8")
 
 

@@ -12,6 +12,9 @@ from typing import Any
 from lodos.errors import UserError
 from lodos.lora.config import LoraConfig
 
+PEFT_VERSION = "0.21.2"
+"""The version of PEFT whose adapter_config.json is written, field for field."""
+
 _INIT_TO_PEFT = {"default": True, "gaussian": "gaussian", "zero_a": True}
 
 # Ways to start that leave the base weights as they are; PiSSA, OLoRA, LoftQ and CorDA change them.
@@ -69,16 +72,20 @@ def to_peft(
     """
     alpha = int(config.alpha) if float(config.alpha).is_integer() else config.alpha
     return {
+        "alora_invocation_tokens": None,
         "alpha_pattern": {},
+        "arrow_config": None,
         "auto_mapping": None,
         "base_model_name_or_path": base_model_name_or_path,
         "bias": "none",
         "corda_config": None,
+        "ensure_weight_tying": False,
         "eva_config": None,
         "exclude_modules": None,
         "fan_in_fan_out": False,
         "inference_mode": True,
         "init_lora_weights": _INIT_TO_PEFT[config.init],
+        "kasa_config": None,
         "layer_replication": None,
         "layers_pattern": None,
         "layers_to_transform": None,
@@ -86,10 +93,13 @@ def to_peft(
         "lora_alpha": alpha,
         "lora_bias": False,
         "lora_dropout": config.dropout,
+        "lora_ga_config": None,
         "megatron_config": None,
         "megatron_core": "megatron.core",
         "modules_to_save": None,
+        "monteclora_config": None,
         "peft_type": "LORA",
+        "peft_version": PEFT_VERSION,
         "qalora_group_size": 16,
         "r": config.r,
         "rank_pattern": {},
@@ -98,9 +108,11 @@ def to_peft(
         "target_parameters": None,
         "task_type": "CAUSAL_LM",
         "trainable_token_indices": None,
+        "use_bdlora": None,
         "use_dora": False,
         "use_qalora": False,
         "use_rslora": config.use_rslora,
+        "velora_config": None,
     }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-_SIZES = {"cpu": 2048}
+_SIZES = {"cpu": 1024}
 """Rows of the square matrices; large enough to keep the device busy, small enough to be done at once."""
 _SIZE_ELSEWHERE = 8192
 _PRODUCTS = 2
@@ -19,7 +19,7 @@ _REPEATS = 4
 def matrix_peak(dtype: Any = "float32") -> float:
     """Floating-point operations a second of the default device in products of square matrices of `dtype`.
 
-    The best of a few short measurements, half a second in all on a slow machine; a product of n x n matrices counts
+    The best of a few short measurements, a tenth of a second in all on a slow machine; a product of n x n matrices counts
     2 n^3. On the CPU one device has all cores, whatever their number.
     """
     n = _SIZES.get(jax.default_backend(), _SIZE_ELSEWHERE)
