@@ -8,7 +8,6 @@ import sys
 import traceback
 
 from lodos.errors import UserError
-from lodos.runtime import prepare_runtime
 from lodos.version import __version__
 
 VERBS = {
@@ -71,6 +70,8 @@ def _run(verb: str, rest: list[str]) -> int:
         raise UserError(f"{verb!r} is not a verb. {hint}")
     set_environment()
     set_logging()
+    from lodos.runtime import prepare_runtime
+
     prepare_runtime()
     return importlib.import_module(f"lodos.commands.{verb}").main(rest)
 

@@ -19,8 +19,8 @@ _REPEATS = 4
 def matrix_peak(dtype: Any = "float32") -> float:
     """Floating-point operations a second of the default device in products of square matrices of `dtype`.
 
-    The best of a few short measurements, a tenth of a second in all on a slow machine; a product of n x n matrices counts
-    2 n^3. On the CPU one device has all cores, whatever their number.
+    The best of a few short measurements, a tenth of a second in all on a slow machine; a product of n x n matrices
+    counts 2 n^3. On the CPU one device has all cores, whatever their number.
     """
     n = _SIZES.get(jax.default_backend(), _SIZE_ELSEWHERE)
 
