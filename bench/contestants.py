@@ -7,6 +7,10 @@ the others are stopped (SIGSTOP): not even a thread that waits by spinning takes
     benchmark  ->  {"steps": 2}                        one JSON object a line, to its standard input
     benchmark  <-  {"seconds": 9.1, "losses": [...]}   one line, from its standard output
 
+Two that have each taken most of the memory may not fit beside each other, so one whose turn is over gives back what it
+has freed (`rest`): allocators that are told to keep it would not. Its next turn should begin with a step that is not
+timed.
+
 What runs in the process is a function `peer(channel, **settings)`, which sends once when it is ready and then answers
 each request.
 """
@@ -21,7 +25,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
-from bench.measure import die_first, peak_resident
+from bench.measure import die_first, give_back_freed_memory, peak_resident
 
 LAST_WORDS = 3000
 """Characters of standard error that are shown of a contestant that failed."""
@@ -48,7 +52,7 @@ class Contestant:
         self.name = name
         self.facts: dict[str, Any] = {}
         """What it had to say when it was ready."""
-        self._words = tempfile.TemporaryFile("w+", errors="replace")
+        self._words = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (open as long as the process)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "bench.contestants", peer, json.dumps(settings)],
             stdin=subprocess.PIPE,
@@ -73,6 +77,10 @@ class Contestant:
         except BrokenPipeError:
             raise self._failed() from None
         return self._answer()
+
+    def rest(self) -> None:
+        """Has it give back the memory that it has freed."""
+        self.ask(rest=True)
 
     def end(self) -> None:
         self._process.kill()
@@ -114,8 +122,13 @@ class Channel:
 
     def receive(self) -> dict[str, Any] | None:
         """The next request; None when there will be no more."""
-        line = self._requests.readline()
-        return json.loads(line) if line else None
+        while line := self._requests.readline():
+            request = json.loads(line)
+            if "rest" not in request:
+                return request
+            give_back_freed_memory()
+            self.send()
+        return None
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         while (request := self.receive()) is not None:

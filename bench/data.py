@@ -15,7 +15,6 @@ import resource
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.measure import PeakMemory
 from lodos.data.tokens.workers import core_count
 
 TEXT = (
@@ -125,44 +125,6 @@ def measure(way: str, data: str, tokenizer_folder: str) -> dict[str, float]:
     used = [resource.getrusage(whose) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     cpu_seconds = sum(of.ru_utime + of.ru_stime for of in used)
     return {"seconds": seconds, "cpu_seconds": cpu_seconds, "tokens": tokens, "peak_mb": peak.stop() / 1e6}
-
-
-class PeakMemory:
-    """Samples the resident memory of this process and all below it, in bytes."""
-
-    def __init__(self) -> None:
-        self._peak = 0
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._sample, daemon=True)
-        self._thread.start()
-
-    def stop(self) -> int:
-        self._stopped.set()
-        self._thread.join()
-        return self._peak
-
-    def _sample(self) -> None:
-        while not self._stopped.wait(0.1):
-            self._peak = max(self._peak, sum(map(_resident, _with_descendants(os.getpid()))))
-
-
-def _with_descendants(process_id: int) -> list[int]:
-    found = [process_id]
-    for task in Path(f"/proc/{process_id}/task").glob("*/children"):
-        try:
-            children = task.read_text().split()
-        except OSError:  # it has just ended
-            continue
-        for child in children:
-            found += _with_descendants(int(child))
-    return found
-
-
-def _resident(process_id: int) -> int:
-    try:
-        return int(Path(f"/proc/{process_id}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, IndexError):
-        return 0
 
 
 def main() -> None:

@@ -3,6 +3,8 @@
 Knows nothing of what is measured, and imports nothing heavy: whoever measures others must not get in their way.
 """
 
+import contextlib
+import ctypes
 import importlib.metadata
 import json
 import os
@@ -38,10 +40,10 @@ def version_of(package: str) -> str | None:
         return None
 
 
-def peak_resident() -> int:
-    """The most resident memory this process has ever had, in bytes."""
+def peak_resident(process_id: int | None = None) -> int:
+    """The most resident memory a process has ever had, in bytes; by default this one. 0 where nobody counts it."""
     # Not getrusage's: a process starts with the peak of whoever started it there.
-    field = _proc_field("/proc/self/status", "VmHWM")
+    field = _proc_field(f"/proc/{process_id or 'self'}/status", "VmHWM")
     return int(field.split()[0]) * 1024 if field else 0
 
 
@@ -49,6 +51,12 @@ def die_first() -> None:
     """Should memory run out, this process is the one to be killed, and nobody else's."""
     if (path := Path("/proc/self/oom_score_adj")).exists():
         path.write_text("1000")
+
+
+def give_back_freed_memory() -> None:
+    """Of this process, to the system; only glibc can."""
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def wait_until(condition: Callable[[], Any], *, seconds: float, what: str) -> None:
@@ -69,8 +77,9 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     lines = [list(header), *map(list, rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     for line in lines:
-        cells = [text.rjust(width) if i else text.ljust(width) for i, (text, width) in enumerate(zip(line, widths))]
-        print("  ".join(cells).rstrip(), flush=True)
+        first, *others = (text.ljust(width) for text, width in zip(line, widths, strict=True))
+        numbers = [text.rstrip().rjust(len(text)) for text in others]
+        print("  ".join([first, *numbers]).rstrip(), flush=True)
 
 
 def write_report(path: Path, **report: Any) -> None:

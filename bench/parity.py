@@ -6,6 +6,7 @@ prints both losses at every step and how far they and the final factors are apar
 """
 
 import argparse
+import dataclasses
 import json
 import tempfile
 from collections.abc import Sequence
@@ -16,6 +17,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from bench.peers.lodos_steps import trainer_of
+from bench.peers.peft_steps import adamw, load_adapted
 from lodos.data.batching.loader import TrainLoader
 from lodos.data.config import DataArgs
 from lodos.data.prepare import prepare
@@ -24,11 +27,9 @@ from lodos.demo.base_model import smollm2_folder
 from lodos.formats.hf import HFCheckpointConverter
 from lodos.formats.peft import peft_state_dict, save_peft_pretrained
 from lodos.lora.config import LoraConfig
-from lodos.lora.filters import lora_trainable_params_filter
 from lodos.lora.transform import loraize
 from lodos.train.config import TrainerConfig
 from lodos.train.optim import OptimizerConfig
-from lodos.train.trainer import Trainer
 from lodos.types import LmExample
 
 
@@ -89,12 +90,7 @@ def train_in_lodos(
             train_batch_size=len(batches[0].tokens),
             per_device_parallelism=per_device_parallelism,
         )
-        trainer = Trainer(
-            config,
-            optimizer.build(len(batches)),
-            lambda model, example, key=None: model.compute_loss(example, key=key).scalar(),
-            is_trainable=lora_trainable_params_filter(model),
-        )
+        trainer = trainer_of(config, optimizer, model)
         losses: list[float] = []
         trainer.add_hook(lambda info: losses.append(info.loss))
         state = trainer.train(trainer.initial_state(jax.random.key(1), model=model), batches)
@@ -106,19 +102,12 @@ def train_in_peft(
 ) -> Training:
     """Trains the adapter at `initial_adapter` with torch and PEFT, as their users would write it."""
     import torch
-    from peft import PeftModel, get_peft_model_state_dict
-    from transformers import AutoModelForCausalLM
+    from peft import get_peft_model_state_dict
 
-    base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    model = PeftModel.from_pretrained(base, str(initial_adapter), is_trainable=True).train()
+    model = load_adapted(folder, initial_adapter)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     schedule = optimizer.schedule(len(batches))
-    adamw = torch.optim.AdamW(
-        parameters,
-        betas=(optimizer.beta1, optimizer.beta2),
-        eps=optimizer.epsilon,
-        weight_decay=optimizer.weight_decay,
-    )
+    update = adamw(parameters, dataclasses.asdict(optimizer))
     losses = []
     for step, batch in enumerate(batches):
         tokens, targets, mask = (
@@ -131,10 +120,10 @@ def train_in_peft(
         loss.backward()
         if optimizer.max_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_(parameters, optimizer.max_grad_norm)
-        for group in adamw.param_groups:
+        for group in update.param_groups:
             group["lr"] = float(np.asarray(schedule(step)))
-        adamw.step()
-        adamw.zero_grad()
+        update.step()
+        update.zero_grad()
         losses.append(loss.item())
     state = get_peft_model_state_dict(model)
     return Training(losses, {name: tensor.detach().numpy() for name, tensor in state.items()})

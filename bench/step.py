@@ -4,9 +4,10 @@
     python -m bench.step --shapes 4x512 --trained 0.6      with prompts that are not trained
 
 All start from the same adapter and see the same random tokens, none of them filler, so their losses must agree, and
-the table says how far they do. In each round each contestant does some steps, and the machine's float32 matrix speed
-is measured as JAX and torch reach it; the share of it is that of the floor in `bench/floor.py`. Memory is the most a
-process had resident at any time. Needs torch and peft.
+the table says how far they do. "As it comes" is a plain loop of model, `backward` and torch's AdamW with every default;
+"tuned" is the same with the environment of `bench/peers/environments.py`. In each round each contestant does some
+steps, and the machine's float32 matrix speed is measured as JAX and torch reach it; "of the peak" is the share of it
+that the floor of `bench/floor.py` takes. Memory is the most that a process has ever had resident. Needs torch and peft.
 """
 
 import argparse
@@ -36,6 +37,8 @@ OPTIMIZER = {
 }
 """AdamW with a constant rate, on all sides."""
 
+FLAG_HELP = "a setting of lodos train other than its default; may be given again"
+
 COMPARED_STEPS = 3
 """The first steps, whose losses must agree. Later ones drift apart as AdamW turns rounding noise into steps."""
 
@@ -56,6 +59,18 @@ class Measured:
     @property
     def step_seconds(self) -> float:
         return statistics.median(self.seconds)
+
+    def take_turn(self, contestant: Contestant, *, first: int, steps: int) -> None:
+        """A step that is not timed, since memory has to be had again and the first ever is compiled; then some that
+        are. `first` is the number of the first batch."""
+        settling = contestant.ask(first=first, steps=1)
+        timed = contestant.ask(first=first + 1, steps=steps)
+        contestant.rest()
+        if not self.losses:
+            self.first_step_seconds = settling["seconds"]
+        self.losses += settling["losses"] + timed["losses"]
+        self.seconds.append(timed["seconds"] / steps)
+        self.peak_bytes = timed["peak_bytes"]
 
     def loss_difference(self, other: "Measured") -> float:
         """The largest relative difference of a loss over the first steps."""
@@ -145,8 +160,7 @@ def compare(
 
     Args:
         contestants: of `LODOS`, `PEFT` and `TUNED`.
-        rounds: after a first one that is not timed, in which everything is compiled.
-        steps: each contestant's in each round.
+        steps: each contestant's in each round, after one that is not timed.
         lora: fields of `LoraConfig`.
         flags: settings of `lodos train` other than its defaults.
         matrix_seconds: of each product in each library in each round.
@@ -155,32 +169,18 @@ def compare(
     floor_flops = work.floor_flops(tokens.tokens_per_batch, tokens.trained_per_batch)
     matrix_flops: dict[str, list[float]] = {"JAX": [], "torch": []}
     with contextlib.ExitStack() as stack:
+        shapes = {"shapes": work.shapes(tokens.tokens_per_batch)}
         matrix = {
-            name: stack.enter_context(
-                Contestant(name, f"bench.peers.matrix:{name.lower()}_matrix", {"shapes": work.shapes(tokens.rows * tokens.length)})
-            )
+            name: stack.enter_context(Contestant(name, f"bench.peers.matrix:{name.lower()}_matrix", shapes))
             for name in matrix_flops
         }
         started = list(_start(stack, folder, tokens, contestants, lora, flags))
         measured = [Measured(contestant.name) for contestant in started]
-        for round_number in range(rounds + 1):
-            count = steps if round_number else COMPARED_STEPS
-            first = COMPARED_STEPS + (round_number - 1) * steps if round_number else 0
+        for round_number in range(rounds):
             for contestant, one in zip(started, measured, strict=True):
-                if round_number == 0:
-                    answer = contestant.ask(first=0, steps=1)
-                    one.first_step_seconds = answer["seconds"]
-                    one.losses += answer["losses"]
-                    answer = contestant.ask(first=1, steps=count - 1)
-                else:
-                    answer = contestant.ask(first=first, steps=count)
-                    one.seconds.append(answer["seconds"] / count)
-                one.losses += answer["losses"]
-                one.peak_bytes = answer["peak_bytes"]
-            if round_number:
-                for name, contestant in matrix.items():
-                    speeds = contestant.ask(seconds=matrix_seconds)["flops_per_second"]
-                    matrix_flops[name].append(max(speeds))
+                one.take_turn(contestant, first=round_number * (1 + steps), steps=steps)
+            for name, contestant in matrix.items():
+                matrix_flops[name].append(max(contestant.ask(seconds=matrix_seconds)["flops_per_second"]))
     return Comparison(tokens, measured, matrix_flops, floor_flops)
 
 
@@ -210,11 +210,13 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", default=["4x512", "2x2048"], help="rows x tokens of a step")
     parser.add_argument("--trained", type=float, default=1.0, help="share of each row's tokens that are trained")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=2, help="of each contestant in each round")
+    parser.add_argument("--steps", type=int, default=2, help="timed, of each contestant in each round")
     parser.add_argument("--contestants", nargs="+", choices=[PEFT, TUNED], default=[PEFT, TUNED], help="beside lodos")
     parser.add_argument("--model", type=Path, help="a Hugging Face folder; by default SmolLM2-135M-Instruct")
     parser.add_argument("--r", type=int, default=8, help="rank, on all linear layers")
-    parser.add_argument("--flag", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="of lodos train")
+    parser.add_argument(
+        "--flag", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="of lodos train"
+    )
     parser.add_argument("--out", type=Path, default=Path("bench/out/step.json"))
     args = parser.parse_args()
 

@@ -4,7 +4,6 @@ import dataclasses
 import itertools
 import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -134,8 +133,3 @@ def _example(batches: RandomTokens, k: int) -> Any:
     arrays: list[Any] = [tokens, following[0], trained, segments, positions]
     dtypes = (np.int32, np.int32, np.float32, np.int32, np.int32)
     return LmExample(*(array.astype(dtype) for array, dtype in zip(arrays, dtypes, strict=True)))
-
-
-def initial_adapter_of(folder: Path) -> Path:
-    """Where contestants of one run share the adapter they start from."""
-    return folder / "initial"
