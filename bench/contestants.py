@@ -63,6 +63,10 @@ class Contestant:
         )
         self.facts = self._answer()
 
+    @property
+    def process_id(self) -> int:
+        return self._process.pid
+
     def ask(self, **request: Any) -> dict[str, Any]:
         """Lets it work and waits for its answer.
 

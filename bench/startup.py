@@ -2,16 +2,15 @@
 
     python -m bench.startup
 
-SmolLM2-135M, r=8 on all linear layers, 999 rows of Alpaca's size packed to 4 x 512 a step. Cold: lodos's cache folder is
-empty, so rows are tokenized and the step is compiled; warm: the same once more, with what the cold run left there. The
-system's own cache of files is warm in both. The phases, by the log's clock:
+SmolLM2-135M, r=8 on all linear layers, 999 rows of Alpaca's size packed to 4 x 512 a step. Cold: lodos's cache folder
+is empty, so rows are tokenized and the step is compiled; warm: the same once more, with what the cold run left there.
+The system's own cache of files is warm in both. The phases, by the log's clock:
 
     imports     all that the verb imports, measured in a process of its own
     loaded      until the log begins: imports, data, weights, everything before the first step
     first step  until the first step is logged, its compilation included
     a step      the one after it
     compiling   of all that, what JAX reports for tracing, lowering and compiling, in whichever thread
-
 """
 
 import argparse

@@ -76,13 +76,13 @@ class TrainingRun:
             RuntimeError: when it fails.
         """
         self._signal(signal.SIGCONT)
-        started = time.perf_counter()
+        started = time.time()
         self._wait(lambda: len(self.steps()) >= self._steps_seen + count)
-        seconds = time.perf_counter() - started
         self._signal(signal.SIGSTOP)
-        done = min(len(self.steps()) - self._steps_seen, count)
-        self._steps_seen += done
-        return done, seconds
+        # By the log's clock, since after the last step comes the saving.
+        done = self.steps()[self._steps_seen :][:count]
+        self._steps_seen += len(done)
+        return len(done), done[-1]["time"] - started if done else 0.0
 
     def finish(self) -> Path:
         """Lets it come to its end; the folder of the adapter of its last step."""

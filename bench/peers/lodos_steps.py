@@ -54,7 +54,7 @@ def steps(
         channel.send()
         for request in channel:
             first = request["first"]
-            examples = [_example(batches, k) for k in range(first, first + request["steps"])]
+            examples = [example_of(batches, k) for k in range(first, first + request["steps"])]
             metrics = []
             started = time.perf_counter()
             for example in examples:
@@ -121,7 +121,7 @@ def _adapted(config: Any, layers: int | None) -> Any:
         return adapt(model)
 
 
-def _example(batches: RandomTokens, k: int) -> Any:
+def example_of(batches: RandomTokens, k: int) -> Any:
     """Batch k for lodos: each position with the token it predicts; none predicts across examples."""
     from lodos.types import LmExample
 

@@ -47,7 +47,7 @@ def epoch(
         """Waits to be asked before steps, and answers after them."""
 
         asked = done = 0
-        started = 0.0
+        started = ended = 0.0
 
         def on_step_begin(self, *_: Any, **__: Any) -> None:
             if self.asked == 0:
@@ -57,11 +57,12 @@ def epoch(
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
             self.done += 1
+            self.ended = time.perf_counter()
             if self.done == self.asked:
                 self.answer()
 
         def answer(self) -> None:
-            channel.send(steps=self.done, seconds=time.perf_counter() - self.started)
+            channel.send(steps=self.done, seconds=self.ended - self.started)
             self.asked = self.done = 0
 
     rows = _rows(tokenized_rows(Path(folder), Path(data), max_length=max_length, cache=Path(adapter).parent / "tokens"))
