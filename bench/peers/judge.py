@@ -1,5 +1,6 @@
 """The one that is no contestant: it makes the adapter all start from and measures the held-out loss of all alike."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,6 @@ def _write_initial(config: Any, converter: Any, path: Path) -> None:
 
 
 def _held_out_loss(config: Any, converter: Any, rows: Path, adapter: str | None) -> float:
-    import dataclasses
-
     from bench.peers.lodos_steps import trainer_of
     from lodos.data.batching.loader import EvalLoader
     from lodos.data.prepare import prepare
@@ -69,5 +68,5 @@ def _held_out_loss(config: Any, converter: Any, rows: Path, adapter: str | None)
     model = converter.load_pretrained()
     if adapter is not None:
         model, _ = load_peft_pretrained(model, adapter)
-    trainer_config = dataclasses.replace(config.trainer, num_train_steps=1)
+    trainer_config = dataclasses.replace(config.trainer, num_train_steps=1, num_epochs=None)
     return trainer_of(trainer_config, config.optimizer, model).evaluate(model, loader)

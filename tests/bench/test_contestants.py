@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from bench.contestants import Contestant, ContestantFailedError
+from bench.measure import wait_until
 
 SHAPES = {"shapes": [(8, 16, 24), (8, 24, 16)]}
 
@@ -17,7 +18,7 @@ def test_a_contestant_answers_each_request_and_is_stopped_in_between(library: st
             assert len(speeds) == 2
             assert min(speeds) > 0
             contestant.rest()
-            assert _state(contestant.process_id) == "T"
+            wait_until(lambda: _state(contestant.process_id) == "T", seconds=5, what="stopped")
 
 
 def test_the_environment_is_its_own() -> None:

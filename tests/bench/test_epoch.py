@@ -10,6 +10,7 @@ from bench.contestants import Contestant
 from bench.epoch import ARRANGEMENTS, LODOS, compare, packed_length, print_epochs
 from bench.training_run import TrainingRun
 
+from lodos.formats.peft import WEIGHTS_NAME
 from lodos.formats.safetensors import SafetensorsReader
 
 ROWS = 43
@@ -63,8 +64,8 @@ def test_the_initial_adapter_is_the_one_lodos_starts_from(make_model: Any, data:
     with Contestant("judge", "bench.peers.judge:judge", {"arguments": arguments, "held_out": str(data)}) as judge:
         judge.ask(initial_adapter=str(tmp_path / "initial"))
     with TrainingRun("lodos", arguments, tmp_path / "run") as run:
-        trained = SafetensorsReader(run.finish())
-    initial = SafetensorsReader(tmp_path / "initial")
+        trained = SafetensorsReader(run.finish() / WEIGHTS_NAME)
+    initial = SafetensorsReader(tmp_path / "initial" / WEIGHTS_NAME)
     assert initial.shapes == trained.shapes
     for name in initial.shapes:
         if "lora_A" in name:
