@@ -65,7 +65,8 @@ def epoch(
             channel.send(steps=self.done, seconds=self.ended - self.started)
             self.asked = self.done = 0
 
-    rows = _rows(tokenized_rows(Path(folder), Path(data), max_length=max_length, cache=Path(adapter).parent / "tokens"))
+    work = Path(adapter).parent
+    rows: Any = _rows(tokenized_rows(Path(folder), Path(data), max_length=max_length, cache=work / "tokens"))
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     if arrangement == "flattened":
@@ -75,7 +76,7 @@ def epoch(
     model = load_adapted(Path(folder), Path(initial_adapter))
     model.config.use_cache = False  # as alpaca-lora does; and with a cache, positions would not be taken for a mask
     arguments = TrainingArguments(
-        output_dir=str(Path(adapter).parent / "trainer"),
+        output_dir=str(work / "trainer"),
         num_train_epochs=1,
         per_device_train_batch_size=micro_batch,
         gradient_accumulation_steps=accumulation,
