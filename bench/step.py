@@ -53,7 +53,7 @@ class Measured:
     losses: list[float] = field(default_factory=list)
     """Of every step, the first ones included."""
     first_step_seconds: float = 0.0
-    """The first step, with whatever is compiled for it."""
+    """The first step, with whatever is compiled for it and not found in a cache of compiled programs."""
     peak_bytes: int = 0
 
     @property

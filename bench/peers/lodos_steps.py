@@ -35,8 +35,10 @@ def steps(
         flags: other settings of `lodos train`, by their names.
     """
     from lodos.cli import set_environment
+    from lodos.runtime import prepare_runtime
 
     set_environment()
+    prepare_runtime()
     import jax
 
     from lodos.formats.peft import save_peft_pretrained
