@@ -25,7 +25,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
-from bench.measure import die_first, give_back_freed_memory, peak_resident
+from bench.measure import die_first, die_with_parent, give_back_freed_memory, peak_resident
 
 LAST_WORDS = 3000
 """Characters of standard error that are shown of a contestant that failed."""
@@ -59,6 +59,7 @@ class Contestant:
             stdout=subprocess.PIPE,
             stderr=self._words,
             text=True,
+            preexec_fn=die_with_parent,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **(environment or {})},
         )
         self.facts = self._answer()

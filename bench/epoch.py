@@ -21,6 +21,7 @@ import contextlib
 import json
 import math
 import random
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -100,6 +101,7 @@ def take_turns(turns: dict[str, Turn], *, steps: int) -> dict[str, Epoch]:
                 epochs[name].steps.append(done)
                 epochs[name].seconds.append(seconds)
                 epochs[name].peak_bytes = max(peak, epochs[name].peak_bytes)
+                print(f"{name}: step {sum(epochs[name].steps)}, {seconds / done:.1f} s a step", file=sys.stderr)
             if done < count:
                 going.remove(name)
         count = steps

@@ -9,6 +9,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import signal
 import sys
 import threading
 import time
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from lodos.data.tokens.workers import core_count
+
+_PR_SET_PDEATHSIG = 1  # of prctl, from linux/prctl.h
 
 VERSIONS_OF = ("lodos", "jax", "jaxlib", "torch", "transformers", "peft", "trl")
 
@@ -51,6 +54,13 @@ def die_first() -> None:
     """Should memory run out, this process is the one to be killed, and nobody else's."""
     if (path := Path("/proc/self/oom_score_adj")).exists():
         path.write_text("1000")
+
+
+def die_with_parent() -> None:
+    """For the start of a child process: it is killed when whoever started it ends, in whatever way. A process that is
+    stopped would not see that its input has ended. Only Linux can."""
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def give_back_freed_memory() -> None:

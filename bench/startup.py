@@ -10,7 +10,8 @@ The system's own cache of files is warm in both. The phases, by the log's clock:
     loaded      until the log begins: imports, data, weights, everything before the first step
     first step  until the first step is logged, its compilation included
     a step      the one after it
-    XLA         of all that and the saving at the end, what JAX reports for compiling, in whichever thread
+    XLA         of all that and the saving at the end, what JAX reports for compiling, in whichever
+                thread; threads that compile at the same time add up
 """
 
 import argparse

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.measure import peak_resident, wait_until
+from bench.measure import die_with_parent, peak_resident, wait_until
 from lodos.tracking.jsonl import read_records
 
 LONGEST_WAIT = 1800.0
@@ -42,6 +42,7 @@ class TrainingRun:
                 [sys.executable, "-m", "lodos", "train", *arguments, *own],
                 stdout=words,
                 stderr=words,
+                preexec_fn=die_with_parent,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **(environment or {})},
             )
         self.peak_bytes = 0

@@ -1,5 +1,8 @@
 """Contestants work when asked and sleep otherwise."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,6 +42,29 @@ def test_one_that_fails_later_says_why() -> None:
         pytest.raises(ContestantFailedError, match="KeyError: 'seconds'"),
     ):
         contestant.ask(something_else=1)
+
+
+def test_none_outlives_a_benchmark_that_is_killed() -> None:
+    code = (
+        "from bench.contestants import Contestant; import time\n"
+        f"contestant = Contestant('torch', 'bench.peers.matrix:torch_matrix', {SHAPES!r})\n"
+        "print(contestant.process_id, flush=True); time.sleep(60)"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment
+    ) as benchmark:
+        assert benchmark.stdout is not None
+        process_id = int(benchmark.stdout.readline())
+        benchmark.kill()
+    wait_until(lambda: not _alive(process_id), seconds=5, what="ended")
+
+
+def _alive(process_id: int) -> bool:
+    try:
+        return _state(process_id) != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def _state(process_id: int) -> str:

@@ -16,7 +16,7 @@ def test_a_start_is_its_phases(make_model: Any, tmp_path: Path, capsys: pytest.C
     found = start(arguments, tmp_path / "run", tmp_path / "cache")
     assert found["to the first step"] == pytest.approx(found["loaded"] + found["first step"])
     assert found["to the first step"] > found["imports"] > 0
-    assert found["to the first step"] > found["XLA"] > 0
+    assert found["XLA"] > 0
     assert found["first step"] > found["a step"] > 0
     assert list((tmp_path / "cache").iterdir())
 
