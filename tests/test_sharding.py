@@ -19,14 +19,13 @@ from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 from lodos.lora.config import LoraConfig
 from lodos.lora.filters import lora_trainable_params_filter
 from lodos.lora.transform import loraize
-from lodos.models.config import DecoderConfig
 from lodos.models.decoder import LmHeadModel
-from lodos.nn.rotary import RotaryConfig
 from lodos.sharding import DeviceMesh, constrain, partition_spec, partition_specs
 from lodos.train.config import TrainerConfig
 from lodos.train.optim import OptimizerConfig
 from lodos.train.trainer import Trainer
 from lodos.tree import named_leaves
+from tiny_training import compute_loss, make_batch, tiny_config
 
 STEPS = 3
 ROWS = 16
@@ -44,25 +43,13 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 
 def model(dropout: float) -> LmHeadModel:
     """Every axis that may be split is divisible by 4, the embed axis by 8."""
-    config = DecoderConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        head_dim=8,
-        rotary=RotaryConfig(rotary_dim=8, max_position_embeddings=64),
-    )
-    return loraize(
-        LmHeadModel.init(config, key=jax.random.key(0)), LoraConfig(r=4, dropout=dropout), key=jax.random.key(1)
-    )
+    config = tiny_config(num_key_value_heads=4)
+    base = LmHeadModel.init(config, key=jax.random.key(0))
+    return loraize(base, LoraConfig(r=4, dropout=dropout), key=jax.random.key(1))
 
 
 def train(folder: Path, name: str, dropout: float, **config: Any) -> None:
     """Trains, and writes what came of it to `<folder>/<name>.npz` and `.json`."""
-    from tiny_training import compute_loss, make_batch
-
     start = model(dropout)
     config = {"train_batch_size": ROWS, "run_dir": str(folder), "load_checkpoint": False, **config}
     # Where a gradient is near zero, Adam's usual epsilon of 1e-8 makes a whole step of its rounding error.
