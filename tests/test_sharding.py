@@ -1,12 +1,10 @@
 """n devices compute what one computes, and hold only their share.
 
-Devices are made of one CPU by XLA_FLAGS, which is read when JAX starts. So this file is also a script: run with the
-number of devices and a folder, it trains a tiny model in each layout and writes losses, factors and shard shapes.
+This file is also a script: run with the number of devices and a folder, it trains a tiny model in each layout and
+writes losses, factors and shard shapes.
 """
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
+from devices import run_with_devices
 from lodos.lora.config import LoraConfig
 from lodos.lora.filters import lora_trainable_params_filter
 from lodos.lora.transform import loraize
@@ -91,11 +90,8 @@ def main(devices: int, folder: Path) -> None:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What each layout came to, `(arrays, shapes)` by name."""
     folder = tmp_path_factory.mktemp("sharding")
-    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": path}
     for devices in (1, 8):
-        environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
-        subprocess.run([sys.executable, __file__, str(devices), str(folder)], check=True, env=environment)
+        run_with_devices(devices, __file__, str(devices), folder)
     return {
         file.stem: (dict(np.load(file)), json.loads(file.with_suffix(".json").read_text(encoding="utf-8")))
         for file in folder.glob("*.npz")

@@ -77,9 +77,7 @@ def backward_flops(model: Any) -> int:
 
 @pytest.mark.parametrize("scan", [True, False])
 def test_below_the_lowest_adapted_layer_the_backward_pass_stops(scan: bool) -> None:
-    everywhere, last = (
-        loraize(base(scan=scan), config, key=jax.random.key(1)) for config in (EVERYTHING, LAST_ALONE)
-    )
+    everywhere, last = (loraize(base(scan=scan), config, key=jax.random.key(1)) for config in (EVERYTHING, LAST_ALONE))
     forward = flops(loss, base(scan=scan))
     assert 0.9 * forward < backward_flops(everywhere) < 1.6 * forward
     assert backward_flops(last) < 1.2 * backward_flops(everywhere) / LAYERS

@@ -17,9 +17,7 @@ def numbers(seed: int, *shape: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-def make_layer(
-    *, bias: bool = True, scale: float = 0.7, dropout: float = 0.0, dtype: Any = jnp.float32
-) -> LoraLinear:
+def make_layer(*, bias: bool = True, scale: float = 0.7, dropout: float = 0.0, dtype: Any = jnp.float32) -> LoraLinear:
     base = Linear(
         jnp.asarray(numbers(0, OUT, IN), dtype), jnp.asarray(numbers(1, OUT), dtype) if bias else None, ("mlp", "embed")
     )

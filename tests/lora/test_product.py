@@ -159,7 +159,7 @@ def test_both_factors_zero_have_no_gradient() -> None:
 
 
 def test_in_16_bits_a_small_update_is_not_rounded_away() -> None:
-    """Beside a weight of 1 the sum of an update of 2^-12 would be 1 again; the product with inputs that cancel is not."""
-    x = jnp.asarray(np.tile([1.0, -1.0], (MANY, 1)), jnp.bfloat16)
-    weight, A, B = jnp.ones((1, 2), jnp.bfloat16), jnp.asarray([[2.0**-12, 0.0]], jnp.bfloat16), jnp.ones((1, 1), jnp.bfloat16)
-    assert np.asarray(lora_product((x, None, weight, A, B), 1.0), np.float32).tolist() == [[2.0**-12]] * MANY
+    """Beside a weight of 1 an update of 2^-12 is lost in the sum, but not between two inputs that cancel."""
+    x, factor = jnp.asarray(np.tile([1.0, -1.0], (MANY, 1)), jnp.bfloat16), jnp.ones((1, 1), jnp.bfloat16)
+    weight, A = jnp.ones((1, 2), jnp.bfloat16), jnp.asarray([[2.0**-12, 0.0]], jnp.bfloat16)
+    assert np.asarray(lora_product((x, None, weight, A, factor), 1.0), np.float32).tolist() == [[2.0**-12]] * MANY

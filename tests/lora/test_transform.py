@@ -227,7 +227,10 @@ def test_layers_of_a_stack_that_are_not_adapted_stay_zero_in_training(
 def some_gradient(tokens: np.ndarray) -> Any:
     @eqx.filter_jit
     def gradient(trainable: Any, frozen: Any) -> Any:
-        return eqx.filter_grad(lambda t: jnp.mean(jnp.square(combine(t, frozen)(jnp.asarray(tokens[:, :5])))))(trainable)
+        def loss(trainable: Any) -> Any:
+            return jnp.mean(jnp.square(combine(trainable, frozen)(jnp.asarray(tokens[:, :5]))))
+
+        return eqx.filter_grad(loss)(trainable)
 
     return gradient
 

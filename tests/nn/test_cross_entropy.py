@@ -1,6 +1,7 @@
 """The loss of the trained tokens is the plain one, in value and all gradients, and nothing else is computed."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import equinox as eqx
@@ -40,13 +41,11 @@ def reference(
 ) -> tuple[float, np.ndarray, np.ndarray]:
     """The sum of weighted losses and its gradients for hidden and head, by torch in float64."""
     torch = pytest.importorskip("torch")
-    hidden_, head_ = (
-        torch.tensor(np.asarray(x).astype(np.float64), requires_grad=True) for x in (hidden, head)
-    )
+    hidden_, head_ = (torch.tensor(np.asarray(x).astype(np.float64), requires_grad=True) for x in (hidden, head))
     logits = hidden_ @ head_.T
     if soft_cap is not None:
         logits = soft_cap * torch.tanh(logits / soft_cap)
-    losses = torch.nn.functional.cross_entropy(logits, torch.tensor(targets), reduction="none")
+    losses = torch.nn.functional.cross_entropy(logits, torch.tensor(np.asarray(targets, np.int64)), reduction="none")
     losses = losses + z_loss * torch.logsumexp(logits, dim=-1) ** 2
     total = (losses * torch.tensor(np.asarray(weights).astype(np.float64))).sum()
     total.backward()
@@ -178,6 +177,7 @@ def test_with_dropout_the_factors_have_the_gradients_of_what_was_dropped() -> No
     hidden, head, targets, weights = map(jnp.asarray, make_case())
     layer, key, chunk = lora_head(np.asarray(head), dropout=0.5), jax.random.key(7), 4
     order = np.argsort(np.asarray(weights) == 0, stable=True)
+    count = int(np.sum(np.asarray(weights) != 0))
     trained = lora_trainable_params_filter(layer)
 
     @eqx.filter_jit
@@ -185,7 +185,7 @@ def test_with_dropout_the_factors_have_the_gradients_of_what_was_dropped() -> No
     def by_hand(differentiated: Any) -> Any:
         hidden, trainable = differentiated
         total = 0.0
-        for start in range(0, int((weights != 0).sum()), chunk):
+        for start in range(0, count, chunk):
             rows = jnp.asarray(order[start : start + chunk])
             head = combine(trainable, partition(layer, trained)[1])
             logits = head(hidden[rows], key=jax.random.fold_in(key, start))
@@ -238,7 +238,17 @@ class CountingHead(eqx.Module):
 @pytest.mark.parametrize("differentiated", [False, True])
 @pytest.mark.parametrize(
     ("trained", "expected"),
-    [(0, []), (1, [2]), (2, [2]), (3, [2, 2]), (4, [4]), (5, [4, 2]), (9, [4, 4, 2]), (12, [4, 4, 4]), (13, [4, 4, 4, 2])],
+    [
+        (0, []),
+        (1, [2]),
+        (2, [2]),
+        (3, [2, 2]),
+        (4, [4]),
+        (5, [4, 2]),
+        (9, [4, 4, 2]),
+        (12, [4, 4, 4]),
+        (13, [4, 4, 4, 2]),
+    ],
 )
 def test_the_head_runs_once_for_each_chunk_of_trained_tokens(
     trained: int, expected: list[int], differentiated: bool
@@ -351,12 +361,14 @@ class Noise(eqx.Module):
 def test_each_chunk_has_a_key_of_its_own() -> None:
     """Of two trained tokens, each in a chunk of its own, the logits differ; the key decides them."""
 
-    def total(count: int, seed: int = 0) -> float:
-        weights = (jnp.arange(8) < count).astype(jnp.float32)
+    @jax.jit
+    def loss(weights: Any, key: Any) -> Any:
         targets = jnp.zeros(8, jnp.int32)
-        loss = next_token_loss(Noise(), jnp.ones((8, EMBED)), targets, weights, chunks=(1,), key=jax.random.key(seed))
-        return float(loss.total)
+        return next_token_loss(Noise(), jnp.ones((8, EMBED)), targets, weights, chunks=(1,), key=key).total
+
+    def total(count: int, seed: int = 0) -> float:
+        return float(loss((jnp.arange(8) < count).astype(jnp.float32), jax.random.key(seed)))
 
     sums = [0.0, *(total(count) for count in range(1, 6))]
-    assert len({round(two - one, 4) for one, two in zip(sums, sums[1:], strict=False)}) == 5
+    assert len({round(two - one, 4) for one, two in pairwise(sums)}) == 5
     assert total(3) == sums[3] != total(3, seed=1)

@@ -35,9 +35,7 @@ def test_the_platform_chooses(
 
 @pytest.mark.parametrize("name", ["blockwise", "plain", "splash"])
 @pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
-def test_the_user_may_choose(
-    name: AttentionImplementation, platform: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_user_may_choose(name: AttentionImplementation, platform: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
     assert _choose(name, jnp.dtype(jnp.bfloat16), None) == name
 

@@ -5,8 +5,15 @@ from typing import Any
 import jax.numpy as jnp
 import pytest
 
-from attention_reference import assert_close, first_of, in_float64, make_arrays, make_segments, starts_of
-from attention_reference import with_gradients
+from attention_reference import (
+    assert_close,
+    first_of,
+    in_float64,
+    make_arrays,
+    make_segments,
+    starts_of,
+    with_gradients,
+)
 from lodos.nn.attention.attention import attention
 
 LENGTH = 150  # filled up to 256
