@@ -12,11 +12,9 @@ import pytest
 from lodos.data.batching.batches import make_batch
 from lodos.data.batching.loader import EvalLoader, TrainLoader
 from lodos.data.examples import TokenizedExample
-from lodos.models.config import DecoderConfig
 from lodos.models.decoder import LmHeadModel
-from lodos.nn.rotary import RotaryConfig
 from lodos.types import LmExample
-from tiny_training import VOCAB
+from tiny_training import VOCAB, tiny_config
 
 SEQ_LEN = 48
 
@@ -24,17 +22,7 @@ SEQ_LEN = 48
 @pytest.fixture(scope="module", params=[None, 5], ids=["full attention", "sliding window"])
 def model(request: pytest.FixtureRequest) -> LmHeadModel:
     """Weights large enough that what a token attends to matters."""
-    config = DecoderConfig(
-        vocab_size=VOCAB,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        rotary=RotaryConfig(rotary_dim=8, max_position_embeddings=64),
-        sliding_windows=(request.param, request.param),
-    )
+    config = tiny_config(sliding_windows=(request.param, request.param))
     model = LmHeadModel.init(config, key=jax.random.key(0))
     leaves, structure = jax.tree.flatten(model)
     keys = jax.random.split(jax.random.key(1), len(leaves))

@@ -1,12 +1,10 @@
 """n devices compute what one computes, and hold only their share.
 
-Devices are made of one CPU by XLA_FLAGS, which is read when JAX starts. So this file is also a script: run with the
-number of devices and a folder, it trains a tiny model in each layout and writes losses, factors and shard shapes.
+This file is also a script: run with the number of devices and a folder, it trains a tiny model in each layout and
+writes losses, factors and shard shapes.
 """
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,17 +14,17 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
+from devices import run_with_devices
 from lodos.lora.config import LoraConfig
 from lodos.lora.filters import lora_trainable_params_filter
 from lodos.lora.transform import loraize
-from lodos.models.config import DecoderConfig
 from lodos.models.decoder import LmHeadModel
-from lodos.nn.rotary import RotaryConfig
 from lodos.sharding import DeviceMesh, constrain, partition_spec, partition_specs
 from lodos.train.config import TrainerConfig
 from lodos.train.optim import OptimizerConfig
 from lodos.train.trainer import Trainer
 from lodos.tree import named_leaves
+from tiny_training import compute_loss, make_batch, tiny_config
 
 STEPS = 3
 ROWS = 16
@@ -44,25 +42,13 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 
 def model(dropout: float) -> LmHeadModel:
     """Every axis that may be split is divisible by 4, the embed axis by 8."""
-    config = DecoderConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        head_dim=8,
-        rotary=RotaryConfig(rotary_dim=8, max_position_embeddings=64),
-    )
-    return loraize(
-        LmHeadModel.init(config, key=jax.random.key(0)), LoraConfig(r=4, dropout=dropout), key=jax.random.key(1)
-    )
+    config = tiny_config(num_key_value_heads=4)
+    base = LmHeadModel.init(config, key=jax.random.key(0))
+    return loraize(base, LoraConfig(r=4, dropout=dropout), key=jax.random.key(1))
 
 
 def train(folder: Path, name: str, dropout: float, **config: Any) -> None:
     """Trains, and writes what came of it to `<folder>/<name>.npz` and `.json`."""
-    from tiny_training import compute_loss, make_batch
-
     start = model(dropout)
     config = {"train_batch_size": ROWS, "run_dir": str(folder), "load_checkpoint": False, **config}
     # Where a gradient is near zero, Adam's usual epsilon of 1e-8 makes a whole step of its rounding error.
@@ -104,11 +90,8 @@ def main(devices: int, folder: Path) -> None:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What each layout came to, `(arrays, shapes)` by name."""
     folder = tmp_path_factory.mktemp("sharding")
-    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": path}
     for devices in (1, 8):
-        environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
-        subprocess.run([sys.executable, __file__, str(devices), str(folder)], check=True, env=environment)
+        run_with_devices(devices, __file__, str(devices), folder)
     return {
         file.stem: (dict(np.load(file)), json.loads(file.with_suffix(".json").read_text(encoding="utf-8")))
         for file in folder.glob("*.npz")

@@ -1,13 +1,31 @@
-"""Batches and a loss for tests that train a tiny model."""
+"""The shape of a tiny model, and batches and a loss for tests that train one."""
 
 from typing import Any
 
 import numpy as np
 
+from lodos.models.config import DecoderConfig
 from lodos.models.decoder import LmHeadModel
+from lodos.nn.rotary import RotaryConfig
 from lodos.types import LmExample
 
 VOCAB = 64
+
+
+def tiny_config(**changes: Any) -> DecoderConfig:
+    """Two layers with grouped heads, or what `changes` make of them."""
+    shape: dict[str, Any] = dict(
+        vocab_size=VOCAB,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+    )
+    shape |= changes
+    rotary = RotaryConfig(rotary_dim=shape["head_dim"], max_position_embeddings=64)
+    return DecoderConfig(**{"rotary": rotary, **shape})
 
 
 def compute_loss(model: LmHeadModel, example: LmExample, key: Any = None) -> Any:

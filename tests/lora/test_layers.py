@@ -17,14 +17,24 @@ def numbers(seed: int, *shape: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-def make_layer(
-    *, bias: bool = True, scale: float = 0.7, dropout: float = 0.0, dtype: Any = jnp.float32, adapted: Any = None
-) -> LoraLinear:
+def make_layer(*, bias: bool = True, scale: float = 0.7, dropout: float = 0.0, dtype: Any = jnp.float32) -> LoraLinear:
     base = Linear(
         jnp.asarray(numbers(0, OUT, IN), dtype), jnp.asarray(numbers(1, OUT), dtype) if bias else None, ("mlp", "embed")
     )
-    mask = None if adapted is None else jnp.asarray(adapted)
-    return LoraLinear(base, jnp.asarray(numbers(2, R, IN)), jnp.asarray(numbers(3, OUT, R)), mask, scale, dropout)
+    return LoraLinear(base, jnp.asarray(numbers(2, R, IN)), jnp.asarray(numbers(3, OUT, R)), None, scale, dropout)
+
+
+def make_stack(*adapted: bool) -> LoraLinear:
+    """A stack of which some layers are adapted."""
+    layers = len(adapted)
+    base = Linear(jnp.asarray(numbers(0, layers, OUT, IN)), jnp.asarray(numbers(1, layers, OUT)), ("mlp", "embed"))
+    mask = np.asarray(adapted)[:, None, None]
+    lora_A, lora_B = (jnp.asarray(numbers(2, layers, *shape) * mask) for shape in ((R, IN), (OUT, R)))
+    return LoraLinear(base, lora_A, lora_B, adapted, 0.7, 0.5)
+
+
+def layer_of(stack: Any, index: int) -> Any:
+    return jax.tree.map(lambda leaf: leaf[index], stack)
 
 
 def in_float64(layer: LoraLinear, x: np.ndarray) -> np.ndarray:
@@ -99,19 +109,58 @@ def test_the_key_decides_the_mask() -> None:
     assert not np.array_equal(one, other)
 
 
-@pytest.mark.parametrize("adapted", [None, True, False])
-def test_the_delta_is_what_the_adapter_adds(adapted: bool | None) -> None:
-    layer, x = make_layer(adapted=adapted), jnp.asarray(numbers(4, TOKENS, IN))
+def test_the_delta_is_what_the_adapter_adds() -> None:
+    layer, x = make_layer(), jnp.asarray(numbers(4, TOKENS, IN))
     assert layer.delta().dtype == jnp.float32
     np.testing.assert_allclose(layer(x) - layer.base_layer(x), x @ layer.delta().T, rtol=0, atol=1e-5)
-    assert np.any(layer.delta()) == (adapted is not False)
+    assert np.any(layer.delta())
 
 
-@pytest.mark.parametrize("adapted", [None, True, False])
-def test_the_merged_layer_computes_the_same(adapted: bool | None) -> None:
-    layer, x = make_layer(adapted=adapted), jnp.asarray(numbers(4, TOKENS, IN))
+def test_the_merged_layer_computes_the_same() -> None:
+    layer, x = make_layer(), jnp.asarray(numbers(4, TOKENS, IN))
     np.testing.assert_allclose(layer.merged()(x), layer(x), rtol=0, atol=1e-5)
     assert layer.merged().axes == layer.base_layer.axes
+
+
+def test_layers_of_a_stack_that_are_not_adapted_are_their_base() -> None:
+    stack, x = make_stack(False, True, False), jnp.asarray(numbers(4, TOKENS, IN))
+    merged = stack.merged()
+    for index, adapted in enumerate([False, True, False]):
+        base = layer_of(stack.base_layer, index)
+        out = layer_of(stack, index)(x)
+        assert np.array_equal(out, base(x)) != adapted
+        assert np.array_equal(merged.weight[index], base.weight) != adapted
+        np.testing.assert_allclose(layer_of(merged, index)(x), out, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("adapted", "first"), [([True, False], 0), ([False, True, False, True], 1), ([False, False, True], 2)]
+)
+def test_the_first_layer_is_the_lowest_that_is_adapted(adapted: list[bool], first: int) -> None:
+    assert make_stack(*adapted).first_layer == first
+    assert make_layer().first_layer == 0
+
+
+def test_a_part_of_a_stack_is_its_layers() -> None:
+    stack = make_stack(False, False, True, False)
+    part = stack.in_layers(1, 4)
+    assert isinstance(part, LoraLinear)
+    assert part.adapted == (False, True, False)
+    assert (part.scale, part.dropout) == (stack.scale, stack.dropout)
+    for found, whole in zip(jax.tree.leaves(part), jax.tree.leaves(stack), strict=True):
+        assert np.array_equal(found, whole[1:4])
+
+
+def test_a_part_without_adapted_layers_is_the_base_alone() -> None:
+    stack = make_stack(False, False, True, False)
+    for start, stop in ((0, 2), (3, 4)):
+        part = stack.in_layers(start, stop)
+        assert isinstance(part, Linear)
+        assert np.array_equal(part.weight, stack.base_layer.weight[start:stop])
+    everywhere = LoraLinear(stack.base_layer, stack.lora_A, stack.lora_B, None, 1.0, 0.0)
+    part = everywhere.in_layers(0, 2)
+    assert isinstance(part, LoraLinear)
+    assert part.adapted is None
 
 
 def test_the_merged_weight_is_rounded_once() -> None:

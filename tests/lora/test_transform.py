@@ -1,5 +1,6 @@
 """Into LoRA and out of it: what does not change, what starts at random, and what merging gives."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -25,10 +26,14 @@ from lodos.lora.transform import (
     with_factors,
 )
 from lodos.nn.linear import Linear
+from lodos.train.optim import OptimizerConfig
 from lodos.tree import cast_floating, combine, named_leaves, parameter_count, partition
 
 INITS = ["default", "gaussian", "zero_a"]
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+SOME = LoraConfig(target_modules=["layers.1.self_attn.q_proj", "layers.0.mlp.up_proj", "o_proj"], r=4)
+"""Adapts some layers of a stack: these."""
+ADAPTED = {"q_proj": [1], "up_proj": [0], "o_proj": [0, 1, 2]}
 
 
 class TwoLayers(eqx.Module):
@@ -63,7 +68,7 @@ def base(llama: tuple[Any, Any]) -> Any:
 
 
 def with_random_factors(model: Any, seed: int = 0, std: float = 0.15) -> Any:
-    """A model as after training: no factor is zero."""
+    """A model as after training: no factor of an adapted layer is zero."""
     rng = np.random.default_rng(seed)
     factors = {
         name: tuple(jnp.asarray(rng.normal(size=x.shape, scale=std), jnp.float32) for x in (layer.lora_A, layer.lora_B))
@@ -92,9 +97,12 @@ def bits(x: Any) -> bytes:
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["f32", "bf16"])
 @pytest.mark.parametrize("init", INITS)
-def test_a_fresh_adapter_changes_nothing_bit_for_bit(init: Any, dtype: Any, base: Any, tokens: np.ndarray) -> None:
+@pytest.mark.parametrize("targets", [[*PROJECTIONS, "lm_head"], SOME.target_modules], ids=["all", "some"])
+def test_a_fresh_adapter_changes_nothing_bit_for_bit(
+    targets: Any, init: Any, dtype: Any, base: Any, tokens: np.ndarray
+) -> None:
     base = cast_floating(base, dtype)
-    config = LoraConfig(target_modules=[*PROJECTIONS, "lm_head"], r=4, dropout=0.3, init=init)
+    config = LoraConfig(target_modules=targets, r=4, dropout=0.3, init=init)
     model = loraize(base, config, key=jax.random.key(1))
     expected = logits(base, tokens)
     assert expected.dtype == dtype
@@ -182,38 +190,70 @@ def test_names_of_layers_stay_and_tell_which_are_adapted(base: Any) -> None:
     }
 
 
-def test_layers_of_a_stack_that_are_not_adapted_have_no_effect(base: Any, tokens: np.ndarray) -> None:
-    config = LoraConfig(target_modules=["layers.1.self_attn.q_proj"], r=4)
-    model = with_random_factors(loraize(base, config, key=jax.random.key(0)))
+def layers_with_numbers(model: Any, factor: str) -> dict[str, list[int]]:
+    """By projection, the layers whose `lora_A` or `lora_B` is not all zero."""
+    return {
+        name.split(".")[-1]: [index for index, x in enumerate(getattr(layer, factor)) if np.any(x)]
+        for name, layer in lora_layers(model).items()
+    }
+
+
+@pytest.mark.parametrize(("init", "factor"), [("default", "lora_A"), ("gaussian", "lora_A"), ("zero_a", "lora_B")])
+def test_layers_of_a_stack_that_are_not_adapted_start_with_factors_of_zero(init: Any, factor: str, base: Any) -> None:
+    model = loraize(base, dataclasses.replace(SOME, init=init), key=jax.random.key(0))
+    assert layers_with_numbers(model, factor) == ADAPTED
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
+@pytest.mark.parametrize("optimizer", ["adamw", "lion", "adafactor", "sgd", "adam"])
+def test_layers_of_a_stack_that_are_not_adapted_stay_zero_in_training(
+    optimizer: Any, weight_decay: float, base: Any, some_gradient: Any
+) -> None:
+    if weight_decay and optimizer in ("sgd", "adam"):
+        pytest.skip(f"{optimizer} has no weight decay")
+    config = OptimizerConfig(type=optimizer, learning_rate=0.1, weight_decay=weight_decay, warmup=0)
+    update = config.build(3)
+    model = loraize(base, SOME, key=jax.random.key(0))
+    trainable, frozen = partition(model, lora_trainable_params_filter(model))
+    state = update.init(trainable)
+    for _ in range(3):
+        updates, state = update.update(some_gradient(trainable, frozen), state, trainable)
+        trainable = eqx.apply_updates(trainable, updates)
+    trained = combine(trainable, frozen)
+    assert layers_with_numbers(trained, "lora_A") == layers_with_numbers(trained, "lora_B") == ADAPTED
+
+
+@pytest.fixture(scope="module")
+def some_gradient(tokens: np.ndarray) -> Any:
+    @eqx.filter_jit
+    def gradient(trainable: Any, frozen: Any) -> Any:
+        def loss(trainable: Any) -> Any:
+            return jnp.mean(jnp.square(combine(trainable, frozen)(jnp.asarray(tokens[:, :5]))))
+
+        return eqx.filter_grad(loss)(trainable)
+
+    return gradient
+
+
+def test_no_factors_can_be_given_to_layers_of_a_stack_that_are_not_adapted(base: Any, tokens: np.ndarray) -> None:
+    model = with_random_factors(loraize(base, SOME, key=jax.random.key(0)))
     name = "model.layers.*.self_attn.q_proj"
 
     def replaced(index: int) -> Any:
         layer = lora_layers(model)[name]
-        factors = {name: (layer.lora_A.at[index].set(9.0), layer.lora_B.at[index].set(-9.0))}
-        return logits(with_factors(model, factors), tokens)
+        return with_factors(model, {name: (layer.lora_A.at[index].set(9.0), layer.lora_B.at[index].set(-9.0))})
 
+    assert layers_with_numbers(replaced(0), "lora_A") == layers_with_numbers(replaced(2), "lora_B") == ADAPTED
     expected = logits(model, tokens)
-    assert bits(replaced(0)) == bits(replaced(2)) == bits(expected)
-    assert not np.allclose(replaced(1), expected, atol=1e-2)
+    assert bits(logits(replaced(0), tokens)) == bits(logits(replaced(2), tokens)) == bits(expected)
+    assert not np.allclose(logits(replaced(1), tokens), expected, atol=1e-2)
     assert not np.allclose(logits(base, tokens), expected, atol=1e-3)
 
 
-def test_layers_of_a_stack_that_are_not_adapted_have_no_gradient(base: Any, tokens: np.ndarray) -> None:
-    config = LoraConfig(target_modules=["layers.1.self_attn.q_proj", "layers.0.mlp.up_proj", "o_proj"], r=4)
-    model = with_random_factors(loraize(base, config, key=jax.random.key(0)))
-    trainable, frozen = partition(model, lora_trainable_params_filter(model))
-    loss = eqx.filter_grad(lambda t: jnp.sum(jnp.square(combine(t, frozen)(jnp.asarray(tokens[:, :5])))))
-    gradients = eqx.filter_jit(loss)(trainable)
-    moved = {
-        name: [bool(np.any(layer)) for layer in gradient]
-        for name, gradient in named_leaves(gradients).items()
-        if name.endswith("lora_A")
-    }
-    assert {name.split(".")[-2]: layers for name, layers in moved.items()} == {
-        "q_proj": [False, True, False],
-        "up_proj": [True, False, False],
-        "o_proj": [True, True, True],
-    }
+def test_layers_of_a_stack_that_are_not_adapted_have_no_gradient(base: Any, some_gradient: Any) -> None:
+    model = with_random_factors(loraize(base, SOME, key=jax.random.key(0)))
+    gradient = some_gradient(*partition(model, lora_trainable_params_filter(model)))
+    assert layers_with_numbers(gradient, "lora_A") == layers_with_numbers(gradient, "lora_B") == ADAPTED
 
 
 def test_any_module_of_linear_layers_can_be_adapted_trained_and_merged() -> None:
@@ -272,8 +312,6 @@ def test_merged_bfloat16_weights_are_the_float32_sums_rounded_once(case: str, ba
             assert bits(merged[name]) == bits(weight), name
             continue
         update = layer.scale * np.asarray(layer.lora_B, np.float64) @ np.asarray(layer.lora_A, np.float64)
-        if layer.adapted is not None:
-            update *= np.asarray(layer.adapted)[:, None, None]
         exact = np.asarray(weight).astype(np.float64) + update
         # Half the distance of neighbours in bfloat16, which keeps eight bits, and what float32 itself is off by.
         half = 2.0 ** (np.floor(np.log2(np.abs(exact))) - 8)

@@ -1,6 +1,7 @@
 """A stack is its layers one after another, however it is run."""
 
 import dataclasses
+from collections import Counter
 from functools import partial
 from typing import Any
 
@@ -10,9 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lodos.lora.config import LoraConfig
+from lodos.lora.transform import loraize
+from lodos.models.decoder import LmHeadModel
+from lodos.nn.attention.blockwise import OUT_NAME
 from lodos.nn.dropout import dropout
-from lodos.nn.linear import Linear
+from lodos.nn.linear import PRODUCT_NAME, Linear
 from lodos.nn.stacked import Stacked
+from tiny_training import tiny_config
 
 LAYERS, WIDTH, INNER, TOKENS = 3, 6, 16, 9
 MODES: list[Any] = ["none", "full", "dots"]
@@ -73,11 +79,15 @@ def test_a_stack_is_its_layers_one_after_another(stack: Stacked) -> None:
 @pytest.fixture(scope="module")
 def plain(stack: Stacked) -> Any:
     """What the scanned stack that keeps everything gives."""
-    return value_and_gradients(stack)
+    return value_and_gradients(dataclasses.replace(stack, gradient_checkpointing="none"))
+
+
+def test_by_default_products_are_kept(stack: Stacked) -> None:
+    assert stack.gradient_checkpointing == "dots"
 
 
 def test_scanned_and_unrolled_are_equal(stack: Stacked, plain: Any) -> None:
-    unrolled = value_and_gradients(dataclasses.replace(stack, scan=False))
+    unrolled = value_and_gradients(dataclasses.replace(stack, scan=False, gradient_checkpointing="none"))
     for one, two in zip(plain, unrolled, strict=True):
         np.testing.assert_allclose(one, two, rtol=0, atol=1e-5 * np.abs(one).max())
 
@@ -91,14 +101,82 @@ def test_what_is_recomputed_changes_no_gradient(stack: Stacked, plain: Any, mode
         np.testing.assert_allclose(one, two, rtol=0, atol=1e-5 * np.abs(one).max())
 
 
+def make_decoder(mode: Any, *, scan: bool = False, lora: bool = True) -> LmHeadModel:
+    model = LmHeadModel.init(
+        tiny_config(), scan_layers=scan, gradient_checkpointing=mode, attn_implementation="blockwise", key=KEY
+    )
+    return loraize(model, LoraConfig(r=2), key=KEY) if lora else model
+
+
+ROWS = jnp.ones((2, 20), jnp.int32)
+
+
+def last_hidden(model: LmHeadModel) -> Any:
+    """What comes out of the stack."""
+    decoder = eqx.tree_at(lambda decoder: decoder.norm, model.model, replace=lambda x: x)
+    return decoder(ROWS, ROWS, jnp.cumsum(ROWS, axis=1) - 1)[0]
+
+
+@pytest.mark.parametrize("lora", [True, False])
 @pytest.mark.parametrize("scan", [True, False])
-def test_checkpointing_keeps_less_for_the_backward_pass(stack: Stacked, scan: bool) -> None:
+def test_checkpointing_keeps_less_for_the_backward_pass(scan: bool, lora: bool) -> None:
     def kept(mode: Any) -> int:
-        variant = dataclasses.replace(stack, gradient_checkpointing=mode, scan=scan)
-        backward = jax.eval_shape(lambda x: jax.vjp(lambda x: run(variant, KEY, x)[0], x)[1], X)
+        backward = jax.eval_shape(
+            lambda model: jax.vjp(last_hidden, model)[1], make_decoder(mode, scan=scan, lora=lora)
+        )
         return sum(leaf.size for leaf in jax.tree.leaves(backward))
 
     assert kept("full") < kept("dots") < kept("none")
+
+
+@pytest.mark.parametrize("lora", [True, False])
+def test_of_a_layer_only_its_input_products_and_attention_are_kept(lora: bool, capsys: Any) -> None:
+    """No norm, no activation, no rotation, and no `[tokens, r]` of LoRA."""
+    config = tiny_config()
+    layers, tokens = config.num_hidden_layers, ROWS.size
+    jax.ad_checkpoint.print_saved_residuals(last_hidden, make_decoder("dots", lora=lora))
+    lines = capsys.readouterr().out.splitlines()
+    names = Counter(line.split("'")[1] for line in lines if " named '" in line)
+    # q, k, v, o, gate and up; down is part of the next layer's input.
+    assert names == {PRODUCT_NAME: 6 * layers, OUT_NAME: 2 * layers}
+    others = [line.split()[0] for line in lines if " named '" not in line and f"[{tokens}," in line]
+    inputs = [shape for shape in others if shape == f"float32[{tokens},{config.hidden_size}]"]
+    assert len(inputs) == layers
+    assert set(others) - set(inputs) <= {f"int32[{tokens},1]"}  # the ids of the embedding's rows
+
+
+class Half(eqx.Module):
+    """A part that is missing in the lowest layers."""
+
+    weight: Any
+    first_layer: int = eqx.field(static=True)
+
+    def in_layers(self, start: int, stop: int) -> Any:
+        return Half(self.weight[start:stop], max(self.first_layer - start, 0)) if stop > self.first_layer else None
+
+
+@pytest.mark.parametrize("scan", [True, False])
+@pytest.mark.parametrize("first", range(LAYERS))
+def test_a_stack_is_run_in_two_parts_where_something_begins(first: int, scan: bool) -> None:
+    """Each layer with its own weight, input and key, and without what it does not have."""
+    present = []
+
+    def apply(layer: Any, x: Any, offset: Any, key: Any) -> Any:
+        present.append(layer["half"] is not None)
+        x = x * 2 + offset + (0 if layer["half"] is None else layer["half"].weight)
+        return x, (x, jax.random.uniform(key))
+
+    weights = jnp.arange(1.0, LAYERS + 1).at[:first].set(0)
+    stack = Stacked({"half": Half(weights, first), "rest": jnp.zeros(LAYERS)}, LAYERS, scan, "none")  # pyright: ignore[reportArgumentType]
+    x, (outs, drawn) = stack.fold(apply, jnp.zeros(()), OFFSETS, key=KEY)
+    expected = [0.0]
+    for offset, weight in zip(OFFSETS, weights, strict=True):
+        expected.append(float(expected[-1] * 2 + offset + weight))
+    np.testing.assert_allclose(outs, expected[1:], rtol=1e-6)
+    assert float(x) == outs[-1]
+    np.testing.assert_allclose(drawn, [jax.random.uniform(key) for key in jax.random.split(KEY, LAYERS)])
+    runs = [False] * (first > 0) + [True] if scan else [False] * first + [True] * (LAYERS - first)
+    assert present == runs
 
 
 @pytest.mark.parametrize("scan", [True, False])

@@ -10,28 +10,16 @@ import pytest
 from lodos.lora.config import LoraConfig
 from lodos.lora.filters import lora_trainable_params_filter
 from lodos.lora.transform import loraize
-from lodos.models.config import DecoderConfig
 from lodos.models.decoder import LmHeadModel
-from lodos.nn.rotary import RotaryConfig
 from lodos.train.config import TrainerConfig
 from lodos.train.optim import OptimizerConfig
 from lodos.train.trainer import Trainer
-from tiny_training import VOCAB, compute_loss
+from tiny_training import compute_loss, tiny_config
 
 
 @pytest.fixture
 def base() -> LmHeadModel:
-    config = DecoderConfig(
-        vocab_size=VOCAB,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        rotary=RotaryConfig(rotary_dim=8, max_position_embeddings=64),
-    )
-    return LmHeadModel.init(config, key=jax.random.key(0))
+    return LmHeadModel.init(tiny_config(), key=jax.random.key(0))
 
 
 @pytest.fixture

@@ -20,9 +20,7 @@ from lodos.formats.peft import peft_state_dict
 from lodos.lora.config import LoraConfig
 from lodos.lora.filters import lora_trainable_params_filter
 from lodos.lora.transform import loraize
-from lodos.models.config import DecoderConfig
 from lodos.models.decoder import LmHeadModel
-from lodos.nn.rotary import RotaryConfig
 from lodos.train.config import TrainerConfig
 from lodos.train.optim import OptimizerConfig
 from lodos.train.trainer import Trainer
@@ -41,18 +39,9 @@ def examples() -> list[TokenizedExample]:
 
 def train(run_dir: Path) -> dict[str, object]:
     """Losses of a few steps and an evaluation, with the rows of this host."""
-    from tiny_training import compute_loss
+    from tiny_training import compute_loss, tiny_config
 
-    config = DecoderConfig(
-        vocab_size=VOCAB,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        head_dim=8,
-        rotary=RotaryConfig(rotary_dim=8, max_position_embeddings=64),
-    )
+    config = tiny_config(num_hidden_layers=1, num_attention_heads=2, hidden_size=16, intermediate_size=24)
     model = loraize(LmHeadModel.init(config, key=jax.random.key(0)), LoraConfig(r=2), key=jax.random.key(1))
     trainer_config = TrainerConfig(id="run", run_dir=str(run_dir), num_train_steps=STEPS, train_batch_size=4)
     # Where a gradient is near zero, Adam's usual epsilon of 1e-8 makes a whole step of its rounding error.

@@ -39,12 +39,9 @@ def loraize(model: Model, config: LoraConfig, *, key: PRNGKeyArray) -> Model:
         adapted = [name in targets for name in linears[stacked_name]]
         if not any(adapted):
             return linear
-        lora_A, lora_B = _initial_factors(linear, config, keys[stacked_name])
-        if all(adapted):
-            return LoraLinear(linear, lora_A, lora_B, None, config.scale, config.dropout)
-        mask = jnp.asarray(adapted)[:, None, None]
-        lora_A, lora_B = jnp.where(mask, lora_A, 0.0), jnp.where(mask, lora_B, 0.0)
-        return LoraLinear(linear, lora_A, lora_B, tuple(adapted), config.scale, config.dropout)
+        some = None if all(adapted) else tuple(adapted)
+        lora_A, lora_B = (_only(some, x) for x in _initial_factors(linear, config, keys[stacked_name]))
+        return LoraLinear(linear, lora_A, lora_B, some, config.scale, config.dropout)
 
     return map_modules(wrap, model, is_linear)
 
@@ -104,6 +101,8 @@ def lora_parameter_count(model: PyTree) -> int:
 def with_factors(model: Model, factors: Mapping[str, tuple[Array, Array]]) -> Model:
     """`model` with the factors (A, B) of the LoRA layers named in `factors` replaced.
 
+    Those of layers that are not adapted stay zero, whatever is given for them.
+
     Raises:
         ValueError: that lists the names that are no LoRA layer and the factors of another shape.
     """
@@ -120,7 +119,7 @@ def with_factors(model: Model, factors: Mapping[str, tuple[Array, Array]]) -> Mo
         raise ValueError("\n".join(problems))
 
     def replace(name: str, layer: LoraLinear) -> LoraLinear:
-        lora_A, lora_B = factors.get(name, (layer.lora_A, layer.lora_B))
+        lora_A, lora_B = (_only(layer.adapted, x) for x in factors.get(name, (layer.lora_A, layer.lora_B)))
         return LoraLinear(layer.base_layer, lora_A, lora_B, layer.adapted, layer.scale, layer.dropout)
 
     return map_modules(replace, model, is_lora)
@@ -132,6 +131,11 @@ def is_linear(node: object) -> bool:
 
 def is_lora(node: object) -> bool:
     return isinstance(node, LoraLinear)
+
+
+def _only(adapted: tuple[bool, ...] | None, factor: Array) -> Array:
+    """The factor of a stack, zero in the layers that are not adapted."""
+    return factor if adapted is None else jnp.where(jnp.asarray(adapted)[:, None, None], factor, 0.0)
 
 
 def _initial_factors(linear: Linear, config: LoraConfig, key: PRNGKeyArray) -> tuple[Array, Array]:

@@ -182,7 +182,10 @@ def _chunk(
     sums = jnp.sum(exponentials, axis=-1)
     log_sums = largest + jnp.log(sums)
     target_logits = jnp.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
-    loss = jnp.sum(weights * (log_sums - target_logits + options.z_loss * jnp.square(log_sums)))
+    nll = log_sums - target_logits
+    # Not 0 times the square, which logits beyond 1e19 make infinite.
+    losses = nll + options.z_loss * jnp.square(log_sums) if options.z_loss else nll
+    loss = jnp.sum(weights * losses)
     if pull_back is None:
         return loss, trained, None
 

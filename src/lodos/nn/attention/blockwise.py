@@ -29,7 +29,8 @@ _SMALLEST_BLOCK = 16
 OUT_NAME = "attention_out"
 """What gradient checkpointing keeps of attention: its output and the denominators."""
 
-_MASKED = -1e30
+_MASKED = float(jnp.finfo(jnp.float32).min)
+"""Below any score, that no huge negative one falls behind what its query must not see."""
 
 
 def blockwise_attention(

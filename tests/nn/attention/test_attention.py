@@ -1,0 +1,63 @@
+"""Which implementation is chosen where, and which cannot do what is asked."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from lodos.errors import UserError
+from lodos.nn.attention.attention import AttentionImplementation, _choose, attention
+
+TRACED = jnp.asarray(3)
+
+
+@pytest.mark.parametrize(
+    ("platform", "dtype", "window", "expected"),
+    [
+        ("cpu", jnp.float32, None, "blockwise"),
+        ("cpu", jnp.bfloat16, 3, "blockwise"),
+        ("tpu", jnp.float32, None, "splash"),
+        ("tpu", jnp.bfloat16, 3, "splash"),
+        ("tpu", jnp.bfloat16, TRACED, "blockwise"),  # splash has to know its mask when it is compiled
+        ("gpu", jnp.bfloat16, None, "cudnn"),
+        ("gpu", jnp.float16, TRACED, "cudnn"),
+        ("gpu", jnp.float32, None, "blockwise"),  # cuDNN has no 32 bits
+        ("metal", jnp.bfloat16, None, "blockwise"),
+    ],
+)
+def test_the_platform_chooses(
+    platform: str, dtype: Any, window: Any, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    assert _choose("auto", jnp.dtype(dtype), window) == expected
+
+
+@pytest.mark.parametrize("name", ["blockwise", "plain", "splash"])
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+def test_the_user_may_choose(name: AttentionImplementation, platform: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    assert _choose(name, jnp.dtype(jnp.bfloat16), None) == name
+
+
+@pytest.mark.parametrize(
+    ("name", "platform", "dtype", "window", "message"),
+    [
+        ("cudnn", "cpu", jnp.bfloat16, None, r"attn_implementation: cudnn needs an NVIDIA GPU, and this runs on cpu"),
+        ("cudnn", "tpu", jnp.bfloat16, None, r"this runs on tpu\. Use auto\."),
+        ("cudnn", "gpu", jnp.float32, None, r"cudnn computes in 16 bits\. Set trainer\.mp: p=f32,c=bfloat16"),
+        ("splash", "tpu", jnp.bfloat16, TRACED, r"splash needs the same sliding window in every layer\. Use blockwise"),
+    ],
+)
+def test_what_cannot_be_is_refused(
+    name: AttentionImplementation,
+    platform: str,
+    dtype: Any,
+    window: Any,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    x = jnp.ones((1, 4, 1, 2), dtype)
+    with pytest.raises(UserError, match=message):
+        attention(x, x, x, jnp.zeros((1, 4), jnp.int32), window, implementation=name)

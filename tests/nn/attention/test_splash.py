@@ -1,0 +1,34 @@
+"""Splash attention, its kernels interpreted on CPU, is the formula in float64."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import pytest
+
+from attention_reference import (
+    assert_close,
+    first_of,
+    in_float64,
+    make_arrays,
+    make_segments,
+    starts_of,
+    with_gradients,
+)
+from lodos.nn.attention.attention import attention
+
+LENGTH = 150  # filled up to 256
+
+
+@pytest.mark.parametrize(
+    ("dtype", "window", "tolerance"), [(jnp.float32, None, 1e-5), (jnp.float32, 20, 1e-5), (jnp.bfloat16, None, 0.02)]
+)
+def test_splash_is_the_formula(dtype: Any, window: int | None, tolerance: float) -> None:
+    segments = make_segments(LENGTH, [70, 50], [1, 9, 100, 20])
+    q, k, v, d_out = (jnp.asarray(x, dtype) for x in make_arrays(2, LENGTH, 4, 2))
+
+    def splash(q: Any, k: Any, v: Any, starts: Any) -> Any:
+        return attention(q, k, v, starts, window, implementation="splash")
+
+    found = with_gradients(splash, q, k, v, starts_of(segments), d_out=d_out)
+    assert {x.dtype for x in found} == {jnp.dtype(dtype)}
+    assert_close(found, in_float64(q, k, v, first_of(segments, window), d_out), tolerance)
