@@ -78,6 +78,10 @@ def save_merged_hf_checkpoint_callback(
     return save
 
 
+save_hf_checkpoint_callback = save_merged_hf_checkpoint_callback
+"""The same hook for a model without adapters, as full fine-tuning trains it."""
+
+
 def _refuse_upload(repo: str | None) -> None:
     if repo:
         raise UserError(

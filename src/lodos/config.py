@@ -1,10 +1,13 @@
 """The settings of `lodos train`, composed of those that live beside what they configure."""
 
 import dataclasses
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
+from lodos.config_parsing import dump_config
 from lodos.data.config import DataArgs
 from lodos.errors import UserError
+from lodos.levanter import from_levanter
 from lodos.lora.config import LoraConfig
 from lodos.nn.attention.attention import AttentionImplementation
 from lodos.nn.stacked import GradientCheckpointing
@@ -15,12 +18,11 @@ DEFAULT_EPOCHS = 3.0
 
 
 @dataclasses.dataclass(kw_only=True)
-class TrainArgs(DataArgs):
-    """Fine-tune a Hugging Face model with LoRA on instruction data."""
+class FineTuneArgs(DataArgs):
+    """Fine-tune a Hugging Face model on instruction data: what is needed whichever of its parameters are trained."""
 
     model_name_or_path: str
     """Model to start from: a Hugging Face folder or a hub name."""
-    lora: LoraConfig = LoraConfig()
     trainer: TrainerConfig = TrainerConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     gradient_checkpointing: GradientCheckpointing = "dots"
@@ -32,19 +34,11 @@ class TrainArgs(DataArgs):
     scan_layers: bool = True
     """Compile one layer and scan over all; false compiles them one by one: slower to start, often faster to run."""
     hf_save_path: str | None = None
-    """Folder for adapters, as <hf_save_path>/<id>/step-<k>; by default <run_dir>/<id>/peft."""
+    """Folder for what is trained, as <hf_save_path>/<id>/step-<k>; by default in <run_dir>/<id>."""
     hf_save_steps: int = 500
-    """Steps between saved adapters (and merged models); one is always saved at the end."""
+    """Steps between two of them; one is always saved at the end."""
     hf_upload: str | None = None
-    """Hub repository for adapters; not available yet."""
-    save_merged: bool = False
-    """Save merged models too, which Transformers loads without PEFT, by default in <run_dir>/<id>/merged."""
-    merged_hf_save_path: str | None = None
-    """Folder for merged models, as <merged_hf_save_path>/<id>/step-<k>; giving it saves them."""
-    merged_hf_upload: str | None = None
-    """Hub repository for merged models; not available yet."""
-    merged_dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    """Type of the merged tensors; by default that of the base model's files."""
+    """Hub repository for them; not available yet."""
     trust_remote_code: bool = False
     """Let transformers run Python code from the model's repository."""
 
@@ -59,7 +53,33 @@ class TrainArgs(DataArgs):
             f"{name}: {repo!r}: uploading during training is not available yet. Leave it out and upload the folder "
             "with `hf upload` afterwards."
             for name in ("hf_upload", "merged_hf_upload")
-            if (repo := getattr(self, name))
+            if (repo := getattr(self, name, None))
         ]
         if problems:
             raise UserError("\n".join(problems))
+
+    @classmethod
+    def translated(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The values of a config that was written for Levanter, by the names they have here."""
+        return from_levanter(values)
+
+    def save(self) -> None:
+        """Writes the config into the run's folder, from where the run is resumed."""
+        folder = self.trainer.run_folder
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.yaml").write_text(dump_config(self), encoding="utf-8")
+
+
+@dataclasses.dataclass(kw_only=True)
+class TrainArgs(FineTuneArgs):
+    """Fine-tune a Hugging Face model with LoRA on instruction data."""
+
+    lora: LoraConfig = LoraConfig()
+    save_merged: bool = False
+    """Save merged models too, which Transformers loads without PEFT, by default in <run_dir>/<id>/merged."""
+    merged_hf_save_path: str | None = None
+    """Folder for merged models, as <merged_hf_save_path>/<id>/step-<k>; giving it saves them."""
+    merged_hf_upload: str | None = None
+    """Hub repository for merged models; not available yet."""
+    merged_dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Type of the merged tensors; by default that of the base model's files."""

@@ -5,7 +5,7 @@ from types import TracebackType
 import numpy as np
 
 from lodos.commands.loaders import Loaders
-from lodos.config import TrainArgs
+from lodos.config import FineTuneArgs
 from lodos.data.batching.loader import TrainLoader
 from lodos.lora.transform import lora_parameter_count
 from lodos.models.decoder import LmHeadModel
@@ -25,7 +25,7 @@ class RunLog:
         first_step: the steps done before; what an earlier attempt logged beyond it is removed.
     """
 
-    def __init__(self, config: TrainArgs, loaders: Loaders, *, first_step: int):
+    def __init__(self, config: FineTuneArgs, loaders: Loaders, *, first_step: int):
         assert config.trainer.num_train_steps is not None
         self._config = config
         self._loaders = loaders
@@ -46,7 +46,9 @@ class RunLog:
 
     def start(self, model: LmHeadModel) -> None:
         """Says what is about to be trained on what."""
-        trainable = lora_parameter_count(model)
+        # A model without adapters is trained whole.
+        every = parameter_count(model)
+        trainable = lora_parameter_count(model) or every
         training, held_out = self._loaders.training, self._loaders.held_out
         of_known_rows = {}
         if isinstance(training, TrainLoader):
@@ -54,7 +56,7 @@ class RunLog:
         self._tracker.log_summary(
             {
                 "run": self._config.trainer.run_id,
-                "parameters": parameter_count(model) - trainable,
+                "parameters": every - trainable,
                 "trainable_parameters": trainable,
                 **of_known_rows,
                 "held_out_rows": 0 if held_out is None else len(held_out.examples),

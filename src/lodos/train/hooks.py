@@ -1,11 +1,15 @@
 """Functions called after every n-th step, and once at the end."""
 
 import dataclasses
+import sys
 from collections.abc import Callable
 from typing import Any
 
 from lodos.train.state import TrainerState
 from lodos.train.step import StepMetrics
+
+AT_THE_END = sys.maxsize
+"""As `every`: after no step but the last."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,8 +26,9 @@ from lodos.errors import UserError
 from lodos.sharding import named_jit, named_shardings, partition_spec
 from lodos.train.checkpoint import Checkpointer
 from lodos.train.config import TrainerConfig
-from lodos.train.hooks import Hook, Hooks, StepInfo
+from lodos.train.hooks import AT_THE_END, Hook, Hooks, StepInfo
 from lodos.train.interrupt import stop_on_signal
+from lodos.train.save_schedule import SaveSchedule, newest_kept
 from lodos.train.state import TrainerState
 from lodos.train.step import ComputeLoss, StepMetrics, eval_step, train_step
 from lodos.tree import cast_floating, combine, parameter_count, partition
@@ -59,8 +60,10 @@ class Trainer:
         self._step = named_jit(self._train_step, donate_args=(False, False, True, True, False))
         self._eval_step = named_jit(self._evaluate_batch)
         self._checkpointer: Checkpointer | None = None
+        self._schedule = SaveSchedule(config.checkpointer.save_interval, config.checkpointer.keep)
         self._hooks = Hooks()
-        self._hooks.add(self._save_checkpoint, every=config.checkpointer.save_interval)
+        self._hooks.add(self._save_due_checkpoint)
+        self._hooks.add(self._save_checkpoint, every=AT_THE_END)
 
     @property
     def id(self) -> str:
@@ -69,9 +72,7 @@ class Trainer:
 
     @property
     def num_train_steps(self) -> int:
-        if self.config.num_train_steps is None:
-            raise UserError("num_train_steps: not given. Give trainer.num_train_steps.")
-        return self.config.num_train_steps
+        return self.config.steps
 
     def add_hook(self, fn: Hook, *, every: int = 1) -> None:
         """Calls `fn(info)` after every `every`-th step and once at the end, never twice for the same step."""
@@ -202,7 +203,8 @@ class Trainer:
         if self._checkpointer is None:
             self._checkpointer = Checkpointer(
                 self.config.checkpoint_folder,
-                keep=self.config.checkpointer.keep,
+                keep=newest_kept(self.config.checkpointer.keep),
+                stays=self._schedule.stays,
                 anew=self.config.load_checkpoint is False,
             )
         return self._checkpointer
@@ -215,6 +217,10 @@ class Trainer:
         finally:
             if self._checkpointer is not None:
                 self._checkpointer.wait()
+
+    def _save_due_checkpoint(self, info: StepInfo) -> None:
+        if self._schedule.is_due(info.step):
+            self._save_checkpoint(info)
 
     def _save_checkpoint(self, info: StepInfo) -> None:
         self._open_checkpointer().save(info.state)
