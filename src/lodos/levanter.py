@@ -112,7 +112,7 @@ ELSEWHERE: Mapping[str, Elsewhere] = {
     "trainer.ray": Elsewhere("There is no Ray here. " + _LEAVE_OUT, ({}, {"auto_start_cluster": False})),
     "trainer.require_accelerator": Elsewhere("Any device will do. Set JAX_PLATFORMS=cuda to insist.", (False,)),
     "trainer.shutdown_at_exit": Elsewhere(
-        "Shut the machine down after the command: lodos train ... ; sudo poweroff", (False,)
+        "Shut the machine down after the command: lodos train ...; sudo poweroff.", (False,)
     ),
     "trainer.crash_on_nan": Elsewhere("Training always stops at a loss that is not finite.", (True,)),
     "trainer.crash_on_inf": Elsewhere("Training always stops at a loss that is not finite.", (True,)),
