@@ -1,4 +1,4 @@
-"""Alpaca with LoRA: `alpaca.py` with three changes, and a hundredth of the parameters to train.
+"""Alpaca with LoRA: `alpaca.py` with three changes, and few of the parameters to train.
 
 A config and the order of events; what the lines call is in the library.
 """
@@ -6,10 +6,10 @@ A config and the order of events; what the lines call is in the library.
 import dataclasses
 import sys
 
-import alpaca
 import jax
 from jaxtyping import Array, PRNGKeyArray
 
+import alpaca
 from lodos import (
     EvaluationHook,
     HFCheckpointConverter,

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Sequence
 
 import alpaca_lora
-
 from lodos import HFCheckpointConverter, LmHeadModel, TrainerState, UserError, make_loaders, run_script
 from lodos.data.examples import TokenizedExample
 from lodos.infer.generate import generate
