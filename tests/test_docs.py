@@ -56,10 +56,12 @@ def argv(command: str) -> list[str]:
     return [sys.executable, "-m", "lodos", *rest] if program == "lodos" else [sys.executable, *rest]
 
 
-def with_flags(command: str, changed: dict[str, Any]) -> str:
-    """A command in which those of the flags that it has are given other values."""
-    for flag, value in changed.items():
-        command = re.sub(rf"(--{re.escape(flag)}) (\"[^\"]*\"|\S+)", rf"\1 {value}", command)
+def with_flags(command: str, flags: dict[str, Any]) -> str:
+    """A command with these flags, in place of their values where it has them."""
+    for flag, value in flags.items():
+        there = rf'--{re.escape(flag)} ("[^"]*"|\S+)'
+        given = f"--{flag} {value}"
+        command = re.sub(there, given, command) if re.search(there, command) else f"{command} {given}"
     return command
 
 
@@ -111,8 +113,8 @@ def test_the_readmes_commands_and_the_guides_code_run(make_model: Any, tmp_path:
     readme = commands("README.md")
     assert len(readme) == 4
     for command in readme:
-        short = " --max_new_tokens 4" if command.startswith("lodos generate") else ""
-        run(command.replace("<id>", "demo") + short, tmp_path)
+        short = {"max_new_tokens": 4} if command.startswith("lodos generate") else {}
+        run(with_flags(command.replace("<id>", "demo"), short), tmp_path)
     assert (tmp_path / "merged" / "model.safetensors").exists()
     written = sorted(path.name for path in (tmp_path / "runs" / "demo").iterdir())
     assert written == ["config.yaml", "log.jsonl", "peft", "train_state"]
@@ -141,22 +143,23 @@ def test_the_tutorials_commands_and_code_run(make_model: Any, tmp_path: Path) ->
     rows = alpaca_rows(tmp_path / "rows.jsonl")
     gsm8k = tmp_path / "gsm8k.jsonl"
     gsm8k.write_text("".join(f'{{"question": "{i}?", "answer": "#### {i}"}}\n' for i in range(12)), encoding="utf-8")
-    tiny = f" --model_name_or_path {folder} --data {rows} --trainer.num_train_steps 2 --trainer.train_batch_size 4"
-    tiny += " --trainer.per_device_parallelism 2 --trainer.mp f32 --validation 4 --trainer.steps_per_eval 2"
+    training = {"model_name_or_path": folder, "data": rows, "validation": 4, "trainer.num_train_steps": 2}
+    training |= {"trainer.train_batch_size": 4, "trainer.per_device_parallelism": 2, "trainer.mp": "f32"}
+    exam = {**training, "data": gsm8k, "eval_rows": 2, "max_new_tokens": 4}
 
     tutorial = commands(TUTORIAL)
     assert len(tutorial) == 10
     for command in tutorial:
-        flags = tiny if re.match(r"lodos train|python examples/(alpaca|gsm8k)", command) else " --max_new_tokens 4"
-        flags = "" if command.startswith("lodos merge") else flags
-        flags = flags.replace(str(rows), str(gsm8k)) if "gsm8k" in command else flags
-        given = {name for name in re.findall(r"--([\w.]+)", command)}
-        flags = "".join(
-            f" --{name} {value}" for name, value in re.findall(r"--(\S+) (\S+)", flags) if name not in given
-        )
-        changed = {"model_name_or_path": folder, "data": gsm8k if "gsm8k" in command else rows, "validation": 4}
-        changed |= {"trainer.num_train_steps": 2, "eval_rows": 2}
-        run(with_flags(command, changed).replace("step-60", "step-2") + "".join(more), tmp_path)
+        match shlex.split(command)[1]:
+            case "examples/gsm8k_lora.py":
+                flags = exam
+            case "examples/alpaca.py" | "examples/alpaca_lora.py" | "train":
+                flags = training
+            case "merge":
+                flags = {}
+            case _:
+                flags = {"max_new_tokens": 4}
+        run(with_flags(command.replace("step-60", "step-2"), flags), tmp_path)
     # The scripts' own names, from where the two pieces of code go on.
     names = {"path": str(tmp_path / "adapters/lora/step-2"), "merged_path": str(tmp_path / "merged/lora/step-2")}
     scripts = "".join(path.read_text(encoding="utf-8") for path in EXAMPLES.glob("alpaca*.py"))
@@ -187,10 +190,9 @@ def test_the_commands_for_levanters_users_run(make_model: Any, tmp_path: Path) -
     config = re.sub(r"optimizer:\n(  .*\n)*", defaults, config)
     config = re.sub(r"model_name_or_path: \S+", f"model_name_or_path: {folder}", config)
     (tmp_path / "theirs.yaml").write_text(config, encoding="utf-8")
-    tiny = " --trainer.num_train_steps 2 --trainer.train_batch_size 4 --trainer.mp f32"
-    script, command = commands(LEVANTER)
-    run(f"{script} --data {rows}{tiny}", tmp_path)
-    run(with_flags(command, {"data": rows}) + tiny, tmp_path)
+    tiny = {"data": rows, "trainer.num_train_steps": 2, "trainer.train_batch_size": 4, "trainer.mp": "f32"}
+    for command in commands(LEVANTER):
+        run(with_flags(command, tiny), tmp_path)
     assert len(list((tmp_path / "runs").iterdir())) == 2
 
 
