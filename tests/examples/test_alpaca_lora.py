@@ -56,7 +56,7 @@ def test_the_script_and_lodos_train_do_the_same(
     for folder in ("peft/tiny/step-5", "merged/tiny/step-5"):
         names = sorted(path.name for path in (command / folder).iterdir())
         assert sorted(path.name for path in (script / folder).iterdir()) == names
-        for name in names:
+        for name in set(names) - {"README.md"}:  # the command's card knows more of the run
             assert (script / folder / name).read_bytes() == (command / folder / name).read_bytes(), name
     assert [path.name for path in (script / "checkpoints").iterdir()] == ["tiny"]
     # A fresh adapter's B is zero: one that is not was trained.

@@ -40,11 +40,12 @@ class SaveSchedule:
         self._last = clock()
 
     def is_due(self, step: int) -> bool:
-        """Whether to write one now, after `step` steps; the time then counts anew."""
-        due = self.stays(step) or (self._steps is not None and step % self._steps == 0) or self._is_time()
-        if due:
-            self._last = self._clock()
-        return due
+        """Whether to write one now, after `step` steps."""
+        return self.stays(step) or (self._steps is not None and step % self._steps == 0) or self._is_time()
+
+    def saved(self) -> None:
+        """One was written; the time counts anew."""
+        self._last = self._clock()
 
     def stays(self, step: int) -> bool:
         """Whether the checkpoint of this step is kept when it is no longer among the newest."""

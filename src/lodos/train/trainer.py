@@ -26,7 +26,7 @@ from lodos.errors import UserError
 from lodos.sharding import named_jit, named_shardings, partition_spec
 from lodos.train.checkpoint import Checkpointer
 from lodos.train.config import TrainerConfig
-from lodos.train.hooks import AT_THE_END, Hook, Hooks, StepInfo
+from lodos.train.hooks import Hook, Hooks, StepInfo
 from lodos.train.interrupt import stop_on_signal
 from lodos.train.save_schedule import SaveSchedule, newest_kept
 from lodos.train.state import TrainerState
@@ -62,8 +62,7 @@ class Trainer:
         self._checkpointer: Checkpointer | None = None
         self._schedule = SaveSchedule(config.checkpointer.save_interval, config.checkpointer.keep)
         self._hooks = Hooks()
-        self._hooks.add(self._save_due_checkpoint)
-        self._hooks.add(self._save_checkpoint, every=AT_THE_END)
+        self._hooks.add(self._save_checkpoint, every=self._schedule.is_due)
 
     @property
     def id(self) -> str:
@@ -218,12 +217,9 @@ class Trainer:
             if self._checkpointer is not None:
                 self._checkpointer.wait()
 
-    def _save_due_checkpoint(self, info: StepInfo) -> None:
-        if self._schedule.is_due(info.step):
-            self._save_checkpoint(info)
-
     def _save_checkpoint(self, info: StepInfo) -> None:
         self._open_checkpointer().save(info.state)
+        self._schedule.saved()
 
     def _resumed(self, state: TrainerState) -> TrainerState:
         demanded = self.config.load_checkpoint
