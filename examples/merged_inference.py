@@ -6,6 +6,7 @@ MODEL is a folder that training or `lodos merge` left, or one of alpaca.py's: ea
 """
 
 import argparse
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -24,7 +25,7 @@ def main() -> None:
     parser.add_argument("--max_new_tokens", type=int, default=200)
     args = parser.parse_args()
 
-    model = AutoModelForCausalLM.from_pretrained(args.path)
+    model: Any = AutoModelForCausalLM.from_pretrained(args.path)
     model.eval()
 
     tokenizer = AutoTokenizer.from_pretrained(args.path)

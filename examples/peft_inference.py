@@ -26,6 +26,7 @@ def main() -> None:
     args = parser.parse_args()
 
     peft_config = PeftConfig.from_pretrained(args.path)
+    assert peft_config.base_model_name_or_path is not None
     base_model = AutoModelForCausalLM.from_pretrained(peft_config.base_model_name_or_path)
     lora_model = PeftModel.from_pretrained(base_model, args.path)
     lora_model.eval()

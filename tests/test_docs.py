@@ -83,7 +83,8 @@ def test_every_yaml_block_is_a_config(page: str, tmp_path: Path) -> None:
     for number, block in enumerate(blocks(page, "yaml")):
         path = tmp_path / f"{number}.yaml"
         path.write_text(block, encoding="utf-8")
-        required = [] if "model_name_or_path" in block else ["--model_name_or_path", "m", "--data", "d"]
+        required = [] if re.search("^model_name_or_path", block, re.MULTILINE) else ["--model_name_or_path", "m"]
+        required += [] if re.search("^data:", block, re.MULTILINE) else ["--data", "d"]
         parse_config(TrainArgs, ["--config_path", str(path), *required], prog="lodos train")
 
 
