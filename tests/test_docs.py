@@ -72,6 +72,11 @@ def run(command: str, folder: Path) -> str:
     return done.stdout
 
 
+def unindented(code: str) -> str:
+    """For quotations, which are indented otherwise than what they are from."""
+    return "".join(line.lstrip() for line in code.splitlines(keepends=True))
+
+
 def alpaca_rows(path: Path) -> Path:
     rows = [{"instruction": f"Say {word}.", "output": word * 3} for word in "abcdefghijklmnop"]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -163,8 +168,8 @@ def test_the_tutorials_commands_and_code_run(make_model: Any, tmp_path: Path) ->
         run(with_flags(command.replace("step-60", "step-2"), flags), tmp_path)
     # The scripts' own names, from where the two pieces of code go on.
     names = {"path": str(tmp_path / "adapters/lora/step-2"), "merged_path": str(tmp_path / "merged/lora/step-2")}
-    scripts = "".join(path.read_text(encoding="utf-8") for path in EXAMPLES.glob("alpaca*.py"))
-    used = [block for block in blocks(TUTORIAL, "python") if block not in scripts]
+    scripts = "".join(unindented(path.read_text(encoding="utf-8")) for path in EXAMPLES.glob("alpaca*.py"))
+    used = [block for block in blocks(TUTORIAL, "python") if unindented(block) not in scripts]
     assert len(used) == 2
     for block in used:
         exec(block, names)
