@@ -68,9 +68,8 @@ def run_script(fn: Callable[[Any], Any], argv: list[str] | None = None) -> int:
 
         # The script has imported JAX before, which read the environment as it was then.
         jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
-        jax.config.update(
-            "jax_persistent_cache_min_compile_time_secs", float(os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"])
-        )
+        least_seconds = float(os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"])
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", least_seconds)
         config = parse_config(hint, arguments, prog=f"python {sys.argv[0]}", description=hint.__doc__ or "")
         with explained_failures():
             fn(config)
