@@ -115,3 +115,48 @@ def test_help_into_a_closed_pipe_is_silent() -> None:
     )
     os.close(writing)
     assert "BrokenPipeError" not in done.stderr
+
+
+SCRIPT = """
+import dataclasses, sys
+from lodos import UserError, run_script
+
+@dataclasses.dataclass
+class Args:
+    \"\"\"What the script does.\"\"\"
+
+    number: int
+    \"\"\"A number.\"\"\"
+
+def show(args: Args) -> str:
+    if args.number == 0:
+        raise UserError("number: 0 is none.")
+    if args.number < 0:
+        raise FloatingPointError("the loss is nan")
+    print(args.number + 1)
+    return "ignored"
+
+sys.exit(run_script(show))
+"""
+
+
+@pytest.mark.parametrize(
+    ("argv", "status", "out", "err"),
+    [
+        (["--number", "4"], 0, "5\n", ""),
+        (["--number", "0"], 1, "", "error: number: 0 is none.\n"),
+        (["--number", "-1"], 1, "", "error: the loss is nan\n"),
+        (["--number", "x"], 1, "", "error: number: must be INT, found 'x'.\n"),
+    ],
+)
+def test_a_script_is_a_program_whose_config_is_the_type_of_its_argument(
+    argv: list[str], status: int, out: str, err: str
+) -> None:
+    done = subprocess.run([sys.executable, "-c", SCRIPT, *argv], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (status, out, err)
+
+
+def test_a_scripts_help_is_that_of_its_config() -> None:
+    done = subprocess.run([sys.executable, "-c", SCRIPT, "--help"], capture_output=True, text=True, check=True)
+    assert "What the script does." in done.stdout
+    assert "--number INT" in done.stdout

@@ -1,5 +1,6 @@
-"""What README and guide say is true: their YAML parses, their commands exist, their code runs."""
+"""What the pages say is true: their YAML parses, their commands and code run, their quotations and tables are right."""
 
+import difflib
 import json
 import re
 import shlex
@@ -18,7 +19,10 @@ from lodos.config import TrainArgs
 from lodos.config_parsing import known_names, parse_config
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ["README.md", "docs/guide.md"]
+TUTORIAL = "docs/tutorial-alpaca-lora.md"
+LEVANTER = "docs/coming-from-levanter.md"
+PAGES = ["README.md", "docs/guide.md", TUTORIAL, LEVANTER]
+EXAMPLES = ROOT / "examples"
 ARGUMENTS = {"data": DataReportArgs, "train": TrainArgs, "generate": GenerateArgs, "merge": MergeArgs}
 
 
@@ -41,8 +45,42 @@ def blocks(page: str, language: str) -> list[str]:
 
 
 def commands(page: str) -> list[str]:
-    lines = [line for block in blocks(page, "") for line in block.splitlines()]
-    return [line for line in lines if line.startswith("lodos ")]
+    """The commands of lodos and of the examples, each on one line."""
+    lines = [line for block in blocks(page, "") for line in block.replace("\\\n", " ").splitlines()]
+    return [line for line in lines if line.startswith(("lodos ", "python examples/"))]
+
+
+def argv(command: str) -> list[str]:
+    """What the shell would run, in this interpreter."""
+    program, *rest = shlex.split(command)
+    return [sys.executable, "-m", "lodos", *rest] if program == "lodos" else [sys.executable, *rest]
+
+
+def with_flags(command: str, flags: dict[str, Any]) -> str:
+    """A command with these flags, in place of their values where it has them."""
+    for flag, value in flags.items():
+        there = rf'--{re.escape(flag)} ("[^"]*"|\S+)'
+        given = f"--{flag} {value}"
+        command = re.sub(there, given, command) if re.search(there, command) else f"{command} {given}"
+    return command
+
+
+def run(command: str, folder: Path) -> str:
+    """Its standard output; run in `folder`."""
+    done = subprocess.run(argv(command), cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{command}\n{done.stderr}"
+    return done.stdout
+
+
+def unindented(code: str) -> str:
+    """For quotations, which are indented otherwise than what they are from."""
+    return "".join(line.lstrip() for line in code.splitlines(keepends=True))
+
+
+def alpaca_rows(path: Path) -> Path:
+    rows = [{"instruction": f"Say {word}.", "output": word * 3} for word in "abcdefghijklmnop"]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -50,12 +88,13 @@ def test_every_yaml_block_is_a_config(page: str, tmp_path: Path) -> None:
     for number, block in enumerate(blocks(page, "yaml")):
         path = tmp_path / f"{number}.yaml"
         path.write_text(block, encoding="utf-8")
-        required = [] if "model_name_or_path" in block else ["--model_name_or_path", "m", "--data", "d"]
+        required = [] if re.search("^model_name_or_path", block, re.MULTILINE) else ["--model_name_or_path", "m"]
+        required += [] if re.search("^data:", block, re.MULTILINE) else ["--data", "d"]
         parse_config(TrainArgs, ["--config_path", str(path), *required], prog="lodos train")
 
 
 def test_every_command_has_a_verb_and_options_that_exist() -> None:
-    for command in [*commands("README.md"), *commands("docs/guide.md")]:
+    for command in [command for page in PAGES for command in commands(page) if command.startswith("lodos ")]:
         _, verb, *rest = shlex.split(command)
         assert verb in VERBS
         names = {name for name, _ in known_names(ARGUMENTS[verb])} | {"config_path"}
@@ -72,8 +111,7 @@ def test_the_makefile_has_the_readmes_targets() -> None:
 def test_the_readmes_commands_and_the_guides_code_run(make_model: Any, tmp_path: Path) -> None:
     """The README's commands as written, on a tiny model; then the guide's PEFT and library code."""
     folder, _ = make_model()
-    rows = [{"instruction": f"Say {word}.", "output": word * 3} for word in "abcdefghijklmnop"]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    alpaca_rows(tmp_path / "rows.jsonl")
     (config,) = blocks("README.md", "yaml")
     config = re.sub(r"model_name_or_path: \S+", f"model_name_or_path: {folder}", config)
     (tmp_path / "my.yaml").write_text(config.replace("num_epochs: 3", "num_epochs: 3\n  id: demo"), encoding="utf-8")
@@ -81,13 +119,8 @@ def test_the_readmes_commands_and_the_guides_code_run(make_model: Any, tmp_path:
     readme = commands("README.md")
     assert len(readme) == 4
     for command in readme:
-        arguments = shlex.split(command.replace("<id>", "demo"))[1:]
-        if arguments[0] == "generate":
-            arguments += ["--max_new_tokens", "4"]
-        done = subprocess.run(
-            [sys.executable, "-m", "lodos", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
+        short = {"max_new_tokens": 4} if command.startswith("lodos generate") else {}
+        run(with_flags(command.replace("<id>", "demo"), short), tmp_path)
     assert (tmp_path / "merged" / "model.safetensors").exists()
     written = sorted(path.name for path in (tmp_path / "runs" / "demo").iterdir())
     assert written == ["config.yaml", "log.jsonl", "peft", "train_state"]
@@ -107,3 +140,95 @@ def test_the_readmes_commands_and_the_guides_code_run(make_model: Any, tmp_path:
     names: dict[str, Any] = {"model_name_or_path": str(folder), "loader": loader, "held_out": [loader[0]]}
     exec(short, names)
     assert int(names["state"].step) == 2
+
+
+def test_the_tutorials_commands_and_code_run(make_model: Any, tmp_path: Path) -> None:
+    """In their order, on a tiny model and with two steps; then what is not quoted from a script of the examples."""
+    folder, _ = make_model(max_position_embeddings=512)
+    (tmp_path / "examples").symlink_to(EXAMPLES)
+    rows = alpaca_rows(tmp_path / "rows.jsonl")
+    gsm8k = tmp_path / "gsm8k.jsonl"
+    gsm8k.write_text("".join(f'{{"question": "{i}?", "answer": "#### {i}"}}\n' for i in range(12)), encoding="utf-8")
+    training = {"model_name_or_path": folder, "data": rows, "validation": 4, "trainer.num_train_steps": 2}
+    training |= {"trainer.train_batch_size": 4, "trainer.per_device_parallelism": 2, "trainer.mp": "f32"}
+    exam = {**training, "data": gsm8k, "eval_rows": 2, "max_new_tokens": 4}
+
+    tutorial = commands(TUTORIAL)
+    assert len(tutorial) == 10
+    for command in tutorial:
+        match shlex.split(command)[1]:
+            case "examples/gsm8k_lora.py":
+                flags = exam
+            case "examples/alpaca.py" | "examples/alpaca_lora.py" | "train":
+                flags = training
+            case "merge":
+                flags = {}
+            case _:
+                flags = {"max_new_tokens": 4}
+        run(with_flags(command.replace("step-60", "step-2"), flags), tmp_path)
+    # The scripts' own names, from where the two pieces of code go on.
+    names = {"path": str(tmp_path / "adapters/lora/step-2"), "merged_path": str(tmp_path / "merged/lora/step-2")}
+    scripts = "".join(unindented(path.read_text(encoding="utf-8")) for path in EXAMPLES.glob("alpaca*.py"))
+    used = [block for block in blocks(TUTORIAL, "python") if unindented(block) not in scripts]
+    assert len(used) == 2
+    for block in used:
+        exec(block, names)
+    assert (tmp_path / "merged-afterwards" / "config.json").exists()
+
+
+def test_the_tutorial_shows_the_whole_diff_of_the_two_scripts_and_a_config() -> None:
+    full, lora = (
+        (EXAMPLES / name).read_text(encoding="utf-8").splitlines() for name in ("alpaca.py", "alpaca_lora.py")
+    )
+    expected = list(difflib.unified_diff(full, lora, "alpaca.py", "alpaca_lora.py", lineterm="", n=0))
+    (shown,) = blocks(TUTORIAL, "diff")
+    assert shown.splitlines() == expected
+    assert len(expected) < 60
+    assert (EXAMPLES / "alpaca-lora.yaml").read_text(encoding="utf-8") in blocks(TUTORIAL, "yaml")
+
+
+def test_the_commands_for_levanters_users_run(make_model: Any, tmp_path: Path) -> None:
+    folder, _ = make_model(max_position_embeddings=512)
+    (tmp_path / "examples").symlink_to(EXAMPLES)
+    rows = alpaca_rows(tmp_path / "rows.jsonl")
+    config, defaults = blocks(LEVANTER, "yaml")
+    # As a config of Levanter's user with Levanter's defaults written out.
+    config = re.sub(r"optimizer:\n(  .*\n)*", defaults, config)
+    config = re.sub(r"model_name_or_path: \S+", f"model_name_or_path: {folder}", config)
+    (tmp_path / "theirs.yaml").write_text(config, encoding="utf-8")
+    tiny = {"data": rows, "trainer.num_train_steps": 2, "trainer.train_batch_size": 4, "trainer.mp": "f32"}
+    for command in commands(LEVANTER):
+        run(with_flags(command, tiny), tmp_path)
+    assert len(list((tmp_path / "runs").iterdir())) == 2
+
+
+def test_the_table_of_keys_is_the_code() -> None:
+    """Each key of Levanter's stands under the name it has here, or with what to write instead."""
+    from lodos.levanter import ELSEWHERE, RENAMED
+
+    text = (ROOT / LEVANTER).read_text(encoding="utf-8").split("## Config keys")[1]
+    rows = re.findall(r"^\| `([\w.]+)` \| (.*?)\| ?(.*?) ?\|$", text, re.MULTILINE)
+    table = {key: (ours.strip(), remark) for key, ours, remark in rows}
+    assert len(table) == len(rows)
+    known = {name for name, _ in known_names(TrainArgs)}
+    same = {key for key, (ours, _) in table.items() if ours == "the same"}
+    assert same <= known
+    assert {key: remark for key, (ours, remark) in table.items() if not ours} == {
+        key: elsewhere.instead for key, elsewhere in ELSEWHERE.items()
+    }
+    assert {key for key in RENAMED if table[key][0] == "the same"} == {
+        key for key, renamed in RENAMED.items() if key == renamed.to
+    }
+    assert {key: ours for key, (ours, _) in table.items() if ours.startswith("`")} == {
+        key: f"`{renamed.to}`" for key, renamed in RENAMED.items() if key != renamed.to
+    }
+
+
+def test_the_names_for_levanters_users_are_there() -> None:
+    import lodos
+
+    text = (ROOT / LEVANTER).read_text(encoding="utf-8").split("## Config keys")[0]
+    ours = re.findall(r"^\| `.*?` \| `lodos\.(\w+)` \|", text, re.MULTILINE)
+    assert len(ours) > 15
+    assert set(ours) <= set(lodos.__all__)
+    assert all(getattr(lodos, name) is not None for name in ours)

@@ -97,6 +97,10 @@ def save_merged_hf_checkpoint_callback(
     return save
 
 
+save_hf_checkpoint_callback = save_merged_hf_checkpoint_callback
+"""The same hook for a model without adapters, as full fine-tuning trains it."""
+
+
 def _facts(facts: Callable[[StepInfo], RunFacts] | None, info: StepInfo) -> RunFacts:
     return RunFacts(step=info.step) if facts is None else facts(info)
 

@@ -6,6 +6,8 @@ import logging
 import os
 import sys
 import traceback
+from collections.abc import Callable
+from typing import Any, get_type_hints
 
 from lodos.errors import UserError
 from lodos.version import __version__
@@ -40,8 +42,45 @@ def main(argv: list[str] | None = None) -> int:
     """Runs a verb; the exit status."""
     arguments = sys.argv[1:] if argv is None else argv
     verb, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
+    return _reported(lambda: _run(verb, rest))
+
+
+def run_script(fn: Callable[[Any], Any], argv: list[str] | None = None) -> int:
+    """Makes a program of `fn(config)`: reads the config, as `lodos train` does, and calls it; the exit status.
+
+    The config is the dataclass that `fn` names as the type of its argument.
+
+        if __name__ == "__main__":
+            sys.exit(run_script(train))
+    """
+    arguments = sys.argv[1:] if argv is None else argv
+    (hint, *_) = (kind for name, kind in get_type_hints(fn).items() if name != "return")
+
+    def run() -> int:
+        set_environment()
+        set_logging()
+        prepare_runtime()
+        import jax
+
+        from lodos.config_parsing import parse_config
+        from lodos.train.failures import explained_failures
+
+        # The script has imported JAX before, which read the environment as it was then.
+        jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+        least_seconds = float(os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"])
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", least_seconds)
+        config = parse_config(hint, arguments, prog=f"python {sys.argv[0]}", description=hint.__doc__ or "")
+        with explained_failures():
+            fn(config)
+        return 0
+
+    return _reported(run)
+
+
+def _reported(run: Callable[[], int]) -> int:
+    """The exit status of `run`; what the user can mend is said without a traceback."""
     try:
-        status = _run(verb, rest)
+        status = run()
         sys.stdout.flush()
         return status
     except UserError as error:

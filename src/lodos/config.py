@@ -1,11 +1,14 @@
 """The settings of `lodos train`, composed of those that live beside what they configure."""
 
 import dataclasses
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
+from lodos.config_parsing import dump_config
 from lodos.data.config import DataArgs
 from lodos.errors import UserError
 from lodos.formats.hub_repo import check_upload
+from lodos.levanter import from_levanter
 from lodos.lora.config import LoraConfig
 from lodos.nn.attention.attention import AttentionImplementation
 from lodos.nn.stacked import GradientCheckpointing
@@ -13,15 +16,15 @@ from lodos.train.config import TrainerConfig
 from lodos.train.optim import OptimizerConfig
 
 DEFAULT_EPOCHS = 3.0
+_UPLOADS = ("hf_upload", "merged_hf_upload")
 
 
 @dataclasses.dataclass(kw_only=True)
-class TrainArgs(DataArgs):
-    """Fine-tune a Hugging Face model with LoRA on instruction data."""
+class FineTuneArgs(DataArgs):
+    """Fine-tune a Hugging Face model on instruction data: what is needed whichever of its parameters are trained."""
 
     model_name_or_path: str
     """Model to start from: a Hugging Face folder or a hub name."""
-    lora: LoraConfig = LoraConfig()
     trainer: TrainerConfig = TrainerConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     gradient_checkpointing: GradientCheckpointing = "dots"
@@ -33,21 +36,13 @@ class TrainArgs(DataArgs):
     scan_layers: bool = True
     """Compile one layer and scan over all; false compiles them one by one: slower to start, rarely faster to run."""
     hf_save_path: str | None = None
-    """Folder for adapters, as <hf_save_path>/<id>/step-<k>; by default <run_dir>/<id>/peft."""
+    """Folder for what is trained, as <hf_save_path>/<id>/step-<k>; by default in <run_dir>/<id>."""
     hf_save_steps: int = 500
-    """Steps between saved adapters (and merged models); one is always saved at the end."""
+    """Steps between two of them; one is always saved at the end."""
     hf_upload: str | None = None
-    """Hub repository for adapters, as owner/name: each saved one is uploaded there. Never the base model's own."""
-    save_merged: bool = False
-    """Save merged models too, which Transformers loads without PEFT, by default in <run_dir>/<id>/merged."""
-    merged_hf_save_path: str | None = None
-    """Folder for merged models, as <merged_hf_save_path>/<id>/step-<k>; giving it saves them."""
-    merged_hf_upload: str | None = None
-    """Hub repository for merged models, as owner/name; giving it saves them."""
+    """Hub repository for them, as owner/name: each saved one is uploaded there. Never the base model's own."""
     hf_private: bool = True
-    """Make those repositories private; false makes them public, and true refuses one that exists and is public."""
-    merged_dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    """Type of the merged tensors; by default that of the base model's files."""
+    """Make repositories private; false makes them public, and true refuses one that exists and is public."""
     trust_remote_code: bool = False
     """Let transformers run Python code from the model's repository."""
 
@@ -58,13 +53,39 @@ class TrainArgs(DataArgs):
             problems.append(f"z_loss: {self.z_loss} must not be negative.")
         if self.hf_save_steps < 1:
             problems.append(f"hf_save_steps: {self.hf_save_steps} must be at least 1.")
-        for name in ("hf_upload", "merged_hf_upload"):
-            if (repo := getattr(self, name)) is not None:
-                try:
-                    check_upload(name, repo, self.model_name_or_path)
-                except UserError as error:
-                    problems.append(str(error))
-        if self.hf_upload and self.merged_hf_upload and self.hf_upload.lower() == self.merged_hf_upload.lower():
+        uploads = {name: repo for name in _UPLOADS if (repo := getattr(self, name, None)) is not None}
+        for name, repo in uploads.items():
+            try:
+                check_upload(name, repo, self.model_name_or_path)
+            except UserError as error:
+                problems.append(str(error))
+        if len(uploads) == 2 and len({repo.lower() for repo in uploads.values()}) == 1:
             problems.append("merged_hf_upload: the same repository as hf_upload, whose files it would replace.")
         if problems:
             raise UserError("\n".join(problems))
+
+    @classmethod
+    def translated(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The values of a config that was written for Levanter, by the names they have here."""
+        return from_levanter(values)
+
+    def save(self) -> None:
+        """Writes the config into the run's folder, from where the run is resumed."""
+        folder = self.trainer.run_folder
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.yaml").write_text(dump_config(self), encoding="utf-8")
+
+
+@dataclasses.dataclass(kw_only=True)
+class TrainArgs(FineTuneArgs):
+    """Fine-tune a Hugging Face model with LoRA on instruction data."""
+
+    lora: LoraConfig = LoraConfig()
+    save_merged: bool = False
+    """Save merged models too, which Transformers loads without PEFT, by default in <run_dir>/<id>/merged."""
+    merged_hf_save_path: str | None = None
+    """Folder for merged models, as <merged_hf_save_path>/<id>/step-<k>; giving it saves them."""
+    merged_hf_upload: str | None = None
+    """Hub repository for merged models, as owner/name; giving it saves them."""
+    merged_dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Type of the merged tensors; by default that of the base model's files."""

@@ -7,8 +7,8 @@ draccus decodes values into the types of the fields. Around it stands what a use
     a key given twice       PyYAML keeps the last; here it is an error
     an unknown key          all of them at once, each with the nearest known one
 
-Flags are dotted names (`--trainer.num_train_steps 100`) and win over the file; `--strict` alone is `--strict true`. It
-knows nothing of the dataclasses it fills.
+Flags are dotted names (`--trainer.num_train_steps 100`) and win over the file; `--strict` alone is `--strict true`. A
+dataclass may take keys of other names as well (`Translating`). This file knows nothing of the dataclasses it fills.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import yaml
 
@@ -47,10 +47,11 @@ def parse_config(cls: type[T], argv: Sequence[str], *, prog: str, description: s
     hints = dict(known_names(cls))
     path, texts = _split_flags(argv, switches={name for name, hint in hints.items() if hint is bool})
     flags = {name: _flag_value(name, text, hints.get(name)) for name, text in texts.items()}
-    from_file = {} if path is None else read_yaml(Path(path))
+    problems: list[str] = []
+    from_file = {} if path is None else _translated(cls, read_yaml(Path(path)), f"{path}: ", problems)
+    nested = _translated(cls, _nested(flags), "--", problems)
     known = set(hints)
-    problems = [f"{path}: {problem}" for problem in _unknown(from_file, cls, known)]
-    nested = _nested(flags)
+    problems += [f"{path}: {problem}" for problem in _unknown(from_file, cls, known)]
     problems += [f"--{problem}" for problem in _unknown(nested, cls, known)]
     if problems:
         raise UserError("\n".join(problems))
@@ -114,6 +115,26 @@ def known_names(cls: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield name, hints[field.name]
         if dataclasses.is_dataclass(hints[field.name]):
             yield from known_names(hints[field.name], f"{name}.")
+
+
+@runtime_checkable
+class Translating(Protocol):
+    """A dataclass that can be filled from a config in other words than its own."""
+
+    @classmethod
+    def translated(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The nested values under the names of the fields; a UserError lists what has no place among them."""
+        ...
+
+
+def _translated(cls: Any, values: dict[str, Any], origin: str, problems: list[str]) -> dict[str, Any]:
+    if not isinstance(cls, Translating):
+        return values
+    try:
+        return cls.translated(values)
+    except UserError as error:
+        problems += [f"{origin}{line}" for line in str(error).splitlines()]
+        return {}
 
 
 class _Loader(yaml.SafeLoader):

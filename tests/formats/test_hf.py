@@ -23,6 +23,7 @@ from lodos.formats import safetensors as lodos_safetensors
 from lodos.formats.hf import HFCheckpointConverter
 from lodos.lora.config import LoraConfig
 from lodos.lora.transform import lora_layers, loraize, with_factors
+from lodos.models.vocabulary import resize_vocab
 
 pytest.importorskip("torch")
 
@@ -467,3 +468,49 @@ def test_a_folder_without_a_tokenizer_is_refused_and_nothing_is_left(base: Path,
     with pytest.raises(UserError, match="no tokenizer"):
         converter(base).save_pretrained(converter(base).load_pretrained(), tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["base"]
+
+
+@pytest.mark.parametrize("case", ["separate head", "tied", "tied, with the head in the file"])
+def test_a_vocabulary_that_has_grown_is_written_with_its_tokenizer(
+    case: str, make_model: MakeModel, tokens: np.ndarray, tmp_path: Path
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder, _ = make_model(tie_word_embeddings=case != "separate head")
+    if case == "tied, with the head in the file":
+        tensors = load_file(folder / "model.safetensors")
+        save_file({**tensors, HEAD: tensors[EMBEDDING]}, folder / "model.safetensors", metadata={"format": "pt"})
+    padded = converter(folder).with_pad_token("<pad>")
+    rows = padded.config.vocab_size
+    assert padded.vocab_size == rows + 1
+    model = resize_vocab(padded.load_pretrained(), padded.vocab_size)
+    padded.save_pretrained(model, tmp_path / "grown")
+
+    written = AutoTokenizer.from_pretrained(tmp_path / "grown")
+    assert (written.pad_token, written.pad_token_id, len(written)) == ("<pad>", rows, rows + 1)
+    theirs, loading = AutoModelForCausalLM.from_pretrained(tmp_path / "grown", output_loading_info=True)
+    assert not loading["missing_keys"]
+    assert not loading["mismatched_keys"]
+    assert (theirs.config.vocab_size, theirs.config.pad_token_id) == (rows + 1, rows)
+    with torch.no_grad():
+        logits = theirs.eval()(torch.tensor(tokens)).logits.numpy()
+    np.testing.assert_allclose(np.asarray(model(tokens)), logits, atol=1e-4 * np.abs(logits).max())
+    # The old rows are the base's, bit for bit.
+    before, after = load_file(folder / "model.safetensors"), load_file(tmp_path / "grown" / "model.safetensors")
+    assert before.keys() == after.keys()
+    assert all(np.array_equal(before[name], after[name][: len(before[name])]) for name in before)
+    assert converter(tmp_path / "grown").load_pretrained().config.vocab_size == rows + 1
+
+
+def test_a_tokenizer_that_has_a_pad_token_stays_as_it_is(make_model: MakeModel, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    folder, _ = make_model()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.pad_token = "</s>"
+    tokenizer.save_pretrained(folder)
+    base = converter(folder)
+    assert base.with_pad_token() is base
+    base.save_pretrained(base.load_pretrained(), tmp_path / "out")
+    assert (tmp_path / "out" / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()

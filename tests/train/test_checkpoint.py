@@ -75,6 +75,21 @@ def test_only_the_newest_are_kept(model: Any, make_trainer: Any) -> None:
     assert steps == ["6", "7"]
 
 
+def test_chosen_steps_are_kept_beside_the_newest(model: Any, make_trainer: Any) -> None:
+    keep = [{"every": 2, "until": 4}, {"every": 5}]
+    trainer = make_trainer(model, steps=8, checkpointer=CheckpointerConfig(save_interval=3, keep=keep))
+    trainer.train(trainer.initial_state(KEY, model=model), Batches())
+    steps = sorted(path.name for path in trainer.config.checkpoint_folder.iterdir() if path.name.isdigit())
+    assert steps == ["2", "4", "5", "8"]
+
+
+def test_by_time_the_last_step_is_still_written(model: Any, make_trainer: Any) -> None:
+    trainer = make_trainer(model, steps=3, checkpointer=CheckpointerConfig(save_interval="1h", keep=5))
+    trainer.train(trainer.initial_state(KEY, model=model), Batches())
+    steps = sorted(path.name for path in trainer.config.checkpoint_folder.iterdir() if path.name.isdigit())
+    assert steps == ["3"]
+
+
 def test_a_run_begun_anew_is_what_resumes(model: Any, make_trainer: Any) -> None:
     old = make_trainer(model, steps=9)
     old.train(old.initial_state(KEY, model=model), Batches())

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from lodos.train.hooks import Hooks, StepInfo
+from lodos.train.hooks import Hooks, StepInfo, When
 from lodos.train.reports import StepReport
 from lodos.train.state import TrainerState
 
@@ -18,7 +18,7 @@ def at(step: int, *, loss: float | None = None) -> StepInfo:
     return StepInfo(state, step, report)
 
 
-def calls(every: int, steps: range) -> list[int]:
+def calls(every: When, steps: range) -> list[int]:
     """At which steps a hook is called in a run of `steps`."""
     hooks, called = Hooks(), []
     hooks.add(lambda info: called.append(info.step), every=every)
@@ -32,6 +32,10 @@ def calls(every: int, steps: range) -> list[int]:
 def test_a_hook_runs_at_every_nth_step_and_at_the_end_each_once(every: int) -> None:
     expected = sorted({*range(every, 13, every), 12})
     assert calls(every, range(1, 13)) == expected
+
+
+def test_a_hook_may_say_itself_when_it_is_due() -> None:
+    assert calls(lambda step: step in (2, 3), range(1, 6)) == [2, 3, 5]
 
 
 def test_after_resuming_the_same_steps_are_due() -> None:

@@ -27,11 +27,12 @@ def test_parameters_alone_decide_the_computation_too(text: str) -> None:
 def test_the_names_of_a_dtype_mean_the_same() -> None:
     assert Policy.parse("p=full,c=bf16") == Policy.parse("params=f32,compute=bfloat16") == Policy.parse("c=bfloat16")
     assert Policy.parse("f16") == Policy.parse("p=float16,c=f16")
+    assert Policy.parse("params=float32,compute=bfloat16,output=bfloat16") == Policy.parse("p=f32,c=bf16,o=f32")
 
 
 @pytest.mark.parametrize(
     ("text", "item"),
-    [("p=f32,c=int8", "c=int8"), ("p=f32,c", "c"), ("p=f32,o=f32", "o=f32"), ("p:f32", "p:f32"), ("p=f32,", "")],
+    [("p=f32,c=int8", "c=int8"), ("p=f32,c", "c"), ("p=f32,x=f32", "x=f32"), ("p:f32", "p:f32"), ("p=f32,", "")],
 )
 def test_what_is_not_understood_is_quoted_with_an_example(text: str, item: str) -> None:
     with pytest.raises(UserError, match=re.escape(f"mp: {text!r} is not understood at {item!r}.")) as error:

@@ -4,10 +4,11 @@ import dataclasses
 import logging
 import tempfile
 from pathlib import Path
+from typing import TypeVar
 
 import jax
 
-from lodos.config import TrainArgs
+from lodos.config import DEFAULT_EPOCHS, FineTuneArgs
 from lodos.data.batching.loader import EvalLoader, TrainLoader
 from lodos.data.batching.stream import ExampleStream, StreamLoader
 from lodos.data.first_rows import prepare_first_rows
@@ -19,6 +20,8 @@ from lodos.errors import UserError
 from lodos.formats.hf import HFCheckpointConverter
 
 logger = logging.getLogger(__name__)
+
+Args = TypeVar("Args", bound=FineTuneArgs)
 
 GATED_ROWS = 1000
 """Rows of each source that the gate sees of streamed data."""
@@ -36,8 +39,18 @@ class Loaders:
     report: PreparationReport | None
     """What became of the rows; None when they are streamed and nobody knows yet."""
 
+    def resolve(self, config: Args) -> Args:
+        """The config with the run's name and its number of steps decided, as it is written into the run folder."""
+        trainer = config.trainer
+        steps = trainer.num_train_steps
+        if steps is None:
+            assert isinstance(self.training, TrainLoader)  # a stream comes with a number of steps
+            steps = self.training.steps_for_epochs(trainer.num_epochs or DEFAULT_EPOCHS)
+        trainer = dataclasses.replace(trainer, id=trainer.run_id, num_train_steps=steps, num_epochs=None)
+        return dataclasses.replace(config, trainer=trainer)
 
-def make_loaders(config: TrainArgs, converter: HFCheckpointConverter) -> Loaders:
+
+def make_loaders(config: FineTuneArgs, converter: HFCheckpointConverter) -> Loaders:
     """Prepares the data of a run.
 
     Raises:
@@ -62,7 +75,7 @@ def make_loaders(config: TrainArgs, converter: HFCheckpointConverter) -> Loaders
 
 
 def training_loader(
-    config: TrainArgs,
+    config: FineTuneArgs,
     converter: HFCheckpointConverter,
     examples: Selection,
     *,
@@ -81,7 +94,7 @@ def training_loader(
     )
 
 
-def _streamed(config: TrainArgs, converter: HFCheckpointConverter) -> Loaders:
+def _streamed(config: FineTuneArgs, converter: HFCheckpointConverter) -> Loaders:
     if config.trainer.num_train_steps is None:
         raise UserError(
             "num_train_steps: not given, and streamed data has no known number of rows to count epochs by. Give "
@@ -111,7 +124,7 @@ def _streamed(config: TrainArgs, converter: HFCheckpointConverter) -> Loaders:
     return Loaders(training, _eval_loader(config, converter, held_out) if len(held_out) else None, None)
 
 
-def _eval_loader(config: TrainArgs, converter: HFCheckpointConverter, held_out: Selection) -> EvalLoader:
+def _eval_loader(config: FineTuneArgs, converter: HFCheckpointConverter, held_out: Selection) -> EvalLoader:
     return EvalLoader(
         held_out,
         batch_size=config.trainer.eval_batch_size,
@@ -122,9 +135,9 @@ def _eval_loader(config: TrainArgs, converter: HFCheckpointConverter, held_out: 
     )
 
 
-def _packed_length(config: TrainArgs) -> int | None:
+def _packed_length(config: FineTuneArgs) -> int | None:
     return config.positions if config.packing else None
 
 
 def _pad_id(converter: HFCheckpointConverter) -> int:
-    return padding_token_id(converter.tokenizer, converter.config.vocab_size)
+    return padding_token_id(converter.tokenizer, converter.vocab_size)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from lodos.commands.loaders import Loaders
-from lodos.config import TrainArgs
+from lodos.config import FineTuneArgs
 from lodos.config_parsing import encode_config
 from lodos.data.batching.loader import TrainLoader
 from lodos.data.reading.locations import shown_path
@@ -34,7 +34,7 @@ class RunLog:
         first_step: the steps done before; what an earlier attempt logged beyond it is removed.
     """
 
-    def __init__(self, config: TrainArgs, loaders: Loaders, *, first_step: int):
+    def __init__(self, config: FineTuneArgs, loaders: Loaders, *, first_step: int):
         assert config.trainer.num_train_steps is not None
         self._config = config
         self._loaders = loaders
@@ -61,13 +61,15 @@ class RunLog:
     ) -> None:
         self._tracker.finish()
 
-    def start(self, model: LmHeadModel, is_trainable: PyTree) -> None:
+    def start(self, model: LmHeadModel, is_trainable: PyTree = True) -> None:
         """Says what is about to be trained on what, and measures how fast the machine could be."""
         self._flops = training_flops(model, is_trainable)
         # On the CPU every device has all cores.
         devices = jax.process_count() if jax.default_backend() == "cpu" else jax.device_count()
         self._peak = devices * matrix_peak(self._config.trainer.policy.compute_dtype)
-        trainable = lora_parameter_count(model)
+        # A model without adapters is trained whole.
+        every = parameter_count(model)
+        trainable = lora_parameter_count(model) or every
         training, held_out = self._loaders.training, self._loaders.held_out
         of_known_rows = {}
         if isinstance(training, TrainLoader):
@@ -75,7 +77,7 @@ class RunLog:
         self._tracker.log_summary(
             {
                 "run": self._config.trainer.run_id,
-                "parameters": parameter_count(model) - trainable,
+                "parameters": every - trainable,
                 "trainable_parameters": trainable,
                 **of_known_rows,
                 "held_out_rows": 0 if held_out is None else len(held_out.examples),

@@ -16,14 +16,13 @@ from lodos.checkpoints import save_merged_hf_checkpoint_callback, save_peft_chec
 from lodos.commands.loaders import make_loaders
 from lodos.commands.run_facts import run_facts
 from lodos.commands.run_log import RunLog
-from lodos.config import DEFAULT_EPOCHS, TrainArgs
-from lodos.config_parsing import dump_config, parse_config
-from lodos.data.batching.loader import EvalLoader, TrainLoader
-from lodos.data.batching.stream import StreamLoader
+from lodos.config import TrainArgs
+from lodos.config_parsing import parse_config
+from lodos.data.batching.loader import EvalLoader
 from lodos.data.report import PreparationReport
 from lodos.data.text.chat import read_template
 from lodos.errors import UserError
-from lodos.files import local_path, write_json
+from lodos.files import write_json
 from lodos.formats.hf import HFCheckpointConverter
 from lodos.formats.model_card import RunFacts
 from lodos.formats.peft import save_peft_pretrained
@@ -35,6 +34,7 @@ from lodos.models.decoder import LmHeadModel
 from lodos.sharding import named_jit
 from lodos.tracking.external import check_trackers
 from lodos.train.evaluation import Evaluation, EvaluationHook
+from lodos.train.failures import explained_failures
 from lodos.train.hooks import StepInfo
 from lodos.train.trainer import Trainer
 from lodos.types import LmExample
@@ -63,18 +63,8 @@ class TrainResult:
 def main(argv: list[str]) -> int:
     """Trains as the arguments say; 130 if it was interrupted and can be resumed."""
     config = parse_config(TrainArgs, argv, prog="lodos train", description=TrainArgs.__doc__ or "")
-    try:
+    with explained_failures():
         result = train(config)
-    except FloatingPointError as error:
-        raise UserError(str(error)) from None
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        raise UserError(
-            f"The device has too little memory: {str(error).splitlines()[0]}\n"
-            "Lower trainer.per_device_parallelism (the loss stays the same), set gradient_checkpointing to full, or "
-            "lower max_tune_length."
-        ) from None
     _print_outcome(result)
     return 130 if result.interrupted else 0
 
@@ -83,12 +73,15 @@ def train(config: TrainArgs) -> TrainResult:
     """One run, from the files it starts from to the files it leaves."""
     _check_places(config)
     uploads = _checked_uploads(config)
-    converter = HFCheckpointConverter.from_hf(config.model_name_or_path, trust_remote_code=config.trust_remote_code)
-    converter = dataclasses.replace(converter, chat_template=read_template(config.chat_template))
+    converter = HFCheckpointConverter.from_hf(
+        config.model_name_or_path,
+        chat_template=read_template(config.chat_template),
+        trust_remote_code=config.trust_remote_code,
+    )
     targeted_names(converter.structure(), config.lora)
     loaders = make_loaders(config, converter)
-    config = _resolved(config, loaders.training)
-    optimizer = config.optimizer.build(_num_steps(config))
+    config = loaders.resolve(config)
+    optimizer = config.optimizer.build(config.trainer.steps)
     lora_key, training_key = jax.random.split(jax.random.key(config.trainer.seed))
 
     with config.trainer.device_mesh:
@@ -102,7 +95,7 @@ def train(config: TrainArgs) -> TrainResult:
         lora_param_filter = lora_trainable_params_filter(model)
         trainer = Trainer(config.trainer, optimizer, compute_loss, is_trainable=lora_param_filter, watch=lora_norms)
         state = trainer.initial_state(training_key, model=model)
-        _write_config(config)
+        config.save()
 
         facts = functools.partial(run_facts, config, is_alpaca=_is_alpaca(config, loaders.report))
         with uploads, RunLog(config, loaders, first_step=int(state.step)) as log:
@@ -153,32 +146,13 @@ def _checked_uploads(config: TrainArgs) -> Uploads:
 
 def adapter_folder(config: TrainArgs) -> Path:
     """Where the run's adapters go."""
-    if config.hf_save_path is None:
-        return config.trainer.run_folder / "peft"
-    return local_path(config.hf_save_path) / config.trainer.run_id
+    return config.trainer.save_folder(config.hf_save_path, "peft")
 
 
 def _merged_folder(config: TrainArgs) -> Path | None:
-    if config.merged_hf_save_path is not None:
-        return local_path(config.merged_hf_save_path) / config.trainer.run_id
-    wanted = config.save_merged or config.merged_hf_upload is not None
-    return config.trainer.run_folder / "merged" if wanted else None
-
-
-def _resolved(config: TrainArgs, loader: TrainLoader | StreamLoader) -> TrainArgs:
-    """The config with the run's name and its number of steps decided, as it is written into the run folder."""
-    trainer = config.trainer
-    steps = trainer.num_train_steps
-    if steps is None:
-        assert isinstance(loader, TrainLoader)  # a stream comes with a number of steps
-        steps = loader.steps_for_epochs(trainer.num_epochs or DEFAULT_EPOCHS)
-    trainer = dataclasses.replace(trainer, id=trainer.run_id, num_train_steps=steps, num_epochs=None)
-    return dataclasses.replace(config, trainer=trainer)
-
-
-def _num_steps(config: TrainArgs) -> int:
-    assert config.trainer.num_train_steps is not None
-    return config.trainer.num_train_steps
+    if config.merged_hf_save_path is None and not config.save_merged and config.merged_hf_upload is None:
+        return None
+    return config.trainer.save_folder(config.merged_hf_save_path, "merged")
 
 
 def _load_lora_model(config: TrainArgs, converter: HFCheckpointConverter, *, key: PRNGKeyArray) -> LmHeadModel:
@@ -263,12 +237,6 @@ def _prompts_flag(config: TrainArgs, report: PreparationReport | None) -> str:
         write_json(path, config.prompts)
         return f" --prompts {path}"
     return f" --prompts {config.prompts or 'alpaca'}"
-
-
-def _write_config(config: TrainArgs) -> None:
-    folder = config.trainer.run_folder
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
 
 
 def _print_outcome(result: TrainResult) -> None:

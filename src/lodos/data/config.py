@@ -11,14 +11,18 @@ SPLIT_PREFIX = "split:"
 
 
 # In a union the decoder takes the first type that fits, and text fits everything: hence text comes last.
+Sources = list[dict[str, Any] | str] | dict[str, Any] | str
+"""A file, folder, glob, URL or hub name, a mapping with one as `path`, or a list of these."""
+
+
 @dataclasses.dataclass(kw_only=True)
 class DataArgs:
     """Training and held-out rows, and how they are read."""
 
-    data: list[dict[str, Any] | str] | dict[str, Any] | str
+    data: Sources
     """Training rows: a file, folder, glob, URL or hub name, a mapping (path, split, name, revision, weight), or a list
     of these."""
-    validation: int | float | list[dict[str, Any] | str] | dict[str, Any] | str | None = None
+    validation: int | float | Sources | None = None
     """Held-out rows: a count or a share (below 1) taken from data, split:<name> for that split of data, or a source of
     their own."""
     format: Literal["auto", "alpaca", "prompt_completion", "chat", "text"] = "auto"

@@ -7,7 +7,6 @@ not touch is copied byte for byte, and an adapted weight is summed in float32 an
 """
 
 import dataclasses
-import filecmp
 import functools
 import shutil
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from lodos.files import read_json, write_json, written_whole
 from lodos.formats.hub import model_folder
 from lodos.formats.progress import progress_bar
 from lodos.formats.safetensors import MAX_SHARD_SIZE, SafetensorsReader, TensorSource, write_sharded
+from lodos.formats.tokenizer_files import copy_tokenizer, save_tokenizer
 from lodos.lora.transform import adapted_names, is_lora, lora_layers
 from lodos.models.auto import check_model_type, decoder_config
 from lodos.models.config import DecoderConfig
@@ -42,10 +42,6 @@ EMBEDDING = "model.embed_tokens.weight"
 
 # Tables that old Llama checkpoints carry and that follow from the config.
 _DERIVED_SUFFIX = "rotary_emb.inv_freq"
-_TOKENIZER_PATTERNS = (
-    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "chat_template*", "*.jinja",
-    "additional_chat_templates/*.jinja",
-)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,14 +58,21 @@ class HFCheckpointConverter:
     revision: str | None = None
     chat_template: str | None = None
     """In place of the folder's, for the tokenizer and for what is written."""
+    pad_token: str | None = None
+    """Added to the folder's tokenizer, for the tokenizer and for what is written."""
 
     @staticmethod
     def from_hf(
-        model_name_or_path: str, *, revision: str | None = None, trust_remote_code: bool = False
+        model_name_or_path: str,
+        *,
+        revision: str | None = None,
+        chat_template: str | None = None,
+        trust_remote_code: bool = False,
     ) -> "HFCheckpointConverter":
         """Reads the config of a folder or hub name; no weights yet.
 
         Args:
+            chat_template: to use and to write in place of the folder's.
             trust_remote_code: let transformers run Python code that the model's repository brings (its tokenizer).
 
         Raises:
@@ -88,7 +91,13 @@ class HFCheckpointConverter:
             reason = error.args[0] if error.args else error
             raise UserError(f"{folder / 'config.json'}: transformers refuses it: {reason}") from None
         return HFCheckpointConverter(
-            folder, model_name_or_path, hf_config, decoder_config(hf_config), trust_remote_code, revision
+            folder,
+            model_name_or_path,
+            hf_config,
+            decoder_config(hf_config),
+            trust_remote_code=trust_remote_code,
+            revision=revision,
+            chat_template=chat_template,
         )
 
     @functools.cached_property
@@ -102,7 +111,22 @@ class HFCheckpointConverter:
             raise UserError(f"{self.folder}: no tokenizer that transformers can load: {error}") from None
         if self.chat_template is not None:
             tokenizer.chat_template = self.chat_template
+        if self.pad_token is not None:
+            tokenizer.add_special_tokens({"pad_token": self.pad_token})
         return tokenizer
+
+    def with_pad_token(self, token: str = "[PAD]") -> "HFCheckpointConverter":
+        """The same with a PAD token, added to the tokenizer if that has none: `vocab_size` may then be one more.
+
+        For full fine-tuning, with `resize_vocab` on the model; an adapter has no rows for a new token.
+        """
+        has_pad = self.tokenizer.pad_token_id is not None
+        return self if has_pad else dataclasses.replace(self, pad_token=token)
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the embedding: those of the files, or as many as the tokenizer with its added PAD needs."""
+        return self.config.vocab_size if self.pad_token is None else max(self.config.vocab_size, len(self.tokenizer))
 
     def load_pretrained(
         self,
@@ -151,6 +175,9 @@ class HFCheckpointConverter:
     ) -> None:
         """Writes `model`, adapters merged, as a folder that transformers loads.
 
+        What training did not touch is copied from the base model's files; a vocabulary that has grown is written as it
+        is now.
+
         Args:
             dtype: of the tensors; None keeps each tensor's dtype in the base model's files.
             max_shard_size: above it the weights are several files with an index.
@@ -163,8 +190,11 @@ class HFCheckpointConverter:
         with written_whole(path) as folder:
             with progress_bar("Writing merged model", len(tensors), enabled=progress) as advance:
                 write_sharded(folder, tensors, max_shard_size=max_shard_size, progress=lambda _: advance())
-            self._write_config(folder, dtype)
-            copy_tokenizer(self.folder, folder, chat_template=self.chat_template)
+            self._write_config(folder, dtype, model.config.vocab_size)
+            if self.pad_token is None:
+                copy_tokenizer(self.folder, folder, chat_template=self.chat_template)
+            else:
+                save_tokenizer(self.tokenizer, folder)
             self._write_generation_config(folder)
             for licence in self.folder.glob("LICENSE*"):
                 shutil.copy(licence, folder)
@@ -238,12 +268,18 @@ class HFCheckpointConverter:
 
         def source(name: str) -> TensorSource:
             out_dtype = dtype or reader.dtypes[name]
-            return TensorSource(reader.shapes[name], out_dtype, lambda: merged(name, out_dtype))
+            has_row_per_token = name in (EMBEDDING, TIED_HEAD)
+            shape = (model.config.vocab_size, *reader.shapes[name][1:]) if has_row_per_token else reader.shapes[name]
+            return TensorSource(shape, out_dtype, lambda: merged(name, out_dtype))
 
         return {name: source(name) for name in names}
 
-    def _write_config(self, folder: Path, dtype: Any) -> None:
+    def _write_config(self, folder: Path, dtype: Any, vocab_size: int) -> None:
         config = read_json(self.folder / "config.json")
+        if vocab_size != self.config.vocab_size:
+            config["vocab_size"] = vocab_size
+        if self.pad_token is not None:
+            config["pad_token_id"] = self.tokenizer.pad_token_id
         if dtype is not None:
             config.pop("torch_dtype", None)
             config["dtype"] = np.dtype(dtype).name
@@ -260,28 +296,9 @@ class HFCheckpointConverter:
             eos_ids = [*eos_ids, trained]
         if eos_ids:
             config["eos_token_id"] = eos_ids[0] if len(eos_ids) == 1 else eos_ids
+        if self.pad_token is not None:
+            config["pad_token_id"] = self.tokenizer.pad_token_id
         write_json(folder / "generation_config.json", config)
-
-
-def copy_tokenizer(source: Path, destination: Path, *, chat_template: str | None = None) -> None:
-    """Copies the tokenizer and chat template of one model folder to another, byte for byte.
-
-    Args:
-        chat_template: to be written in place of the folder's.
-
-    Raises:
-        OSError: if what is read back is not what was copied.
-    """
-    for pattern in _TOKENIZER_PATTERNS:
-        for file in source.glob(pattern):
-            if file.is_file():
-                place = destination / file.relative_to(source)
-                place.parent.mkdir(exist_ok=True)
-                shutil.copyfile(file, place)
-                if not filecmp.cmp(file, place, shallow=False):
-                    raise OSError(f"{place}: read back differently than written.")
-    if chat_template is not None:
-        (destination / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
 
 
 def _is_shape(node: object) -> bool:

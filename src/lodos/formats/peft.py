@@ -21,11 +21,11 @@ from jaxtyping import PyTree
 
 from lodos.errors import UserError
 from lodos.files import read_json, write_json, written_whole
-from lodos.formats.hf import copy_tokenizer
 from lodos.formats.hub import model_folder
 from lodos.formats.model_card import RunFacts, adapter_card
 from lodos.formats.peft_config import AdapterConfig, from_peft, to_peft
 from lodos.formats.safetensors import SafetensorsReader, save_and_compare
+from lodos.formats.tokenizer_files import copy_tokenizer
 from lodos.lora.config import LoraConfig
 from lodos.lora.targets import suffixes_selecting
 from lodos.lora.transform import adapted_names, lora_layers, loraize, named_linears, with_factors

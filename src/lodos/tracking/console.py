@@ -61,13 +61,13 @@ class ConsoleTracker:
 
     def log_summary(self, facts: Mapping[str, Any]) -> None:
         trainable, base = facts["trainable_parameters"], facts["parameters"]
-        share = 100 * trainable / base
+        beside = f" beside {base:,} ({100 * trainable / base:.2f} %)" if base else ""
         resumed = f", resumed at step {facts['resumed_from_step']}" if facts["resumed_from_step"] else ""
         efficiency = facts.get("batch_efficiency")
         filled = "" if efficiency is None else f"batches {100 * efficiency:.1f} % full, "
         rows = "streamed" if "training_rows" not in facts else f"{facts['training_rows']:,}"
         self._console.print(
-            f"Run {escape(facts['run'])}: {trainable:,} trainable parameters beside {base:,} ({share:.2f} %), "
+            f"Run {escape(facts['run'])}: {trainable:,} trainable parameters{beside}, "
             f"{rows} training and {facts['held_out_rows']:,} held-out rows, "
             f"{filled}{facts['steps']:,} steps{resumed}",
             soft_wrap=True,

@@ -5,7 +5,7 @@ array under its name. The frozen base has no place in a checkpoint. Orbax writes
 and renames it when it is whole, so the newest complete one is always safe to resume from.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +23,19 @@ class Checkpointer:
 
     Args:
         keep: how many of the newest to keep.
+        stays: whether the checkpoint of a step is kept also when it is no longer among the newest.
         anew: the run begins from the start; checkpoints that are there already go when the first new one is written.
     """
 
-    def __init__(self, folder: Path, *, keep: int, anew: bool = False):
+    def __init__(self, folder: Path, *, keep: int, stays: Callable[[int], bool] = lambda _: False, anew: bool = False):
         import orbax.checkpoint as ocp
+        from orbax.checkpoint import checkpoint_managers
 
         self.folder = folder.absolute()
         self._anew = anew
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+        newest = checkpoint_managers.LatestN(keep)
+        policy = checkpoint_managers.AnyPreservationPolicy([newest, _Staying(stays)])
+        options = ocp.CheckpointManagerOptions(preservation_policy=policy, create=True)
         # Named, so that a checkpoint's contents can be described before anything has been saved by this manager.
         handler = ocp.StandardCheckpointHandler()
         self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handler)
@@ -91,6 +95,16 @@ class Checkpointer:
                 + "\n  ".join(sorted(problems))
                 + "\nGive the configuration it was made with, or another trainer.id."
             )
+
+
+class _Staying:
+    """A preservation policy of Orbax: the checkpoints of chosen steps."""
+
+    def __init__(self, stays: Callable[[int], bool]):
+        self._stays = stays
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        return [self._stays(checkpoint.step) for checkpoint in checkpoints]
 
 
 def _to_tree(state: TrainerState) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from lodos.files import local_path
 from lodos.sharding import AxisMapping, DeviceMesh
 from lodos.tracking.config import TrackerConfig, parse_trackers
 from lodos.train.precision import Policy
+from lodos.train.save_schedule import schedule_problems
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,14 +23,15 @@ class CheckpointerConfig:
 
     base_path: str | None = None
     """Folder of the checkpoints of all runs; by default each run's are in its run folder."""
-    save_interval: int = 100
-    """Steps between checkpoints; one is always written at the end."""
-    keep: int = 2
-    """How many of the newest to keep."""
+    save_interval: int | str = 100
+    """Steps between checkpoints, or a time such as 10m or 1h30m; one is always written at the end."""
+    keep: int | list[dict[str, int | None]] = 2
+    """How many of the newest to keep; or which to keep beside the newest, such as [{every: 1000}], where until: 5000
+    ends an entry and the next one decides."""
 
     def __post_init__(self) -> None:
-        if self.save_interval < 1 or self.keep < 1:
-            raise UserError(f"save_interval: {self.save_interval} and keep: {self.keep} must be at least 1.")
+        if problems := schedule_problems(self.save_interval, self.keep):
+            raise UserError("\n".join(problems))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,13 +118,27 @@ class TrainerConfig:
         return parse_trackers(self.wandb, self.tracker)
 
     @property
+    def steps(self) -> int:
+        """Optimizer steps.
+
+        Raises:
+            UserError: when they are not decided.
+        """
+        if self.num_train_steps is None:
+            raise UserError("num_train_steps: not given. Give trainer.num_train_steps.")
+        return self.num_train_steps
+
+    @property
     def run_folder(self) -> Path:
         return local_path(self.run_dir) / self.run_id
 
     @property
     def checkpoint_folder(self) -> Path:
-        base = self.checkpointer.base_path
-        return self.run_folder / "train_state" if base is None else local_path(base) / self.run_id
+        return self.save_folder(self.checkpointer.base_path, "train_state")
+
+    def save_folder(self, base: str | None, default: str) -> Path:
+        """Where what the run saves goes: `<base>/<id>`, or `<run_dir>/<id>/<default>` where no base is given."""
+        return self.run_folder / default if base is None else local_path(base) / self.run_id
 
     @property
     def policy(self) -> Policy:

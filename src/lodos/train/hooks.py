@@ -30,13 +30,18 @@ class StepInfo:
 
 
 Hook = Callable[[StepInfo], Any]
+When = int | Callable[[int], bool]
+"""After which steps: every n-th, or those of which a function says so. It may be asked more than once."""
 
 
 @dataclasses.dataclass
 class _Entry:
     fn: Hook
-    every: int
+    every: When
     last_step: int | None = None
+
+    def is_due(self, step: int) -> bool:
+        return step % self.every == 0 if isinstance(self.every, int) else self.every(step)
 
 
 class Hooks:
@@ -45,20 +50,20 @@ class Hooks:
     def __init__(self) -> None:
         self._entries: list[_Entry] = []
 
-    def add(self, fn: Hook, *, every: int = 1) -> None:
-        """Calls `fn` after every step whose number `every` divides, and at the end."""
-        if every < 1:
+    def add(self, fn: Hook, *, every: When = 1) -> None:
+        """Calls `fn` after every step whose number `every` divides, or for which it is true, and at the end."""
+        if isinstance(every, int) and every < 1:
             raise ValueError(f"every: {every} must be at least 1.")
         self._entries.append(_Entry(fn, every))
 
     def due(self, step: int) -> bool:
         """Whether some hook is to run after this step."""
-        return any(step % entry.every == 0 for entry in self._entries)
+        return any(entry.is_due(step) for entry in self._entries)
 
     def run(self, info: StepInfo, *, end: bool = False) -> None:
         """Runs the hooks that are due; at the end those that have not run for this step yet."""
         for entry in self._entries:
-            due = end or info.step % entry.every == 0
+            due = end or entry.is_due(info.step)
             if due and entry.last_step != info.step:
                 entry.last_step = info.step
                 entry.fn(info)

@@ -29,17 +29,20 @@ class Policy:
     def parse(text: str) -> "Policy":
         """Reads `p=<dtype>,c=<dtype>`, or one dtype for both; parameters are float32 if only `c` is given.
 
+        jmp's long names (`params=float32,compute=bfloat16,output=float32`) are read too. The output of a loss is always
+        summed in float32, so `output` decides nothing.
+
         Raises:
             UserError: for anything else.
         """
         if text in _NAMES:
             return Policy(np.dtype(_NAMES[text]), np.dtype(_NAMES[text]))
-        words = {"params": "p", "compute": "c"}
+        words = {"params": "p", "compute": "c", "output": "o"}
         parts = {"p": "f32"}
         for item in text.split(","):
             key, _, value = item.strip().partition("=")
             key = words.get(key, key)
-            if key not in ("p", "c") or value not in _NAMES:
+            if key not in words.values() or value not in _NAMES:
                 raise UserError(
                     f"mp: {text!r} is not understood at {item.strip()!r}. Write p=<dtype>,c=<dtype> with "
                     f"{', '.join(_NAMES)}, such as p=f32,c=bfloat16."

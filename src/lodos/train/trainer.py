@@ -33,6 +33,7 @@ from lodos.train.config import TrainerConfig
 from lodos.train.hooks import Hook, Hooks, StepInfo
 from lodos.train.interrupt import stop_on_signal
 from lodos.train.reports import ReportHook, Reports
+from lodos.train.save_schedule import SaveSchedule, newest_kept
 from lodos.train.state import TrainerState
 from lodos.train.step import ComputeLoss, StepMetrics, Watch, eval_step, train_step
 from lodos.tree import cast_floating, combine, parameter_count, partition
@@ -70,8 +71,9 @@ class Trainer:
         self._eval_step = named_jit(self._evaluate_batch)
         self._checkpointer: Checkpointer | None = None
         self._reports = Reports()
+        self._schedule = SaveSchedule(config.checkpointer.save_interval, config.checkpointer.keep)
         self._hooks = Hooks()
-        self._hooks.add(self._save_checkpoint, every=config.checkpointer.save_interval)
+        self._hooks.add(self._save_checkpoint, every=self._schedule.is_due)
 
     @property
     def id(self) -> str:
@@ -80,9 +82,7 @@ class Trainer:
 
     @property
     def num_train_steps(self) -> int:
-        if self.config.num_train_steps is None:
-            raise UserError("num_train_steps: not given. Give trainer.num_train_steps.")
-        return self.config.num_train_steps
+        return self.config.steps
 
     def add_hook(self, fn: Hook, *, every: int = 1) -> None:
         """Calls `fn(info)` after every `every`-th step and once at the end, never twice for the same step.
@@ -252,7 +252,8 @@ class Trainer:
         if self._checkpointer is None:
             self._checkpointer = Checkpointer(
                 self.config.checkpoint_folder,
-                keep=self.config.checkpointer.keep,
+                keep=newest_kept(self.config.checkpointer.keep),
+                stays=self._schedule.stays,
                 anew=self.config.load_checkpoint is False,
             )
         return self._checkpointer
@@ -268,6 +269,7 @@ class Trainer:
 
     def _save_checkpoint(self, info: StepInfo) -> None:
         self._open_checkpointer().save(info.state)
+        self._schedule.saved()
 
     def _resumed(self, state: TrainerState) -> TrainerState:
         demanded = self.config.load_checkpoint

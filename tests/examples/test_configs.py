@@ -1,0 +1,68 @@
+"""Every YAML beside the examples is a config of its script and, where that trains LoRA, of `lodos train`."""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lodos.config import TrainArgs
+from lodos.config_parsing import parse_config
+from lodos.data.text.prompts import read_prompts
+from test_levanter import CONFIGS as LEVANTER
+from test_levanter import without_trackers
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "examples"
+
+SCRIPTS = {
+    "alpaca.yaml": "alpaca",
+    "alpaca-llama2.yaml": "alpaca",
+    "alpaca-lora.yaml": "alpaca_lora",
+    "alpaca-lora-llama2.yaml": "alpaca_lora",
+    "code-alpaca-lora.yaml": "alpaca_lora",
+    "gsm8k-lora.yaml": "gsm8k_lora",
+}
+"""Each config and the script that it is for."""
+
+pytestmark = pytest.mark.usefixtures("example_modules")
+
+
+def parsed(script: str, path: Path, *flags: str) -> Any:
+    """As the script reads it; `lodos train` for `lodos`."""
+    args = TrainArgs if script == "lodos" else importlib.import_module(script).TrainArgs
+    return parse_config(args, ["--config_path", str(path), *flags], prog="train")
+
+
+def test_every_config_beside_the_examples_is_here() -> None:
+    assert {path.name for path in EXAMPLES.glob("*.yaml")} == {*SCRIPTS, "code-alpaca-prompts.yaml"}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_config_is_one_of_its_script_and_of_lodos_train(name: str) -> None:
+    config = parsed(SCRIPTS[name], EXAMPLES / name)
+    assert config.optimizer.learning_rate in (2e-5, 3e-4, 5e-4)
+    if SCRIPTS[name] != "alpaca":
+        assert parsed("lodos", EXAMPLES / name).trainer == config.trainer
+
+
+def test_the_alpaca_configs_hold_the_seeds_numbers() -> None:
+    config = parsed("alpaca_lora", EXAMPLES / "alpaca-lora-llama2.yaml")
+    assert (config.trainer.num_train_steps, config.trainer.train_batch_size) == (1218, 128)
+    assert (config.trainer.per_device_parallelism, config.trainer.mp) == (4, "p=f32,c=bfloat16")
+    assert config.trainer.tensor_parallel_axes == ("mlp", "heads")
+    assert (config.optimizer.learning_rate, config.optimizer.weight_decay) == (3e-4, 0.0)
+
+
+def test_the_prompts_of_code_alpaca_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    prompts = read_prompts(parsed("alpaca_lora", EXAMPLES / "code-alpaca-lora.yaml").prompts)
+    assert prompts.render("Sort.", "[3, 1]").startswith("Write a program")
+
+
+@pytest.mark.parametrize("path", LEVANTER, ids=lambda path: path.stem)
+def test_the_script_takes_levanters_data_where_a_config_of_its_users_names_none(path: Path, tmp_path: Path) -> None:
+    path = without_trackers(path, tmp_path)
+    named = yaml.safe_load(path.read_text(encoding="utf-8")).get("data", "tatsu-lab/alpaca")
+    assert parsed("alpaca_lora", path).data == named
