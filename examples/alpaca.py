@@ -72,7 +72,7 @@ def train(config: TrainArgs) -> TrainerState:
         config.save()
 
         with RunLog(config, loaders, first_step=int(state.step)) as log:
-            log.start(model)
+            log.start(model, trainer.is_trainable)
             trainer.add_report_hook(log.on_step)
             if loaders.held_out is not None:
                 evaluate = EvaluationHook(

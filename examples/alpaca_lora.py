@@ -70,13 +70,12 @@ def train(config: TrainArgs) -> TrainerState:
         def compute_loss(model: LmHeadModel, example: LmExample, key: PRNGKeyArray | None = None) -> Array:
             return model.compute_loss(example, z_loss=config.z_loss, key=key).scalar()
 
-        lora_param_filter = lora_trainable_params_filter(model)
-        trainer = Trainer(config.trainer, optimizer, compute_loss, is_trainable=lora_param_filter)
+        trainer = Trainer(config.trainer, optimizer, compute_loss, is_trainable=lora_trainable_params_filter(model))
         state = trainer.initial_state(training_key, model=model)
         config.save()
 
         with RunLog(config, loaders, first_step=int(state.step)) as log:
-            log.start(model, lora_param_filter)
+            log.start(model, trainer.is_trainable)
             trainer.add_report_hook(log.on_step)
             if loaders.held_out is not None:
                 evaluate = EvaluationHook(

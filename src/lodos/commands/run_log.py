@@ -61,7 +61,7 @@ class RunLog:
     ) -> None:
         self._tracker.finish()
 
-    def start(self, model: LmHeadModel, is_trainable: PyTree = True) -> None:
+    def start(self, model: LmHeadModel, is_trainable: PyTree) -> None:
         """Says what is about to be trained on what, and measures how fast the machine could be."""
         self._flops = training_flops(model, is_trainable)
         # On the CPU every device has all cores.

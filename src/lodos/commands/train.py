@@ -92,14 +92,14 @@ def train(config: TrainArgs) -> TrainResult:
             z_loss = 0.0 if key is None else config.z_loss
             return model.compute_loss(example, z_loss=z_loss, key=key).scalar()
 
-        lora_param_filter = lora_trainable_params_filter(model)
-        trainer = Trainer(config.trainer, optimizer, compute_loss, is_trainable=lora_param_filter, watch=lora_norms)
+        trainable = lora_trainable_params_filter(model)
+        trainer = Trainer(config.trainer, optimizer, compute_loss, is_trainable=trainable, watch=lora_norms)
         state = trainer.initial_state(training_key, model=model)
         config.save()
 
         facts = functools.partial(run_facts, config, is_alpaca=_is_alpaca(config, loaders.report))
         with uploads, RunLog(config, loaders, first_step=int(state.step)) as log:
-            log.start(model, lora_param_filter)
+            log.start(model, trainer.is_trainable)
             trainer.add_report_hook(log.on_step)
             evaluation = None
             if loaders.held_out is not None:
