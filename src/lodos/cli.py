@@ -57,9 +57,7 @@ def run_script(fn: Callable[[Any], Any], argv: list[str] | None = None) -> int:
     (hint, *_) = (kind for name, kind in get_type_hints(fn).items() if name != "return")
 
     def run() -> int:
-        set_environment()
-        set_logging()
-        prepare_runtime()
+        set_up_process()
         import jax
 
         from lodos.config_parsing import parse_config
@@ -107,12 +105,17 @@ def _run(verb: str, rest: list[str]) -> int:
         close = difflib.get_close_matches(verb, VERBS, n=1)
         hint = f"Did you mean {close[0]!r}?" if close else f"Verbs: {', '.join(VERBS)}."
         raise UserError(f"{verb!r} is not a verb. {hint}")
-    set_environment()
-    set_logging()
+    set_up_process()
+    return importlib.import_module(f"lodos.commands.{verb}").main(rest)
+
+
+def set_up_process() -> None:
+    """What a process that does work wants before it imports a library; help does not wait for it."""
     from lodos.runtime import prepare_runtime
 
+    set_environment()
+    set_logging()
     prepare_runtime()
-    return importlib.import_module(f"lodos.commands.{verb}").main(rest)
 
 
 def set_environment() -> None:
