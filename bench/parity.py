@@ -53,6 +53,8 @@ class Comparison:
     """Over all entries of A and B, relative to the largest entry of that tensor."""
     largest_factor_norm_difference: float
     """Over all A and B, the norm of the difference relative to the norm of that tensor."""
+    largest_factor_absolute_difference: float
+    """Over all entries of A and B."""
 
     @staticmethod
     def of(ours: Training, theirs: Training) -> "Comparison":
@@ -67,6 +69,7 @@ class Comparison:
                 float(np.linalg.norm(ours.factors[name] - other) / np.linalg.norm(other))
                 for name, other in theirs.factors.items()
             ),
+            max(float(np.abs(ours.factors[name] - other).max()) for name, other in theirs.factors.items()),
         )
 
 
@@ -162,6 +165,8 @@ def main() -> None:
     print(f"largest relative difference of a loss:      {comparison.largest_loss_difference:.1e}")
     print(f"largest relative difference of an entry of a final A, B: {comparison.largest_factor_difference:.1e}")
     print(f"largest relative difference in norm of a final A, B:     {comparison.largest_factor_norm_difference:.1e}")
+    absolute = comparison.largest_factor_absolute_difference
+    print(f"largest difference of an entry of a final A, B, absolute: {absolute:.1e}")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     report = {"lodos": ours.losses, "peft": theirs.losses, **comparison.__dict__}
     args.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

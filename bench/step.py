@@ -211,7 +211,7 @@ def main() -> None:
     parser.add_argument("--trained", type=float, default=1.0, help="share of each row's tokens that are trained")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=2, help="timed, of each contestant in each round")
-    parser.add_argument("--contestants", nargs="+", choices=[PEFT, TUNED], default=[PEFT, TUNED], help="beside lodos")
+    parser.add_argument("--contestants", nargs="*", choices=[PEFT, TUNED], default=[PEFT, TUNED], help="beside lodos")
     parser.add_argument("--model", type=Path, help="a Hugging Face folder; by default SmolLM2-135M-Instruct")
     parser.add_argument("--r", type=int, default=8, help="rank, on all linear layers")
     parser.add_argument(
