@@ -1,9 +1,10 @@
-"""Runs a test file as a script in a process with several devices.
+"""Runs a test file as a script in a process with several devices, and says what these exchange.
 
 Devices are made of one CPU by XLA_FLAGS, which is read when JAX starts: so it has to be another process.
 """
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,3 +16,17 @@ def run_with_devices(count: int, script: str, *arguments: str | Path) -> None:
     flags = f"--xla_force_host_platform_device_count={count}"
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": path, "XLA_FLAGS": flags}
     subprocess.run([sys.executable, script, *map(str, arguments)], check=True, env=environment)
+
+
+def travelling(program: str) -> list[str]:
+    """Of a compiled program's text the collective operations, `all-gather f32[64,16]` and the like.
+
+    What only one device takes part in moves nothing and is left out.
+    """
+    found = []
+    for line in program.splitlines():
+        name = re.search(r"= (\S+) (all-gather|all-reduce|all-to-all|collective-permute)[\w-]*\(", line)
+        alone = re.search(r"replica_groups=(\[\d+,1\]<=|\{\{0\},)", line)
+        if name and not alone:
+            found.append(f"{name[2]} {name[1].split('{')[0]}")
+    return found

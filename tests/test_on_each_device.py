@@ -25,7 +25,7 @@ CASES: dict[str, tuple[tuple[str | None, ...], tuple[int, ...]]] = {
     "both": (("batch", "heads", None), (2, 3, 2)),
     "the first": (("batch", None, None), (2, 6, 2)),
     "by both mesh axes": (("embed", None, None), (1, 6, 2)),
-    "an axis that its mesh axis does not divide": (("batch", "batch", None), (2, 6, 2)),
+    "an axis that its devices do not divide": ((None, "embed", None), (8, 6, 2)),
     "nothing": ((None, None, None), (8, 6, 2)),
     "no such name": (("elsewhere", None, None), (8, 6, 2)),
 }

@@ -8,12 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AbstractMesh, AxisType
 
 from jaxprs import product_flops
 from lodos.lora.config import LoraConfig
 from lodos.lora.filters import lora_trainable_params_filter
 from lodos.lora.transform import lora_layers, loraize, merge_lora_modules, with_factors
 from lodos.models.decoder import LmHeadModel
+from lodos.sharding import compute_axis_mapping
 from lodos.tree import combine, named_leaves, partition
 from tiny_training import VOCAB, tiny_config
 
@@ -91,6 +93,17 @@ def test_by_default_no_product_is_computed_twice(scan: bool) -> None:
         backward_flops(loraize(base(scan=scan, checkpointing=mode, attention="blockwise"), EVERYTHING, key=KEY))
         for mode in ("none", "dots", "full")
     )
+    assert none == dots < full
+
+
+def test_nor_is_attention_where_rows_are_shared_out() -> None:
+    """What is kept is found inside the part of the program that each device runs, too."""
+    mesh = AbstractMesh((2, 1), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    with jax.sharding.use_abstract_mesh(mesh), compute_axis_mapping({"batch": "data", "tokens": "data"}):
+        none, dots, full = (
+            backward_flops(loraize(base(checkpointing=mode, attention="blockwise"), EVERYTHING, key=KEY))
+            for mode in ("none", "dots", "full")
+        )
     assert none == dots < full
 
 

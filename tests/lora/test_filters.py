@@ -17,7 +17,7 @@ from lodos.tree import combine, named_leaves, partition
 CONFIGS = {
     "all-linear": LoraConfig(r=2),
     "the output head": LoraConfig(r=2, target_modules=["lm_head"]),
-    # Their layers have a mask of booleans beside the factors.
+    # Their factors are zero in the other layers.
     "some layers of a stack": LoraConfig(r=2, target_modules=["layers.1.mlp.up_proj", "q_proj"]),
 }
 

@@ -204,13 +204,12 @@ def test_layers_of_a_stack_that_are_not_adapted_start_with_factors_of_zero(init:
     assert layers_with_numbers(model, factor) == ADAPTED
 
 
-@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
-@pytest.mark.parametrize("optimizer", ["adamw", "lion", "adafactor", "sgd", "adam"])
+@pytest.mark.parametrize(
+    ("optimizer", "weight_decay"), [("adamw", 0.3), ("lion", 0.3), ("adafactor", 0.3), ("sgd", 0.0), ("adam", 0.0)]
+)
 def test_layers_of_a_stack_that_are_not_adapted_stay_zero_in_training(
     optimizer: Any, weight_decay: float, base: Any, some_gradient: Any
 ) -> None:
-    if weight_decay and optimizer in ("sgd", "adam"):
-        pytest.skip(f"{optimizer} has no weight decay")
     config = OptimizerConfig(type=optimizer, learning_rate=0.1, weight_decay=weight_decay, warmup=0)
     update = config.build(3)
     model = loraize(base, SOME, key=jax.random.key(0))

@@ -8,30 +8,18 @@ import pytest
 from lodos.lora.config import LoraConfig
 from lodos.lora.filters import lora_trainable_params_filter
 from lodos.lora.transform import loraize
-from lodos.models.config import DecoderConfig
 from lodos.models.decoder import LmHeadModel
 from lodos.models.flops import training_flops
-from lodos.nn.rotary import RotaryConfig
+from tiny_training import tiny_config
 
-VOCAB, HIDDEN, MLP, LAYERS, RANK = 64, 32, 48, 2, 4
+VOCAB, HIDDEN, LAYERS, RANK = 64, 32, 2, 4
 # q and o: 32 x 32; k and v: 16 x 32 under grouped heads; gate, up and down: 48 x 32.
 LINEAR = LAYERS * (2 * 32 * 32 + 2 * 16 * 32 + 3 * 48 * 32)
 FACTORS = LAYERS * RANK * (2 * (32 + 32) + 2 * (16 + 32) + 3 * (48 + 32))
 
 
 def model(tied: bool) -> LmHeadModel:
-    config = DecoderConfig(
-        vocab_size=VOCAB,
-        hidden_size=HIDDEN,
-        intermediate_size=MLP,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        rotary=RotaryConfig(rotary_dim=8, max_position_embeddings=64),
-        tie_word_embeddings=tied,
-    )
-    return LmHeadModel.init(config, key=jax.random.key(0))
+    return LmHeadModel.init(tiny_config(tie_word_embeddings=tied), key=jax.random.key(0))
 
 
 @pytest.mark.parametrize("tied", [True, False])
