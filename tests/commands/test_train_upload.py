@@ -126,12 +126,12 @@ def test_an_interrupted_run_uploads_what_it_saved(
 ) -> None:
     on_step = RunLog.on_step
 
-    def interrupt_at_3(log: RunLog, info: Any) -> None:
-        on_step(log, info)
-        if info.step == 3:
+    def interrupt_during_3(log: RunLog, report: Any) -> None:
+        on_step(log, report)
+        if report.step == 2:  # which comes while step 3 is running
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(RunLog, "on_step", interrupt_at_3)
+    monkeypatch.setattr(RunLog, "on_step", interrupt_during_3)
     result = train(args)
     assert result.interrupted
     assert hub.repositories["me/adapter"].commits[-1][0] == "Adapter of step 3"
@@ -171,7 +171,7 @@ def test_the_seeds_call_alone_uploads(args: TrainArgs, hub: HubServer, tmp_path:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ("hf_upload: true", "hf_upload: must be TEXT|null, found True. Hub repository for adapters, as owner/name"),
+        ("hf_upload: true", "hf_upload: True: nothing is ever uploaded to the base model's repository"),
         ("hf_upload: some/model", "hf_upload: some/model is the base model's own repository"),
         ("merged_hf_upload: Some/Model", "merged_hf_upload: Some/Model is the base model's own repository"),
         ("hf_upload: adapter", "hf_upload: 'adapter' is not a repository of the hub"),

@@ -139,10 +139,11 @@ def test_of_a_layer_only_its_input_products_and_attention_are_kept(lora: bool, c
     names = Counter(line.split("'")[1] for line in lines if " named '" in line)
     # q, k, v, o, gate and up; down is part of the next layer's input.
     assert names == {PRODUCT_NAME: 6 * layers, OUT_NAME: 2 * layers}
-    others = [line.split()[0] for line in lines if " named '" not in line and f"[{tokens}," in line]
-    inputs = [shape for shape in others if shape == f"float32[{tokens},{config.hidden_size}]"]
+    # JAX writes a dtype in full or in short.
+    others = [line.split()[0].partition("[")[2] for line in lines if " named '" not in line and f"[{tokens}," in line]
+    inputs = [shape for shape in others if shape == f"{tokens},{config.hidden_size}]"]
     assert len(inputs) == layers
-    assert set(others) - set(inputs) <= {f"int32[{tokens},1]"}  # the ids of the embedding's rows
+    assert set(others) - set(inputs) <= {f"{tokens},1]"}  # the ids of the embedding's rows
 
 
 class Half(eqx.Module):
@@ -210,7 +211,9 @@ def test_a_scanned_stack_is_traced_once(stack: Stacked) -> None:
             count += 1
             return block(x, offset, key=key)
 
-        jax.make_jaxpr(lambda x: dataclasses.replace(stack, scan=scan).fold(apply, x, OFFSETS, key=None))(X)
+        # With checkpointing JAX would trace equal layers once and use the result for all.
+        variant = dataclasses.replace(stack, scan=scan, gradient_checkpointing="none")
+        jax.make_jaxpr(lambda x: variant.fold(apply, x, OFFSETS, key=None))(X)
         return count
 
     assert (traces(scan=True), traces(scan=False)) == (1, LAYERS)
