@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from lodos.lora.config import LoraConfig
@@ -14,7 +15,7 @@ from lodos.models.decoder import LmHeadModel
 from lodos.train.config import TrainerConfig
 from lodos.train.optim import OptimizerConfig
 from lodos.train.trainer import Trainer
-from tiny_training import compute_loss, tiny_config
+from tiny_training import VOCAB, compute_loss, table_loss, tiny_config
 
 
 @pytest.fixture
@@ -47,5 +48,23 @@ def make_trainer(tmp_path: Path) -> Callable[..., Trainer]:
             compute_loss,
             is_trainable=lora_trainable_params_filter(model) if is_trainable is None else is_trainable,
         )
+
+    return make
+
+
+@pytest.fixture
+def table() -> dict[str, jax.Array]:
+    """What `make_table_trainer` trains."""
+    return {"table": jnp.linspace(0.0, 0.9, VOCAB)}
+
+
+@pytest.fixture
+def make_table_trainer(tmp_path: Path) -> Callable[..., Trainer]:
+    """`make_table_trainer(steps=..., watch=None, **trainer_config)`: for tests of the loop, whatever is trained."""
+
+    def make(*, steps: int = 5, watch: Any = None, **config: Any) -> Trainer:
+        config = {"run_dir": str(tmp_path), "train_batch_size": 8, "id": "run", **config}
+        optimizer = OptimizerConfig(learning_rate=1e-2).build(steps)
+        return Trainer(TrainerConfig(num_train_steps=steps, **config), optimizer, table_loss, watch=watch)
 
     return make

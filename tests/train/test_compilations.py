@@ -35,11 +35,16 @@ class Loader:
     ],
 )
 def test_a_shape_that_was_not_to_be_expected_is_named(
-    model: Any, make_trainer: Any, caplog: pytest.LogCaptureFixture, loader: Loader, count: int, warnings: list[str]
+    table: Any,
+    make_table_trainer: Any,
+    caplog: pytest.LogCaptureFixture,
+    loader: Loader,
+    count: int,
+    warnings: list[str],
 ) -> None:
-    trainer = make_trainer(model, steps=4)
+    trainer = make_table_trainer(steps=4)
     with caplog.at_level("WARNING", logger="lodos"):
-        trainer.train(trainer.initial_state(KEY, model=model), loader)
+        trainer.train(trainer.initial_state(KEY, model=table), loader)
     assert trainer._compilations.count == count
     said = [record.getMessage() for record in caplog.records if record.name == "lodos.train.compilations"]
     assert len(said) == len(warnings)
@@ -48,11 +53,11 @@ def test_a_shape_that_was_not_to_be_expected_is_named(
 
 
 def test_saving_and_evaluating_compile_nothing_more(
-    model: Any, make_trainer: Any, caplog: pytest.LogCaptureFixture
+    table: Any, make_table_trainer: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    trainer = make_trainer(model, steps=4)
+    trainer = make_table_trainer(steps=4)
     trainer.add_hook(lambda info: trainer.evaluate(info.model, [make_batch(9)]))
-    trainer.train(trainer.initial_state(KEY, model=model), Loader(12, 12, 12, 12))
+    trainer.train(trainer.initial_state(KEY, model=table), Loader(12, 12, 12, 12))
     assert trainer._compilations.count == 1
     assert not caplog.records
 

@@ -11,9 +11,10 @@ import pytest
 
 from lodos.errors import UserError
 from lodos.train.config import CheckpointerConfig, TrainerConfig
+from lodos.train.optim import OptimizerConfig
 from lodos.train.reports import StepReport
 from lodos.train.trainer import Trainer
-from tiny_training import Batches, compute_loss, make_batch
+from tiny_training import Batches, make_batch
 
 KEY = jax.random.key(2)
 SELDOM = CheckpointerConfig(save_interval=1000)
@@ -45,11 +46,11 @@ def poisoned(step: int) -> list[Any]:
 
 
 def test_a_step_is_dispatched_before_the_numbers_of_the_one_before_are_fetched(
-    model: Any, make_trainer: Any, monkeypatch: pytest.MonkeyPatch
+    table: Any, make_table_trainer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer = make_trainer(model, steps=4, checkpointer=SELDOM)
+    trainer = make_table_trainer(steps=4, checkpointer=SELDOM)
     events = events_of(trainer, monkeypatch)
-    run(trainer, model)
+    run(trainer, table)
     d, r = "dispatch", "report"
     assert events == [(d, 1), (d, 2), (r, 1), (d, 3), (r, 2), (d, 4), (r, 3), (r, 4)]
 
@@ -61,8 +62,6 @@ def test_the_device_is_still_at_a_step_when_the_next_is_dispatched(tmp_path: Any
         return jnp.sum(x)
 
     config = TrainerConfig(run_dir=str(tmp_path), num_train_steps=4, train_batch_size=2, checkpointer=SELDOM)
-    from lodos.train.optim import OptimizerConfig
-
     trainer = Trainer(config, OptimizerConfig(type="sgd").build(4), slow_loss)
     running: list[bool] = []
 
@@ -76,10 +75,10 @@ def test_the_device_is_still_at_a_step_when_the_next_is_dispatched(tmp_path: Any
     assert running == [False, True, True, True]
 
 
-def test_reports_come_for_every_step_once_with_plain_numbers(model: Any, make_trainer: Any) -> None:
-    trainer, reports = make_trainer(model, steps=5), []
+def test_reports_come_for_every_step_once_with_plain_numbers(table: Any, make_table_trainer: Any) -> None:
+    trainer, reports = make_table_trainer(steps=5), []
     trainer.add_report_hook(reports.append)
-    run(trainer, model)
+    run(trainer, table)
     assert [report.step for report in reports] == [1, 2, 3, 4, 5]
     batch = make_batch(2)
     third = reports[2]
@@ -91,49 +90,48 @@ def test_reports_come_for_every_step_once_with_plain_numbers(model: Any, make_tr
         assert type(report.tokens) is int
 
 
-def test_late_numbers_are_those_of_steps_waited_for(model: Any, make_trainer: Any) -> None:
+def test_late_numbers_are_those_of_steps_waited_for(table: Any, make_table_trainer: Any) -> None:
     def losses(every: int) -> list[tuple[int, float]]:
-        trainer, found = make_trainer(model, steps=6, id=f"every-{every}"), []
+        trainer, found = make_table_trainer(steps=6, id=f"every-{every}"), []
         trainer.add_report_hook(lambda report: found.append((report.step, report.loss)))
         trainer.add_hook(lambda info: None, every=every)  # a hook that is due waits for the device
-        run(trainer, model)
+        run(trainer, table)
         return found
 
     assert losses(1) == losses(1000)
 
 
-def test_before_a_hook_runs_every_report_up_to_its_step_has_come(model: Any, make_trainer: Any) -> None:
-    trainer, events = make_trainer(model, steps=5, checkpointer=SELDOM), []
+def test_before_a_hook_runs_every_report_up_to_its_step_has_come(table: Any, make_table_trainer: Any) -> None:
+    trainer, events = make_table_trainer(steps=5, checkpointer=SELDOM), []
     trainer.add_report_hook(lambda report: events.append(("report", report.step)))
     trainer.add_hook(lambda info: events.append(("hook", info.step, info.report.step)), every=2)
-    run(trainer, model)
+    run(trainer, table)
     r, h = "report", "hook"
     assert events == [(r, 1), (r, 2), (h, 2, 2), (r, 3), (r, 4), (h, 4, 4), (r, 5), (h, 5, 5)]
 
 
-def test_what_is_watched_is_of_the_model_after_the_step(model: Any, make_trainer: Any) -> None:
+def test_what_is_watched_is_of_the_model_after_the_step(table: Any, make_table_trainer: Any) -> None:
     def watch(model: Any) -> dict[str, Any]:
-        return {"sum": sum(jnp.sum(jnp.abs(leaf)) for leaf in jax.tree.leaves(model.model.layers))}
+        return {"sum": jnp.sum(jnp.abs(model["table"]))}
 
-    ours = make_trainer(model, steps=3)
-    trainer = Trainer(ours.config, ours.optimizer, compute_loss, ours.is_trainable, watch=watch)
+    trainer = make_table_trainer(steps=3, watch=watch)
     reports: list[StepReport] = []
     after: list[float] = []
     trainer.add_report_hook(reports.append)
     trainer.add_hook(lambda info: after.append(float(watch(info.model)["sum"])))
-    run(trainer, model)
+    run(trainer, table)
     assert [report.watched["sum"] for report in reports] == pytest.approx(after, rel=1e-6)
     assert len(set(after)) == 3
 
 
 @pytest.mark.parametrize("bad", [1, 3, 5])
-def test_a_step_that_is_not_finite_is_reported_and_stops_the_run(model: Any, make_trainer: Any, bad: int) -> None:
-    trainer = make_trainer(model, steps=5, checkpointer=SELDOM)
+def test_a_step_that_is_not_finite_is_reported_and_stops_the_run(table: Any, make_table_trainer: Any, bad: int) -> None:
+    trainer = make_table_trainer(steps=5, checkpointer=SELDOM)
     reports, hooked = [], []
     trainer.add_report_hook(reports.append)
     trainer.add_hook(lambda info: hooked.append(info.step), every=1000)
     with pytest.raises(FloatingPointError, match=f"Step {bad}: the loss is nan"):
-        run(trainer, model, poisoned(bad))
+        run(trainer, table, poisoned(bad))
     assert [report.step for report in reports] == list(range(1, bad + 1))
     assert np.isnan(reports[-1].loss)
     # Not even the end's hooks, though a step may have been dispatched since.
@@ -141,32 +139,32 @@ def test_a_step_that_is_not_finite_is_reported_and_stops_the_run(model: Any, mak
     assert trainer._open_checkpointer().latest_step() is None
 
 
-def test_nothing_of_a_step_that_is_not_finite_is_saved(model: Any, make_trainer: Any) -> None:
-    trainer = make_trainer(model, steps=9, checkpointer=CheckpointerConfig(save_interval=2))
+def test_nothing_of_a_step_that_is_not_finite_is_saved(table: Any, make_table_trainer: Any) -> None:
+    trainer = make_table_trainer(steps=9, checkpointer=CheckpointerConfig(save_interval=2))
     hooked: list[int] = []
     trainer.add_hook(lambda info: hooked.append(info.step), every=2)
     with pytest.raises(FloatingPointError, match="Step 4"):
-        run(trainer, model, poisoned(4))
+        run(trainer, table, poisoned(4))
     assert hooked == [2]
     assert trainer._open_checkpointer().latest_step() == 2
 
 
-def test_a_loader_that_ends_or_fails_leaves_no_step_untold(model: Any, make_trainer: Any) -> None:
+def test_a_loader_that_ends_or_fails_leaves_no_step_untold(table: Any, make_table_trainer: Any) -> None:
     def failing() -> Any:
         yield make_batch(0)
         yield make_batch(1)
         raise OSError("disk on fire")
 
     for loader, error in (([make_batch(0), make_batch(1)], UserError), (failing(), OSError)):
-        trainer, reports = make_trainer(model, id=error.__name__), []
+        trainer, reports = make_table_trainer(id=error.__name__), []
         trainer.add_report_hook(reports.append)
         with pytest.raises(error):
-            run(trainer, model, loader)
+            run(trainer, table, loader)
         assert [report.step for report in reports] == [1, 2]
 
 
-def test_an_interrupted_run_tells_of_the_step_that_was_running(model: Any, make_trainer: Any) -> None:
-    trainer, reports = make_trainer(model, steps=50, checkpointer=SELDOM), []
+def test_an_interrupted_run_tells_of_the_step_that_was_running(table: Any, make_table_trainer: Any) -> None:
+    trainer, reports = make_table_trainer(steps=50, checkpointer=SELDOM), []
 
     def interrupt(report: StepReport) -> None:
         reports.append(report.step)
@@ -174,16 +172,16 @@ def test_an_interrupted_run_tells_of_the_step_that_was_running(model: Any, make_
             os.kill(os.getpid(), signal.SIGINT)
 
     trainer.add_report_hook(interrupt)
-    state = run(trainer, model)
+    state = run(trainer, table)
     # Step 4 had been dispatched when the numbers of step 3 came.
     assert (int(state.step), trainer.interrupted, reports) == (4, True, [1, 2, 3, 4])
     assert trainer._open_checkpointer().latest_step() == 4
 
 
-def test_a_run_without_a_step_left_reports_nothing(model: Any, make_trainer: Any) -> None:
-    run(make_trainer(model), model)
-    trainer, reports, hooked = make_trainer(model), [], []
+def test_a_run_without_a_step_left_reports_nothing(table: Any, make_table_trainer: Any) -> None:
+    run(make_table_trainer(), table)
+    trainer, reports, hooked = make_table_trainer(), [], []
     trainer.add_report_hook(reports.append)
     trainer.add_hook(lambda info: hooked.append((info.step, info.report)), every=1000)
-    run(trainer, model)
+    run(trainer, table)
     assert (reports, hooked) == ([], [(5, None)])
