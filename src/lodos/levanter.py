@@ -51,6 +51,7 @@ def _default_init(value: Any) -> Any:
 
 RENAMED: Mapping[str, Renamed] = {
     "hf_upload": Renamed("hf_upload", _repository),
+    "merged_hf_upload": Renamed("merged_hf_upload", _repository),
     "lora.zero_init_b": Renamed("lora.init", _default_init),
     "optimizer.warmup_ratio": Renamed("optimizer.warmup", _share),
     "trainer.fsdp_axis": Renamed("trainer.fsdp_axis", _one_axis),

@@ -10,8 +10,8 @@ import yaml
 from lodos.config import TrainArgs
 from lodos.config_parsing import parse_config
 from lodos.data.text.prompts import read_prompts
+from lodos.tracking.config import WandbConfig
 from test_levanter import CONFIGS as LEVANTER
-from test_levanter import without_trackers
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
@@ -55,6 +55,16 @@ def test_the_alpaca_configs_hold_the_seeds_numbers() -> None:
     assert (config.optimizer.learning_rate, config.optimizer.weight_decay) == (3e-4, 0.0)
 
 
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_tracker_that_a_config_offers_can_be_had(name: str, tmp_path: Path) -> None:
+    text = (EXAMPLES / name).read_text(encoding="utf-8")
+    assert not parsed(SCRIPTS[name], EXAMPLES / name).trainer.trackers  # an example reports to nobody
+    (tmp_path / name).write_text(text.replace("  # wandb:", "  wandb:"), encoding="utf-8")
+    (tracker,) = parsed(SCRIPTS[name], tmp_path / name).trainer.trackers
+    assert tracker == WandbConfig(project="alpaca" if "alpaca" in name else "gsm8k", tags=tracker.tags)
+    assert tracker.tags
+
+
 def test_the_prompts_of_code_alpaca_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     prompts = read_prompts(parsed("alpaca_lora", EXAMPLES / "code-alpaca-lora.yaml").prompts)
@@ -62,7 +72,6 @@ def test_the_prompts_of_code_alpaca_are_its_own(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("path", LEVANTER, ids=lambda path: path.stem)
-def test_the_script_takes_levanters_data_where_a_config_of_its_users_names_none(path: Path, tmp_path: Path) -> None:
-    path = without_trackers(path, tmp_path)
+def test_the_script_takes_levanters_data_where_a_config_of_its_users_names_none(path: Path) -> None:
     named = yaml.safe_load(path.read_text(encoding="utf-8")).get("data", "tatsu-lab/alpaca")
     assert parsed("alpaca_lora", path).data == named
