@@ -1,0 +1,48 @@
+"""Freed memory stays with the process, compiled programs with the user; what the user has set stays as it is."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ALLOCATES = """
+from lodos.runtime import prepare_runtime
+prepare_runtime()
+import numpy as np
+held = [np.ones(2_500_000) for _ in range(10)]  # 20 MB each, which glibc would give back at once
+del held
+status = open("/proc/self/status").read()
+print(int(status.split("VmRSS:")[1].split()[0]) // 1024)
+"""
+
+
+def run(script: str, **environment: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, env={**os.environ, **environment}
+    ).stdout.strip()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc's allocator is told anything")
+def test_freed_memory_is_kept_unless_the_user_has_settings_of_their_own() -> None:
+    kept, given_back = int(run(ALLOCATES)), int(run(ALLOCATES, MALLOC_ARENA_TEST="8"))
+    assert kept > 200
+    assert given_back < 150
+
+
+def test_compiled_programs_are_kept_where_the_cache_is(tmp_path: Path) -> None:
+    script = (
+        "from lodos.runtime import prepare_runtime; prepare_runtime(); import jax, jax.numpy as jnp;"
+        "jax.jit(lambda x: x @ x + 1)(jnp.ones((8, 8))).block_until_ready()"
+    )
+    run(script, LODOS_CACHE=str(tmp_path))
+    assert list((tmp_path / "xla").rglob("*-cache"))
+
+
+def test_a_cache_of_the_users_is_used(tmp_path: Path) -> None:
+    script = (
+        "from lodos.runtime import prepare_runtime; prepare_runtime();"
+        "import jax; print(jax.config.jax_compilation_cache_dir)"
+    )
+    assert run(script, JAX_COMPILATION_CACHE_DIR=str(tmp_path / "mine")) == str(tmp_path / "mine")
