@@ -18,9 +18,14 @@ print(int(status.split("VmRSS:")[1].split()[0]) // 1024)
 """
 
 
+# Commands that other tests run in this process leave these behind, as would a user's own settings.
+SETTINGS = ("JAX_", "MALLOC_", "GLIBC_TUNABLES")
+
+
 def run(script: str, **environment: str) -> str:
+    bare = {name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)}
     return subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, env={**os.environ, **environment}
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, env={**bare, **environment}
     ).stdout.strip()
 
 
