@@ -68,7 +68,7 @@ def train(config: TrainArgs) -> TrainerState:
             return model.compute_loss(example, z_loss=config.z_loss, key=key).scalar()
 
         trainer = Trainer(config.trainer, optimizer, compute_loss)
-        state = trainer.initial_state(training_key, model=model)
+        state = trainer.initial_state(training_key, model=model, fingerprint=loaders.fingerprint)
         config.save()
 
         with RunLog(config, loaders, first_step=int(state.step)) as log:

@@ -26,7 +26,7 @@ from lodos.checkpoints import save_merged_hf_checkpoint_callback, save_peft_chec
 from lodos.data.text.chat import read_template
 from lodos.lora.config import LoraConfig
 from lodos.lora.filters import lora_trainable_params_filter
-from lodos.lora.transform import loraize
+from lodos.lora.transform import loraize, targeted_names
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -49,6 +49,7 @@ def train(config: TrainArgs) -> TrainerState:
     loaders = make_loaders(config, converter)
     config = loaders.resolve(config)
     optimizer = config.optimizer.build(config.trainer.steps)
+    targeted_names(converter.structure(), config.lora)  # refuses what the model has not, before it is loaded
     lora_key, training_key = jax.random.split(jax.random.key(config.trainer.seed))
     parameter_axis_mapping = config.trainer.parameter_axis_mapping
 
@@ -71,7 +72,7 @@ def train(config: TrainArgs) -> TrainerState:
             return model.compute_loss(example, z_loss=config.z_loss, key=key).scalar()
 
         trainer = Trainer(config.trainer, optimizer, compute_loss, is_trainable=lora_trainable_params_filter(model))
-        state = trainer.initial_state(training_key, model=model)
+        state = trainer.initial_state(training_key, model=model, fingerprint=loaders.fingerprint)
         config.save()
 
         with RunLog(config, loaders, first_step=int(state.step)) as log:

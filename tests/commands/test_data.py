@@ -80,7 +80,7 @@ def test_the_numbers_are_those_of_the_rows(
     assert has("steps +2.2 an epoch, with 4 rows a batch; the run's 2 epochs are 5 steps$")
     assert has(r"1  left out: the answer is empty\n.*rows\.jsonl: 1 \(row 4\); output is empty, found ' '")
     assert has(r"1  left out: not as the format wants it\n.*1 \(row 5\); output must be text, found null")
-    assert has(r"1  left out: too long\n.*1 \(row 7\); \d+ tokens, more than max_length=100$")
+    assert has(r"1  left out: too long\n.*1 \(row 7\); \d+ tokens, more than max_tune_length=100$")
     assert has(r"none  left out: no trained token$")
     assert has(r"1  duplicates of earlier rows\n.*1 \(row 9\)$")
     assert has(r"1  special token </s> in a row's own text\n.*1 \(row 10\)$")

@@ -94,6 +94,52 @@ def test_an_interrupted_run_resumes_to_the_same_adapter_and_log(
     assert [step for step, key, _ in losses("stopped") if key == "train/loss"] == [1, 2, 3, 4, 5, 6]
 
 
+def _other_rows(args: TrainArgs) -> TrainArgs:
+    path = Path(str(args.data))
+    path.write_text(path.read_text(encoding="utf-8").replace("Say a.", "Say z."), encoding="utf-8")
+    return args
+
+
+def _other_weights(args: TrainArgs) -> TrainArgs:
+    from safetensors.numpy import load_file, save_file
+
+    path = Path(args.model_name_or_path) / "model.safetensors"
+    tensors = load_file(path)
+    tensors["model.norm.weight"] = tensors["model.norm.weight"] * 2
+    save_file(tensors, path, metadata={"format": "pt"})
+    return args
+
+
+@pytest.mark.parametrize(
+    ("change", "named_difference"),
+    [
+        (_other_rows, r"training examples: 16 \("),
+        (_other_weights, "base model: "),
+        (lambda args: dataclasses.replace(args, lora=LoraConfig(r=4, alpha=3.0, dropout=0.1)), "lora.alpha: 8.0 in"),
+        (
+            lambda args: dataclasses.replace(args, optimizer=OptimizerConfig(learning_rate=2e-2)),
+            "optimizer.learning_rate: 0.01 in the checkpoint, 0.02 in this run",
+        ),
+        (lambda args: dataclasses.replace(args, max_tune_length=7, max_dropped=1.0), r"training examples: 16 \("),
+        (lambda args: named(args, "straight", seed=5), "trainer.seed: 0 in the checkpoint, 5"),
+    ],
+)
+def test_a_run_is_not_resumed_with_anything_else_that_decides_its_numbers(
+    args: TrainArgs, change: Any, named_difference: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(named(args, "straight", num_train_steps=2))
+    changed = change(args)
+    monkeypatch.setattr(HFCheckpointConverter, "load_pretrained", lambda *_, **__: pytest.fail("weights were loaded"))
+    with pytest.raises(UserError, match=named_difference):
+        train(changed)
+
+
+def test_a_run_goes_on_with_more_steps_elsewhere_and_with_other_microbatches(args: TrainArgs, tmp_path: Path) -> None:
+    train(named(args, "straight", num_train_steps=2))
+    moved = dataclasses.replace(args, hf_save_path=str(tmp_path / "elsewhere"))
+    assert train(named(moved, "straight", per_device_parallelism=2, num_train_steps=3)).step == 3
+
+
 def test_the_best_adapter_is_that_of_the_lowest_held_out_loss(args: TrainArgs) -> None:
     result = train(args)
     records = [

@@ -44,6 +44,18 @@ def test_the_seeds_keys_load(tmp_path: Path, text: str, expected: Any) -> None:
     assert trainer_of(tmp_path, text).trainer.trackers == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("trainer: {tracker: {type: noop}}", ()),
+        ("trainer: {wandb: {resume: allow}, tracker: [{type: noop}]}", (WandbConfig(),)),
+        ("trainer: {wandb: {resume: true}}", (WandbConfig(),)),
+    ],
+)
+def test_what_asks_for_nothing_is_passed_over(tmp_path: Path, text: str, expected: Any) -> None:
+    assert trainer_of(tmp_path, text).trainer.trackers == expected
+
+
 def test_flags_reach_into_the_settings(tmp_path: Path) -> None:
     config = trainer_of(tmp_path, "trainer: {wandb: {project: p}}", "--trainer.wandb.mode", "offline")
     assert config.trainer.trackers == (WandbConfig(project="p", mode="offline"),)
@@ -63,12 +75,11 @@ def test_the_resolved_config_resumes_with_the_same_trackers(tmp_path: Path) -> N
         ("wandb: {mode: onlin}", r"wandb\.mode: must be .*online,offline,disabled.*found 'onlin'"),
         ("wandb: {tags: lora}", r"wandb\.tags: must be \[TEXT,\.\.\.\].*found 'lora'"),
         ("wandb: {api_key: abc}", r"wandb\.api_key: unknown"),
-        ("wandb: {resume: true}", r"wandb\.resume: Leave it out: the same trainer\.id"),
+        ("wandb: {resume: never}", r"wandb\.resume: Leave it out: the same trainer\.id"),
         ("wandb: {save_xla_dumps: true}", r"wandb\.save_xla_dumps: Set XLA_FLAGS"),
         ("tracker: {project: x}", r"tracker\.type: missing\. Give one of wandb, tensorboard"),
         ("tracker: {type: wanbd}", r"tracker\.type: 'wanbd': unknown\. Did you mean wandb\?"),
         ("tracker: {type: json_logger}", r"log\.jsonl is always written"),
-        ("tracker: {type: noop}", r"no tracker is used unless"),
         ("tracker: [{type: trackio, space_id: a/b}]", r"tracker\[0\]\.space_id: Leave it out: numbers stay"),
         ("tracker: [{type: tensorboard, purge_step: 3}]", r"tracker\[0\]\.purge_step: Leave it out"),
         ("{wandb: {}, tracker: {type: wandb}}", r"wandb is given 2 times"),

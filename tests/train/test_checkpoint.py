@@ -8,6 +8,7 @@ from lodos.errors import UserError
 from lodos.lora.config import LoraConfig
 from lodos.lora.transform import loraize
 from lodos.train.config import CheckpointerConfig
+from lodos.train.trainer import check_resumable
 from lodos.tree import named_leaves
 from tiny_training import Batches
 
@@ -49,6 +50,31 @@ def test_a_checkpoint_of_another_rank_is_refused_by_name(base: Any, model: Any, 
     other = loraize(base, LoraConfig(r=8), key=KEY)
     with pytest.raises(UserError, match=r"q_proj\.lora_A: \[2, 4, 32\] in the checkpoint, \[2, 8, 32\]"):
         make_trainer(other).initial_state(KEY, model=other)
+
+
+def test_a_checkpoint_of_another_fingerprint_is_refused_by_name(model: Any, make_trainer: Any) -> None:
+    settings = {"rate": 1e-3, "sections": ["a", None], "seed": 3}
+    trainer = make_trainer(model)
+    trainer.train(trainer.initial_state(KEY, model=model, fingerprint=settings), Batches())
+    same = make_trainer(model).initial_state(KEY, model=model, fingerprint=dict(settings))
+    assert int(same.step) == 5
+    other = {**settings, "rate": 2e-3, "rows": 7}
+    with pytest.raises(
+        UserError, match=r"rate: 0\.001 in the checkpoint, 0\.002 in this run\.\n  rows: not there"
+    ) as error:
+        make_trainer(model).initial_state(KEY, model=model, fingerprint=other)
+    assert "seed" not in str(error.value)
+    with pytest.raises(UserError, match=r"rate: 0\.001 in the checkpoint"):
+        check_resumable(make_trainer(model).config, other)
+    check_resumable(make_trainer(model).config, settings)
+    check_resumable(make_trainer(model, load_checkpoint=False).config, other)
+    check_resumable(make_trainer(model, id="new").config, other)
+
+
+def test_a_checkpoint_without_a_fingerprint_is_resumed_from(model: Any, make_trainer: Any) -> None:
+    trainer = make_trainer(model)
+    trainer.train(trainer.initial_state(KEY, model=model), Batches())
+    assert int(make_trainer(model).initial_state(KEY, model=model, fingerprint={"rate": 1}).step) == 5
 
 
 def test_a_checkpoint_of_other_targets_is_refused_by_name(base: Any, model: Any, make_trainer: Any) -> None:

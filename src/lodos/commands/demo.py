@@ -84,6 +84,9 @@ def _config(args: DemoArgs, base_folder: Path) -> TrainArgs:
         model_name_or_path=str(base_folder),
         data=str(TRAIN_FILE),
         prompts=PROMPTS,
+        packing=True,
+        seq_len=256,
+        max_tune_length=256,
         lora=LoraConfig(r=8, alpha=16.0),
         optimizer=OptimizerConfig(learning_rate=2e-3, warmup=5),
         trainer=TrainerConfig(
@@ -91,7 +94,7 @@ def _config(args: DemoArgs, base_folder: Path) -> TrainArgs:
             run_dir=args.run_dir,
             num_train_steps=args.num_train_steps,
             num_epochs=1.0 if args.num_train_steps is None else None,
-            train_batch_size=16,
+            train_batch_size=4,  # with some 5 requests to a row
             checkpointer=CheckpointerConfig(save_interval=1000),
         ),
         save_merged=True,

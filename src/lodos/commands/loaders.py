@@ -3,11 +3,13 @@
 import dataclasses
 import logging
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 
+from lodos.commands.fingerprint import run_fingerprint
 from lodos.config import DEFAULT_EPOCHS, FineTuneArgs
 from lodos.data.batching.loader import EvalLoader, TrainLoader
 from lodos.data.batching.stream import ExampleStream, StreamLoader
@@ -38,6 +40,8 @@ class Loaders:
     held_out: EvalLoader | None
     report: PreparationReport | None
     """What became of the rows; None when they are streamed and nobody knows yet."""
+    fingerprint: Mapping[str, Any]
+    """What decides the numbers of the run, for `Trainer.initial_state`."""
 
     def resolve(self, config: Args) -> Args:
         """The config with the run's name and its number of steps decided, as it is written into the run folder."""
@@ -71,7 +75,7 @@ def make_loaders(config: FineTuneArgs, converter: HFCheckpointConverter) -> Load
             100 * (1 - training.efficiency),
         )
     held_out = _eval_loader(config, converter, prepared.held_out) if len(prepared.held_out) else None
-    return Loaders(training, held_out, prepared.report)
+    return Loaders(training, held_out, prepared.report, run_fingerprint(config, converter, prepared.training))
 
 
 def training_loader(
@@ -121,7 +125,8 @@ def _streamed(config: FineTuneArgs, converter: HFCheckpointConverter) -> Loaders
         host_count=jax.process_count(),
     )
     held_out, _ = prepare_held_out(config, converter.tokenizer)
-    return Loaders(training, _eval_loader(config, converter, held_out) if len(held_out) else None, None)
+    held_out_loader = _eval_loader(config, converter, held_out) if len(held_out) else None
+    return Loaders(training, held_out_loader, None, run_fingerprint(config, converter, None))
 
 
 def _eval_loader(config: FineTuneArgs, converter: HFCheckpointConverter, held_out: Selection) -> EvalLoader:

@@ -36,7 +36,7 @@ from lodos.tracking.external import check_trackers
 from lodos.train.evaluation import Evaluation, EvaluationHook
 from lodos.train.failures import explained_failures
 from lodos.train.hooks import StepInfo
-from lodos.train.trainer import Trainer
+from lodos.train.trainer import Trainer, check_resumable
 from lodos.types import LmExample
 
 
@@ -81,6 +81,7 @@ def train(config: TrainArgs) -> TrainResult:
     targeted_names(converter.structure(), config.lora)
     loaders = make_loaders(config, converter)
     config = loaders.resolve(config)
+    check_resumable(config.trainer, loaders.fingerprint)
     optimizer = config.optimizer.build(config.trainer.steps)
     lora_key, training_key = jax.random.split(jax.random.key(config.trainer.seed))
 
@@ -94,7 +95,7 @@ def train(config: TrainArgs) -> TrainResult:
 
         trainable = lora_trainable_params_filter(model)
         trainer = Trainer(config.trainer, optimizer, compute_loss, is_trainable=trainable, watch=lora_norms)
-        state = trainer.initial_state(training_key, model=model)
+        state = trainer.initial_state(training_key, model=model, fingerprint=loaders.fingerprint)
         config.save()
 
         facts = functools.partial(run_facts, config, is_alpaca=_is_alpaca(config, loaders.report))

@@ -159,10 +159,10 @@ def with_duplicates(stores: Sequence[tuple[ExampleStore, list[FileReport]]]) -> 
 
 def also_in(examples: Selection, others: Selection) -> int:
     """How many of the examples train the same as one of the others."""
-    return int(np.isin(_digests(examples), _digests(others)).sum())
+    return int(np.isin(digests(examples), digests(others)).sum())
 
 
-def _digests(examples: Selection) -> np.ndarray:
+def digests(examples: Selection) -> np.ndarray:
     """uint64 [selected]: equal for examples that train the same."""
     parts = [part.digests for part in examples.parts if isinstance(part, ExampleStore)]
     return np.concatenate([np.empty(0, np.uint64), *parts])[examples.indices]

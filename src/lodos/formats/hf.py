@@ -2,14 +2,12 @@
 
 The names of the model's leaves are the names in the files, so there is no table of names: a stacked leaf
 `model.layers.*.mlp.up_proj.weight` is the tensors `model.layers.0.mlp.up_proj.weight` and on. Reading fills each
-device's shard straight from its slice of the file. Writing starts from the base model's files: what training did
-not touch is copied byte for byte, and an adapted weight is summed in float32 and rounded once.
+device's shard straight from its slice of the file.
 """
 
 import dataclasses
 import functools
 import shutil
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +19,10 @@ from jax.sharding import SingleDeviceSharding
 from lodos.errors import UserError
 from lodos.files import read_json, write_json, written_whole
 from lodos.formats.hub import model_folder
+from lodos.formats.merged import EMBEDDING, TIED_HEAD, merged_tensors
 from lodos.formats.progress import progress_bar
-from lodos.formats.safetensors import MAX_SHARD_SIZE, SafetensorsReader, TensorSource, write_sharded
+from lodos.formats.safetensors import MAX_SHARD_SIZE, SafetensorsReader, write_sharded
 from lodos.formats.tokenizer_files import copy_tokenizer, save_tokenizer
-from lodos.lora.transform import adapted_names, is_lora, lora_layers
 from lodos.models.auto import check_model_type, decoder_config
 from lodos.models.config import DecoderConfig
 from lodos.models.decoder import LmHeadModel
@@ -35,10 +33,6 @@ from lodos.tree import layer_names, map_modules, named_leaves
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-TIED_HEAD = "lm_head.weight"
-EMBEDDING = "model.embed_tokens.weight"
-
 
 # Tables that old Llama checkpoints carry and that follow from the config.
 _DERIVED_SUFFIX = "rotary_emb.inv_freq"
@@ -186,7 +180,7 @@ class HFCheckpointConverter:
         Raises:
             OSError: if what is read back is not what was written; nothing is left at `path` then.
         """
-        tensors = self._merged_tensors(model, None if dtype is None else np.dtype(dtype))
+        tensors = merged_tensors(model, SafetensorsReader(self.folder), None if dtype is None else np.dtype(dtype))
         with written_whole(path) as folder:
             with progress_bar("Writing merged model", len(tensors), enabled=progress) as advance:
                 write_sharded(folder, tensors, max_shard_size=max_shard_size, progress=lambda _: advance())
@@ -244,35 +238,6 @@ class HFCheckpointConverter:
                 f"{self.folder}: the weights do not fit config.json (model_type {self.hf_config['model_type']}):\n  "
                 + "\n  ".join(problems)
             )
-
-    def _merged_tensors(self, model: LmHeadModel, dtype: np.dtype | None) -> dict[str, TensorSource]:
-        """Each tensor to write, in the order of the base model's files."""
-        reader = SafetensorsReader(self.folder)
-        base = map_modules(lambda _, layer: layer.base_layer, model, is_lora)
-        lookup = dict(_leaf_of_tensor(base))
-        deltas = _deltas(model)
-        names = [name for name in reader.shapes if name in lookup]
-
-        def merged(name: str, out_dtype: np.dtype) -> np.ndarray:
-            weight = _current_value(reader.read(name), lookup[name]())
-            if name in deltas:
-                weight = weight.astype(np.float32) + deltas[name]()
-            with np.errstate(over="ignore"):  # refused below, by name
-                rounded = weight.astype(out_dtype)
-            if not np.array_equal(np.isfinite(rounded), np.isfinite(weight)):
-                raise UserError(
-                    f"{name}: holds numbers beyond the range of {out_dtype}, which would become infinite. Give another "
-                    "dtype, such as bfloat16."
-                )
-            return rounded
-
-        def source(name: str) -> TensorSource:
-            out_dtype = dtype or reader.dtypes[name]
-            has_row_per_token = name in (EMBEDDING, TIED_HEAD)
-            shape = (model.config.vocab_size, *reader.shapes[name][1:]) if has_row_per_token else reader.shapes[name]
-            return TensorSource(shape, out_dtype, lambda: merged(name, out_dtype))
-
-        return {name: source(name) for name in names}
 
     def _write_config(self, folder: Path, dtype: Any, vocab_size: int) -> None:
         config = read_json(self.folder / "config.json")
@@ -333,39 +298,3 @@ def _read_leaf(
         return read(tuple(part.indices(size)[:2] for part, size in zip(index, shape, strict=True)))
 
     return jax.make_array_from_callback(shape, sharding, callback)
-
-
-def _leaf_of_tensor(model: LmHeadModel) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
-    """Each tensor's Hugging Face name and a way to fetch its present value."""
-    for name, leaf in named_leaves(model).items():
-        if not eqx.is_inexact_array(leaf):
-            continue
-        for index, tensor in enumerate(layer_names(name, leaf.shape[0])):
-            if "*" in name:
-                yield tensor, lambda leaf=leaf, index=index: np.asarray(leaf[index])
-            else:
-                yield tensor, lambda leaf=leaf: np.asarray(leaf)
-                if name == EMBEDDING and model.lm_head is None:
-                    yield TIED_HEAD, lambda leaf=leaf: np.asarray(leaf)
-
-
-def _deltas(model: LmHeadModel) -> dict[str, Callable[[], np.ndarray]]:
-    """For each adapted weight: its name in the files and a way to compute what the adapter adds."""
-    deltas = {}
-    layers = lora_layers(model)
-    for stacked_name, names in adapted_names(model).items():
-        layer = layers[stacked_name]
-        for index, name in names:
-
-            def delta(layer: Any = layer, index: int | None = index) -> np.ndarray:
-                A, B = (np.asarray(x if index is None else x[index], np.float32) for x in (layer.lora_A, layer.lora_B))
-                return np.float32(layer.scale) * (B @ A)
-
-            deltas[f"{name}.weight"] = delta
-    return deltas
-
-
-def _current_value(in_file: np.ndarray, in_model: np.ndarray) -> np.ndarray:
-    """The file's value where the model still holds it, perhaps in fewer bits; else what training made of it."""
-    unchanged = np.array_equal(in_file.astype(in_model.dtype), in_model)
-    return in_file if unchanged else in_model

@@ -74,7 +74,6 @@ _TYPES: Mapping[str, type[TrackerConfig]] = {
 
 _INSTEAD: Mapping[str, str] = {
     "json_logger": "Leave it out: log.jsonl is always written.",
-    "noop": "Leave it out: no tracker is used unless one is given.",
     "composite": "Give tracker: a list of mappings, one for each.",
     "wandb.resume": "Leave it out: the same trainer.id goes on in the same W&B run.",
     "wandb.save_xla_dumps": "Set XLA_FLAGS=--xla_dump_to=FOLDER in the environment.",
@@ -89,6 +88,12 @@ _INSTEAD: Mapping[str, str] = {
     "trackio.resume": "Leave it out: the same trainer.id goes on in the same run.",
 }
 """Settings that other systems have, and what to write here."""
+
+_NO_TRACKER = "noop"
+"""Levanter's type for none."""
+
+_ANYWAY: Mapping[str, tuple[Any, ...]] = {"wandb.resume": ("allow", "auto", True), "trackio.resume": ("allow",)}
+"""Settings of other systems, and the values that ask for what is done here in any case."""
 
 
 def parse_trackers(wandb: Mapping[str, Any] | None, tracker: Any) -> tuple[TrackerConfig, ...]:
@@ -105,6 +110,8 @@ def parse_trackers(wandb: Mapping[str, Any] | None, tracker: Any) -> tuple[Track
         entries += [(f"tracker[{index}]", value) for index, value in enumerate(tracker or ())]
     found, problems = [], []
     for name, values in entries:
+        if values.get("type") == _NO_TRACKER:
+            continue
         try:
             found.append(_parse(name, values))
         except UserError as error:
@@ -127,6 +134,7 @@ def _parse(name: str, values: Mapping[str, Any]) -> TrackerConfig:
         raise UserError(f"{name}.type: missing. Give one of {', '.join(_TYPES)}.")
     if kind not in _TYPES:
         raise UserError(f"{name}.type: {kind!r}: {_INSTEAD.get(kind) or _nearest(str(kind), tuple(_TYPES))}")
+    settings = {key: value for key, value in settings.items() if value not in _ANYWAY.get(f"{kind}.{key}", ())}
     foreign = [f"{name}.{key}: {text}" for key in settings if (text := _INSTEAD.get(f"{kind}.{key}"))]
     if foreign:
         raise UserError("\n".join(foreign))

@@ -5,6 +5,7 @@ array under its name. The frozen base has no place in a checkpoint. Orbax writes
 and renames it when it is whole, so the newest complete one is always safe to resume from.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,14 +26,24 @@ class Checkpointer:
         keep: how many of the newest to keep.
         stays: whether the checkpoint of a step is kept also when it is no longer among the newest.
         anew: the run begins from the start; checkpoints that are there already go when the first new one is written.
+        fingerprint: what decides the numbers of the run, by name, in JSON's types; it is written with each checkpoint.
     """
 
-    def __init__(self, folder: Path, *, keep: int, stays: Callable[[int], bool] = lambda _: False, anew: bool = False):
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        keep: int,
+        stays: Callable[[int], bool] = lambda _: False,
+        anew: bool = False,
+        fingerprint: Mapping[str, Any] | None = None,
+    ):
         import orbax.checkpoint as ocp
         from orbax.checkpoint import checkpoint_managers
 
         self.folder = folder.absolute()
         self._anew = anew
+        self._fingerprint = None if fingerprint is None else json.loads(json.dumps(fingerprint))
         newest = checkpoint_managers.LatestN(keep)
         policy = checkpoint_managers.AnyPreservationPolicy([newest, _Staying(stays)])
         options = ocp.CheckpointManagerOptions(preservation_policy=policy, create=True)
@@ -55,17 +66,20 @@ class Checkpointer:
             self._anew = False
         if step in self._manager.all_steps():
             return
-        if not self._manager.save(step, args=ocp.args.StandardSave(_to_tree(state))):
+        args = ocp.args.StandardSave(_to_tree(state))
+        if not self._manager.save(step, args=args, custom_metadata=self._fingerprint):
             raise OSError(f"{self.folder}: step {step} was not written; the newest is {self.latest_step()}.")
 
     def restore(self, state: TrainerState) -> TrainerState:
         """`state` as it was at the newest checkpoint, laid out on the devices as `state` is.
 
         Raises:
-            UserError: when the checkpoint is of other parameters than `state` trains; it lists them.
+            UserError: when the checkpoint is of another run, or of other parameters than `state` trains; it lists what
+                differs.
         """
         import orbax.checkpoint as ocp
 
+        self.check_fingerprint()
         step = self.latest_step()
         assert step is not None
         wanted = _to_tree(state)
@@ -73,6 +87,23 @@ class Checkpointer:
         abstract = jax.tree.map(_abstract, wanted)
         restored = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
         return _from_tree(state, restored)
+
+    def check_fingerprint(self) -> None:
+        """Compares the newest checkpoint's fingerprint, if it has one, with this run's.
+
+        Raises:
+            UserError: when they differ; it lists where.
+        """
+        step = self.latest_step()
+        if step is None or self._fingerprint is None:
+            return
+        found = self._manager.metadata(step).custom_metadata or {}
+        problems = [
+            f"{name}: {_shown(found.get(name))} in the checkpoint, {_shown(self._fingerprint.get(name))} in this run."
+            for name in found.keys() | self._fingerprint.keys()
+            if found and found.get(name) != self._fingerprint.get(name)
+        ]
+        self._refuse(step, problems)
 
     def wait(self) -> None:
         """Returns when everything is on disk."""
@@ -89,11 +120,15 @@ class Checkpointer:
             for name, shape in expected.items()
             if name in found and found[name] != shape
         ]
+        self._refuse(step, problems)
+
+    def _refuse(self, step: int, problems: Sequence[str]) -> None:
         if problems:
             raise UserError(
-                f"{self.folder / str(step)}: the checkpoint is of another model or configuration:\n  "
+                f"{self.folder / str(step)}: the checkpoint is of another model, data or configuration:\n  "
                 + "\n  ".join(sorted(problems))
-                + "\nGive the configuration it was made with, or another trainer.id."
+                + "\nGive the configuration it was made with to go on with that run, another trainer.id for a new one, "
+                "or trainer.load_checkpoint: false to begin this one anew."
             )
 
 
@@ -105,6 +140,10 @@ class _Staying:
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         return [self._stays(checkpoint.step) for checkpoint in checkpoints]
+
+
+def _shown(value: Any) -> str:
+    return "not there" if value is None else str(value)
 
 
 def _to_tree(state: TrainerState) -> dict[str, Any]:

@@ -13,7 +13,7 @@ It knows nothing of LoRA, files or logs. What is trained is a tree of booleans; 
 """
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -70,6 +70,7 @@ class Trainer:
         self._compilations = Compilations(self._train_step.__name__)
         self._eval_step = named_jit(self._evaluate_batch)
         self._checkpointer: Checkpointer | None = None
+        self._fingerprint: Mapping[str, Any] | None = None
         self._reports = Reports()
         self._schedule = SaveSchedule(config.checkpointer.save_interval, config.checkpointer.keep)
         self._hooks = Hooks()
@@ -98,16 +99,23 @@ class Trainer:
         """
         self._reports.add_hook(fn)
 
-    def initial_state(self, key: PRNGKeyArray, *, model: PyTree) -> TrainerState:
+    def initial_state(
+        self, key: PRNGKeyArray, *, model: PyTree, fingerprint: Mapping[str, Any] | None = None
+    ) -> TrainerState:
         """The state before the first step, or that of the run's newest checkpoint.
 
         Trainable parameters are in the policy's parameter dtype from here on, frozen ones in its compute dtype.
+
+        Args:
+            fingerprint: what decides the numbers of the run beside its parameters (its settings, its data), by name, in
+                JSON's types. It is kept with each checkpoint, and one that has another is not resumed from.
 
         Raises:
             UserError: when nothing is trainable, a checkpoint is demanded but not there, or it does not fit.
         """
         if parameter_count(partition(model, self.is_trainable)[0]) == 0:
             raise UserError("is_trainable: selects no parameter of the model, so there is nothing to train.")
+        self._fingerprint = fingerprint
         mapping = self.config.parameter_axis_mapping
         with self.config.device_mesh as mesh:
             trainable, frozen = partition(model, self.is_trainable)
@@ -255,6 +263,7 @@ class Trainer:
                 keep=newest_kept(self.config.checkpointer.keep),
                 stays=self._schedule.stays,
                 anew=self.config.load_checkpoint is False,
+                fingerprint=self._fingerprint,
             )
         return self._checkpointer
 
@@ -281,6 +290,17 @@ class Trainer:
                 raise UserError(f"load_checkpoint: true, but there is no checkpoint in {folder}.")
             return state
         return self._open_checkpointer().restore(state)
+
+
+def check_resumable(config: TrainerConfig, fingerprint: Mapping[str, Any]) -> None:
+    """What `Trainer.initial_state` finds out of a run's newest checkpoint, before there is a model.
+
+    Raises:
+        UserError: when there is one of another fingerprint.
+    """
+    folder = config.checkpoint_folder
+    if config.load_checkpoint is not False and folder.is_dir():
+        Checkpointer(folder, keep=newest_kept(config.checkpointer.keep), fingerprint=fingerprint).check_fingerprint()
 
 
 def _from_step(loader: Iterable[Any], step: int) -> Iterator[Any]:

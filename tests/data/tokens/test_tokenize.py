@@ -198,10 +198,10 @@ def test_long_rows_are_dropped_in_their_place_with_the_reason(make_tokenizer: Ca
     assert [len(e.ids) for e in found if isinstance(e, TokenizedExample)] == list(
         range(3, 13)
     )  # max_length itself fits
-    assert found[10] == Dropped("made.json", 11, TOO_LONG, "13 tokens, more than max_length=12")
+    assert found[10] == Dropped("made.json", 11, TOO_LONG, "13 tokens, more than max_tune_length=12")
     with pytest.raises(
         UserError,
-        match=re.escape("20 of 30 rows have more than max_length=12 tokens: made.json, row 11;") + ".*10 more",
+        match=re.escape("20 of 30 rows have more than max_tune_length=12 tokens: made.json, row 11;") + ".*10 more",
     ):
         tokenize_examples(rows, tokenizer, max_length=12, overflow="error")
 
@@ -306,7 +306,7 @@ def test_tokenizers_that_cannot_do_it_are_refused(make_tokenizer: Callable[..., 
         _one(_row("a", "b"), SlowTokenizer())
     with pytest.raises(UserError, match="overflow: 'cut' is not one of"):
         _one(_row("a", "b"), make_tokenizer(eos_token="<end>"), overflow="cut")
-    with pytest.raises(UserError, match="max_length: 1 must be at least 2"):
+    with pytest.raises(UserError, match="max_tune_length: 1 must be at least 2"):
         _one(_row("a", "b"), make_tokenizer(eos_token="<end>"), max_length=1)
 
 

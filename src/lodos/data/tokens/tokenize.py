@@ -60,7 +60,7 @@ class Dropped:
     reason: str
     """TOO_LONG, NOTHING_TRAINED or NOT_AS_TEXT: what rows are counted by."""
     detail: str
-    """The numbers: `312 tokens, more than max_length=256`."""
+    """The numbers: `312 tokens, more than max_tune_length=256`."""
 
     @property
     def where(self) -> str:
@@ -132,7 +132,7 @@ class ExampleTokenizer:
         if overflow not in ("drop", "error", "truncate"):
             raise UserError(f"overflow: {overflow!r} is not one of drop, error, truncate.")
         if max_length < 2:
-            raise UserError(f"max_length: {max_length} must be at least 2: one token is never predicted.")
+            raise UserError(f"max_tune_length: {max_length} must be at least 2: one token is never predicted.")
         self._max_length = max_length
         self._overflow = overflow
         self._special = SpecialTokens(tokenizer) if special_tokens_as_text else None
@@ -209,7 +209,7 @@ class ExampleTokenizer:
         length = len(ids)
         if length > self._max_length:
             if self._overflow != "truncate":
-                detail = f"{length} tokens, more than max_length={self._max_length}"
+                detail = f"{length} tokens, more than max_tune_length={self._max_length}"
                 return Dropped(example.file, example.number, TOO_LONG, detail)
             ids, trained = ids[: self._max_length].copy(), trained[: self._max_length].copy()
         if not trained.any():
@@ -246,7 +246,7 @@ class ExampleTokenizer:
         long = [result for result in results if isinstance(result, Dropped) and result.reason == TOO_LONG]
         if long:
             raise UserError(
-                f"{len(long)} of {len(results)} rows have more than max_length={self._max_length} tokens: "
+                f"{len(long)} of {len(results)} rows have more than max_tune_length={self._max_length} tokens: "
                 f"{named(long)}. Raise max_length or shorten them."
             )
 
