@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 
 import wandb_files
@@ -120,7 +121,7 @@ def _other_weights(args: TrainArgs) -> TrainArgs:
             lambda args: dataclasses.replace(args, optimizer=OptimizerConfig(learning_rate=2e-2)),
             "optimizer.learning_rate: 0.01 in the checkpoint, 0.02 in this run",
         ),
-        (lambda args: dataclasses.replace(args, max_tune_length=7, max_dropped=1.0), r"training examples: 16 \("),
+        (lambda args: dataclasses.replace(args, mask_inputs=False), r"training examples: 16 \("),
         (lambda args: named(args, "straight", seed=5), "trainer.seed: 0 in the checkpoint, 5"),
     ],
 )
@@ -152,6 +153,31 @@ def test_the_best_adapter_is_that_of_the_lowest_held_out_loss(args: TrainArgs) -
     assert result.best_adapter is not None
     card = (result.best_adapter / "README.md").read_text(encoding="utf-8")
     assert f"| step | {best['step']} |" in card
+
+
+def test_the_log_has_the_learning_rate_of_each_step_without_asking_the_device(
+    args: TrainArgs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Asked while a step is running, a device answers after it, and the step after that is dispatched too late.
+    schedule = OptimizerConfig.schedule
+
+    def traced_only(config: OptimizerConfig, num_train_steps: int) -> Any:
+        compute = schedule(config, num_train_steps)
+
+        def checked(count: Any) -> Any:
+            assert isinstance(count, jax.core.Tracer)
+            return compute(count)
+
+        return checked
+
+    monkeypatch.setattr(OptimizerConfig, "schedule", traced_only)
+    result = train(args)
+    monkeypatch.undo()
+    steps = [
+        record for record in read_records(result.config.trainer.run_folder / "log.jsonl") if "train/loss" in record
+    ]
+    expected = [float(args.optimizer.schedule(6)(step)) for step in range(6)]
+    assert [record["train/learning_rate"] for record in steps] == pytest.approx(expected, rel=1e-6, abs=1e-9)
 
 
 def test_accumulation_gives_the_same_losses(args: TrainArgs) -> None:

@@ -40,7 +40,9 @@ class RunLog:
         self._loaders = loaders
         self._first_step = first_step
         self._num_steps = config.trainer.num_train_steps
-        self._schedule = config.optimizer.schedule(self._num_steps)
+        # Of all steps at once: asked for one step, the device would answer when it is done with the next.
+        schedule = jax.vmap(config.optimizer.schedule(self._num_steps))
+        self._learning_rates = np.asarray(schedule(np.arange(self._num_steps)))
         self._path = config.trainer.run_folder / "log.jsonl"
         self._flops: TrainingFlops | None = None
         self._peak = float("nan")
@@ -95,7 +97,7 @@ class RunLog:
         metrics = {
             "train/loss": report.loss,
             "train/grad_norm": report.grad_norm,
-            "train/learning_rate": float(np.asarray(self._schedule(report.step - 1))),
+            "train/learning_rate": float(self._learning_rates[report.step - 1]),
             "train/tokens_per_second": report.tokens / report.seconds,
             "train/trained_tokens_per_second": report.trained_tokens / report.seconds,
             "train/step_seconds": report.seconds,
