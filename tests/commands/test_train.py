@@ -122,6 +122,10 @@ def _other_weights(args: TrainArgs) -> TrainArgs:
             "optimizer.learning_rate: 0.01 in the checkpoint, 0.02 in this run",
         ),
         (lambda args: dataclasses.replace(args, mask_inputs=False), r"training examples: 16 \("),
+        (
+            lambda args: dataclasses.replace(args, packing=True, max_tune_length=512),
+            "packing: False in the checkpoint, True in this run.\n  positions: not there in the checkpoint, 512",
+        ),
         (lambda args: named(args, "straight", seed=5), "trainer.seed: 0 in the checkpoint, 5"),
     ],
 )

@@ -14,7 +14,7 @@ from lodos.formats.hub import model_folder
 from lodos.formats.safetensors import SafetensorsReader
 
 # Places, trackers, the schedule of saving and the shape of the mesh change no number, and a run may be made longer.
-_SETTINGS = ("z_loss", "packing", "seq_len")
+_SETTINGS = ("z_loss", "packing")
 _SECTIONS = ("lora", "optimizer")
 _OF_TRAINER = ("mp", "seed", "train_batch_size")
 _NOT_OF_TRAINING_ROWS = ("validation", "data_cache_dir", "max_dropped")
@@ -30,6 +30,8 @@ def run_fingerprint(
     """
     settings = encode_config(config)
     fingerprint = {name: settings[name] for name in _SETTINGS}
+    # Without seq_len, max_tune_length decides how rows are packed, also where it leaves every row as it is.
+    fingerprint["positions"] = config.positions if config.packing else None
     for section, names in [
         *((section, None) for section in _SECTIONS if section in settings),
         ("trainer", _OF_TRAINER),
