@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
 import numpy as np
 import pytest
@@ -54,6 +55,9 @@ def train(folder: Path, name: str, dropout: float, **config: Any) -> None:
     # Where a gradient is near zero, Adam's usual epsilon of 1e-8 makes a whole step of its rounding error.
     optimizer = OptimizerConfig(learning_rate=0.1, epsilon=1e-3, warmup=0, max_grad_norm=0.1).build(STEPS)
     trainer = Trainer(TrainerConfig(**config), optimizer, compute_loss, lora_trainable_params_filter(start))
+    compiled = steps_compiled()
+    shapes = eqx.filter_eval_shape(model, dropout)
+    trainer.compile_ahead(jax.random.key(2), model=shapes, batch=make_batch(0, rows=ROWS))
     state = trainer.initial_state(jax.random.key(2), model=start)
     losses, norms = [], []
     for step in range(STEPS):
@@ -64,11 +68,24 @@ def train(folder: Path, name: str, dropout: float, **config: Any) -> None:
     factors = {name: leaf for name, leaf in arrays(state.model).items() if name.endswith(("lora_A", "lora_B"))}
     numbers: dict[str, Any] = dict(losses=losses, norms=norms, evaluated=evaluated, **factors)
     np.savez(folder / f"{name}.npz", **numbers)
-    shapes = {
+    written: dict[str, Any] = {
         kind: {name: [leaf.shape, leaf.addressable_shards[0].data.shape] for name, leaf in arrays(tree).items()}
         for kind, tree in (("model", state.model), ("optimizer", state.opt_state))
     }
-    (folder / f"{name}.json").write_text(json.dumps(shapes), encoding="utf-8")
+    written["compiled"] = len(compiled)
+    (folder / f"{name}.json").write_text(json.dumps(written), encoding="utf-8")
+
+
+def steps_compiled() -> list[str]:
+    """Grows with each training step that is compiled from now on, in whichever thread."""
+    compiled = []
+
+    def listen(event: str, duration_secs: float, **kwargs: Any) -> None:
+        if event.endswith("backend_compile_duration") and kwargs.get("fun_name") == "jit(_train_step)":
+            compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    return compiled
 
 
 def arrays(tree: Any) -> dict[str, jax.Array]:
@@ -116,6 +133,11 @@ def test_eight_devices_have_the_factors_of_one(layout: str, runs: dict[str, Any]
     assert len(factors) == 2 * 7
     for name in factors:
         np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=1e-5 * np.abs(expected[name]).max())
+
+
+@pytest.mark.parametrize("layout", ["with dropout", *LAYOUTS])
+def test_the_step_that_was_compiled_ahead_is_the_one_that_runs(layout: str, runs: dict[str, Any]) -> None:
+    assert runs[layout][1]["compiled"] == 1
 
 
 def test_the_comparison_would_notice_another_loss(runs: dict[str, Any]) -> None:

@@ -119,6 +119,12 @@ def test_parameters_are_the_numbers_of_floating_point_arrays(tree: Outer) -> Non
     assert parameter_count({"step": jnp.arange(7), "name": "x", "none": None, "rate": 0.1}) == 0
 
 
+def test_shapes_stand_for_arrays() -> None:
+    shapes = {"a": jax.ShapeDtypeStruct((2, 3), jnp.bfloat16), "b": jax.ShapeDtypeStruct((5,), jnp.int32)}
+    assert parameter_count(shapes) == 6
+    assert partition(shapes, True) == ({"a": shapes["a"], "b": None}, {"a": None, "b": shapes["b"]})
+
+
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_casting_touches_floating_point_arrays_only(dtype: Any, tree: Outer) -> None:
     cast = named_leaves(cast_floating(tree, dtype))

@@ -108,7 +108,7 @@ def _adapted(config: Any, layers: int | None) -> Any:
     from lodos.formats.hf import HFCheckpointConverter
     from lodos.lora.transform import loraize
     from lodos.models.decoder import LmHeadModel
-    from lodos.sharding import named_jit
+    from lodos.named_jit import named_jit
 
     converter = HFCheckpointConverter.from_hf(config.model_name_or_path)
     options = {"scan_layers": config.scan_layers, "gradient_checkpointing": config.gradient_checkpointing}

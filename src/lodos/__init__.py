@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from lodos.lora.transform import lora_parameter_count, loraize, merge_lora_modules
     from lodos.models.decoder import LmHeadModel
     from lodos.models.vocabulary import resize_vocab
-    from lodos.sharding import DeviceMesh, named_jit
+    from lodos.named_jit import named_jit
+    from lodos.sharding import DeviceMesh
     from lodos.train.config import CheckpointerConfig, TrainerConfig
     from lodos.train.evaluation import EvaluationHook
     from lodos.train.optim import OptimizerConfig
@@ -59,7 +60,7 @@ _HOMES = {
     "loraize": "lodos.lora.transform",
     "make_loaders": "lodos.commands.loaders",
     "merge_lora_modules": "lodos.lora.transform",
-    "named_jit": "lodos.sharding",
+    "named_jit": "lodos.named_jit",
     "parameter_count": "lodos.tree",
     "partition": "lodos.tree",
     "resize_vocab": "lodos.models.vocabulary",

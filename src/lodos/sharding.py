@@ -12,17 +12,14 @@ The mesh itself is JAX's ambient one (`jax.set_mesh`), entered with `with device
 """
 
 import contextvars
-import dataclasses
-import functools
 import math
-import warnings
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
-import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
@@ -41,20 +38,27 @@ class NamedAxes(Protocol):
 
 
 class DeviceMesh:
-    """A `jax.sharding.Mesh` that is entered with `with`, as often as wanted."""
+    """A `jax.sharding.Mesh` that is entered with `with`, as often as wanted and in any thread."""
 
     def __init__(self, mesh: Mesh):
         self.mesh = mesh
-        self._entered: list[ExitStack] = []
+        self._entered = _Entered()
 
     def __enter__(self) -> Mesh:
         stack = ExitStack()
         stack.enter_context(jax.set_mesh(self.mesh))
-        self._entered.append(stack)
+        self._entered.stacks.append(stack)
         return self.mesh
 
     def __exit__(self, *exc: Any) -> None:
-        self._entered.pop().close()
+        self._entered.stacks.pop().close()
+
+
+class _Entered(threading.local):
+    """A thread's ambient mesh is its own."""
+
+    def __init__(self) -> None:
+        self.stacks: list[ExitStack] = []
 
 
 @contextmanager
@@ -172,76 +176,6 @@ def constrain_parameters(tree: PyTree) -> PyTree:
     """Inside `jit`: gathers parameters from their storage layout to the one they are computed with."""
     mapping = _compute_mapping.get()
     return tree if mapping is None else shard(tree, mapping)
-
-
-def named_jit(
-    fn: Callable[..., Any] | None = None,
-    *,
-    axis_resources: AxisMapping | None = None,
-    donate_args: bool | Sequence[bool] = (),
-) -> Callable[..., Any]:
-    """`jax.jit` for functions over modules, whose outputs are laid out by the names of their axes.
-
-    Args:
-        axis_resources: maps axis names to mesh axes for the outputs; None leaves the layout to XLA.
-        donate_args: for each positional argument whether its buffers may be reused; one boolean is for all.
-
-    Arguments may hold anything: arrays are traced, the rest is static and has to be hashable. Usable as a decorator
-    with or without arguments. It returns when the computation is dispatched, as `jax.jit` does; `eqx.filter_jit`
-    would wait for its end.
-    """
-    if fn is None:
-        return functools.partial(named_jit, axis_resources=axis_resources, donate_args=donate_args)
-
-    def run(kept: Sequence[Any], donated: Sequence[Any], static: tuple[Any, Sequence[_Constant | None]]) -> Any:
-        structure, constants = static
-        leaves = [
-            constant.value if constant is not None else array if array is not None else other
-            for array, other, constant in zip(kept, donated, constants, strict=True)
-        ]
-        args, kwargs = jax.tree.unflatten(structure, leaves)
-        out = fn(*args, **kwargs)
-        arrays, rest = eqx.partition(out if axis_resources is None else shard(out, axis_resources), eqx.is_array)
-        return arrays, _Static(rest)
-
-    run.__name__ = getattr(fn, "__name__", "run")  # what profiles and JAX's own messages call it
-    jitted = jax.jit(run, donate_argnums=1, static_argnums=2)
-
-    @functools.wraps(fn)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        flags = [donate_args] * len(args) if isinstance(donate_args, bool) else list(donate_args)
-        flags += [False] * (len(args) - len(flags))
-        leaves, structure = jax.tree.flatten((args, kwargs))
-        donate = [flag for arg, flag in zip(args, flags, strict=True) for _ in jax.tree.leaves(arg)]
-        donate += [False] * (len(leaves) - len(donate))
-        is_array = [isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves]
-        marked = list(zip(leaves, is_array, donate, strict=True))
-        kept = [leaf if array and not flag else None for leaf, array, flag in marked]
-        donated = [leaf if array and flag else None for leaf, array, flag in marked]
-        constants = tuple(None if array else _Constant(type(leaf), leaf) for leaf, array, _ in marked)
-        with warnings.catch_warnings():
-            # An argument is donated for what can be reused of it.
-            warnings.filterwarnings("ignore", message="Some donated buffers were not usable")
-            arrays, rest = jitted(kept, donated, (structure, constants))
-        return eqx.combine(arrays, rest.value)
-
-    return call
-
-
-@dataclasses.dataclass(frozen=True)
-class _Constant:
-    """A leaf that is no array; 1, 1.0 and True are different ones."""
-
-    kind: type
-    value: Any
-
-
-@jax.tree_util.register_static
-@dataclasses.dataclass(frozen=True)
-class _Static:
-    """What a jitted function returns besides arrays."""
-
-    value: Any
 
 
 def _axis_names(tree: PyTree, path: tuple[Any, ...]) -> tuple[str, ...] | None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import PyTree
 
 STACKED = "stacked"
@@ -60,10 +61,11 @@ def partition(tree: PyTree, filter_spec: PyTree) -> tuple[PyTree, PyTree]:
         filter_spec: an Equinox filter_spec: a tree (or a prefix of one) of booleans or of functions from a
             leaf to a boolean. `True` trains everything that can be trained.
 
-    Only floating-point arrays can be trained: whatever else the filter selects stays with the rest.
+    Only floating-point arrays can be trained: whatever else the filter selects stays with the rest. Here and below,
+    `jax.ShapeDtypeStruct` stands for an array.
     """
     selected, rest = eqx.partition(tree, filter_spec)
-    trainable, not_differentiable = eqx.partition(selected, eqx.is_inexact_array)
+    trainable, not_differentiable = eqx.partition(selected, _is_floating)
     return trainable, eqx.combine(rest, not_differentiable)
 
 
@@ -72,9 +74,14 @@ combine = eqx.combine
 
 def parameter_count(tree: PyTree) -> int:
     """How many numbers the floating-point arrays of `tree` hold."""
-    return sum(leaf.size for leaf in jax.tree.leaves(tree) if eqx.is_inexact_array(leaf))
+    return sum(leaf.size for leaf in jax.tree.leaves(tree) if _is_floating(leaf))
 
 
 def cast_floating(tree: PyTree, dtype: Any) -> PyTree:
     """`tree` with every floating-point array cast to `dtype`."""
     return jax.tree.map(lambda leaf: leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf, tree)
+
+
+def _is_floating(leaf: Any) -> bool:
+    is_shape = isinstance(leaf, jax.ShapeDtypeStruct) and jnp.issubdtype(leaf.dtype, jnp.inexact)
+    return is_shape or eqx.is_inexact_array(leaf)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,40 @@ def test_the_log_has_the_learning_rate_of_each_step_without_asking_the_device(
     ]
     expected = [float(args.optimizer.schedule(6)(step)) for step in range(6)]
     assert [record["train/learning_rate"] for record in steps] == pytest.approx(expected, rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_the_step_is_compiled_while_the_rest_is_made_ready(
+    args: TrainArgs, monkeypatch: pytest.MonkeyPatch, packed: bool
+) -> None:
+    compiled = threading.Event()
+    count = 0
+
+    def listen(event: str, duration_secs: float, **kwargs: Any) -> None:
+        nonlocal count
+        if event.endswith("backend_compile_duration") and kwargs.get("fun_name") == "jit(_train_step)":
+            count += 1
+            compiled.set()
+
+    def after_compilation(fn: Any) -> Any:
+        def wait(*args: Any, **kwargs: Any) -> Any:
+            assert compiled.wait(timeout=120)
+            return fn(*args, **kwargs)
+
+        return wait
+
+    # Rows are packed to a known length: data can wait. Otherwise their lengths decide the shape, and only weights can.
+    if packed:
+        args = dataclasses.replace(args, packing=True, max_tune_length=64)
+        monkeypatch.setattr(train_command, "make_loaders", after_compilation(train_command.make_loaders))
+    else:
+        monkeypatch.setattr(train_command, "load_lora_model", after_compilation(train_command.load_lora_model))
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        train(named(args, "ahead", num_train_steps=2))
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert count == 1
 
 
 def test_accumulation_gives_the_same_losses(args: TrainArgs) -> None:

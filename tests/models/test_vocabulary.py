@@ -11,8 +11,8 @@ import pytest
 
 from lodos.formats.hf import HFCheckpointConverter
 from lodos.models.vocabulary import resize_vocab
+from lodos.named_jit import named_jit
 from lodos.nn.linear import Linear
-from lodos.sharding import named_jit
 
 
 @pytest.fixture(params=[False, True], ids=["separate head", "tied"])

@@ -62,6 +62,45 @@ def test_saving_and_evaluating_compile_nothing_more(
     assert not caplog.records
 
 
+def test_a_step_is_compiled_ahead_and_not_again(
+    table: Any, make_table_trainer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = make_table_trainer(steps=3)
+    shapes = jax.eval_shape(lambda: table)
+    trainer.compile_ahead(KEY, model=shapes, batch=make_batch(0))
+    state = trainer.initial_state(KEY, model=table)
+    trainer._compiling.result()
+    assert trainer._compilations.count == 1
+    state = trainer.train(state, Loader(12, 12, 12))
+    assert int(state.step) == 3
+    assert trainer._compilations.count == 1
+    assert not caplog.records
+
+
+def test_a_shape_that_was_not_compiled_ahead_is_named(
+    table: Any, make_table_trainer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = make_table_trainer(steps=2)
+    trainer.compile_ahead(KEY, model=table, batch=make_batch(0))
+    trainer.train(trainer.initial_state(KEY, model=table), Loader(16, 16))
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said.startswith("Step 1: compiled again, for a batch of shape [8, 16] after [8, 12].")
+
+
+def test_what_goes_wrong_when_compiling_ahead_is_raised_by_training(make_table_trainer: Any, table: Any) -> None:
+    trainer = make_table_trainer(steps=2)
+    trainer.compile_ahead(KEY, model={"another": jnp.zeros(3)}, batch=make_batch(0))
+    with pytest.raises(KeyError, match="table"):
+        trainer.train(trainer.initial_state(KEY, model=table), Loader(12, 12))
+
+
+def test_a_run_that_is_done_does_not_wait_for_the_compiler(table: Any, make_table_trainer: Any) -> None:
+    trainer = make_table_trainer(steps=2)
+    state = trainer.train(trainer.initial_state(KEY, model=table), Loader(12, 12))
+    trainer.compile_ahead(KEY, model={"another": jnp.zeros(3)}, batch=make_batch(0))  # fails, which nobody asks for
+    assert trainer.train(state, Loader()).step == 2
+
+
 def test_a_second_compilation_for_the_same_shape_is_named(caplog: pytest.LogCaptureFixture) -> None:
     compilations = Compilations("double")
     batch = jnp.ones((2, 3))

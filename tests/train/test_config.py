@@ -37,8 +37,9 @@ def test_a_run_keeps_its_name() -> None:
 
 
 def test_bad_values_are_named_at_once() -> None:
-    with pytest.raises(UserError, match=r"(?s)train_batch_size: 0.*num_epochs.*per_device_parallelism: 0.*id: 'a/b'"):
-        TrainerConfig(train_batch_size=0, num_epochs=1, num_train_steps=1, per_device_parallelism=0, id="a/b")
+    pattern = r"(?s)train_batch_size: 0.*seed: -1.*num_epochs.*per_device_parallelism: 0.*id: 'a/b'"
+    with pytest.raises(UserError, match=pattern):
+        TrainerConfig(train_batch_size=0, seed=-1, num_epochs=1, num_train_steps=1, per_device_parallelism=0, id="a/b")
 
 
 def test_a_batch_that_does_not_divide_is_refused_with_what_would() -> None:

@@ -11,6 +11,7 @@ import jax
 
 from lodos.commands.fingerprint import run_fingerprint
 from lodos.config import DEFAULT_EPOCHS, FineTuneArgs
+from lodos.data.batching.batches import make_batch
 from lodos.data.batching.loader import EvalLoader, TrainLoader
 from lodos.data.batching.stream import ExampleStream, StreamLoader
 from lodos.data.first_rows import prepare_first_rows
@@ -20,6 +21,7 @@ from lodos.data.report import PreparationReport
 from lodos.data.tokens.tokenize import padding_token_id
 from lodos.errors import UserError
 from lodos.formats.hf import HFCheckpointConverter
+from lodos.types import LmExample
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +98,12 @@ def training_loader(
         host_index=host_index,
         host_count=host_count,
     )
+
+
+def blank_batch(config: FineTuneArgs, length: int) -> LmExample:
+    """Filler in the shape of this host's batches, for which the step can be compiled before there is data."""
+    rows = config.trainer.train_batch_size // jax.process_count()
+    return make_batch([], pad_id=0, length=length, batch_size=rows)
 
 
 def _streamed(config: FineTuneArgs, converter: HFCheckpointConverter) -> Loaders:

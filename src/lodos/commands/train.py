@@ -13,7 +13,8 @@ import jax
 from jaxtyping import Array, PRNGKeyArray
 
 from lodos.checkpoints import save_merged_hf_checkpoint_callback, save_peft_checkpoint_callback
-from lodos.commands.loaders import make_loaders
+from lodos.commands.loaders import blank_batch, make_loaders
+from lodos.commands.lora_model import load_lora_model, lora_structure
 from lodos.commands.run_facts import run_facts
 from lodos.commands.run_log import RunLog
 from lodos.config import TrainArgs
@@ -29,9 +30,7 @@ from lodos.formats.peft import save_peft_pretrained
 from lodos.formats.upload import Uploads
 from lodos.lora.filters import lora_trainable_params_filter
 from lodos.lora.norms import lora_norms
-from lodos.lora.transform import loraize, targeted_names
 from lodos.models.decoder import LmHeadModel
-from lodos.sharding import named_jit
 from lodos.tracking.external import check_trackers
 from lodos.train.evaluation import Evaluation, EvaluationHook
 from lodos.train.failures import explained_failures
@@ -71,6 +70,7 @@ def main(argv: list[str]) -> int:
 
 def train(config: TrainArgs) -> TrainResult:
     """One run, from the files it starts from to the files it leaves."""
+    config = dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, id=config.trainer.run_id))
     _check_places(config)
     uploads = _checked_uploads(config)
     converter = HFCheckpointConverter.from_hf(
@@ -78,23 +78,20 @@ def train(config: TrainArgs) -> TrainResult:
         chat_template=read_template(config.chat_template),
         trust_remote_code=config.trust_remote_code,
     )
-    targeted_names(converter.structure(), config.lora)
+    lora_key, training_key = jax.random.split(jax.random.key(config.trainer.seed))
+    shapes = lora_structure(config, converter, key=lora_key)
+    # The step is compiled while the rest is made ready, as soon as its batches and its schedule are known.
+    trainer = None
+    if config.packing and config.trainer.num_train_steps is not None:
+        trainer = _compiling_trainer(config, shapes, key=training_key, length=config.positions)
     loaders = make_loaders(config, converter)
     config = loaders.resolve(config)
     check_resumable(config.trainer, loaders.fingerprint)
-    optimizer = config.optimizer.build(config.trainer.steps)
-    lora_key, training_key = jax.random.split(jax.random.key(config.trainer.seed))
+    if trainer is None:
+        trainer = _compiling_trainer(config, shapes, key=training_key, length=max(loaders.training.lengths))
 
     with config.trainer.device_mesh:
-        model = _load_lora_model(config, converter, key=lora_key)
-
-        def compute_loss(model: LmHeadModel, example: LmExample, key: PRNGKeyArray | None = None) -> Array:
-            # Without a key it is an evaluation, whose loss is the cross-entropy alone.
-            z_loss = 0.0 if key is None else config.z_loss
-            return model.compute_loss(example, z_loss=z_loss, key=key).scalar()
-
-        trainable = lora_trainable_params_filter(model)
-        trainer = Trainer(config.trainer, optimizer, compute_loss, is_trainable=trainable, watch=lora_norms)
+        model = load_lora_model(config, converter, key=lora_key)
         state = trainer.initial_state(training_key, model=model, fingerprint=loaders.fingerprint)
         config.save()
 
@@ -156,23 +153,19 @@ def _merged_folder(config: TrainArgs) -> Path | None:
     return config.trainer.save_folder(config.merged_hf_save_path, "merged")
 
 
-def _load_lora_model(config: TrainArgs, converter: HFCheckpointConverter, *, key: PRNGKeyArray) -> LmHeadModel:
-    """The base model in the compute dtype with fresh adapters, laid out on the mesh."""
-    parameter_axis_mapping = config.trainer.parameter_axis_mapping
-    model = converter.load_pretrained(
-        axis_mapping=parameter_axis_mapping,
-        dtype=config.trainer.policy.compute_dtype,
-        scan_layers=config.scan_layers,
-        gradient_checkpointing=config.gradient_checkpointing,
-        attn_implementation=config.attn_implementation,
-        progress=True,
-    )
+def _compiling_trainer(config: TrainArgs, shapes: LmHeadModel, *, key: PRNGKeyArray, length: int) -> Trainer:
+    """The trainer of models of these shapes, as it compiles the step for batches of this length."""
 
-    @named_jit(axis_resources=parameter_axis_mapping, donate_args=True)
-    def loraize_hf_model(model: LmHeadModel) -> LmHeadModel:
-        return loraize(model, config.lora, key=key)
+    def compute_loss(model: LmHeadModel, example: LmExample, key: PRNGKeyArray | None = None) -> Array:
+        # Without a key it is an evaluation, whose loss is the cross-entropy alone.
+        z_loss = 0.0 if key is None else config.z_loss
+        return model.compute_loss(example, z_loss=z_loss, key=key).scalar()
 
-    return loraize_hf_model(model)
+    optimizer = config.optimizer.build(config.trainer.steps)
+    trainable = lora_trainable_params_filter(shapes)
+    trainer = Trainer(config.trainer, optimizer, compute_loss, is_trainable=trainable, watch=lora_norms)
+    trainer.compile_ahead(key, model=shapes, batch=blank_batch(config, length))
+    return trainer
 
 
 def _evaluation_hook(

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import jax
-import numpy as np
 from jaxtyping import PyTree
 
 logger = logging.getLogger(__name__)
@@ -36,7 +35,7 @@ class Compilations:
 
     @contextmanager
     def watching(self, step: int, batch: PyTree) -> Iterator[None]:
-        """Within it, the function is called for a batch."""
+        """Within it, the function is called or compiled for a batch, or for its shapes."""
         events: list[str] = []
 
         def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
@@ -49,7 +48,7 @@ class Compilations:
         finally:
             jax.monitoring.unregister_event_duration_listener(listen)
         for _ in events:
-            self._add(step, np.shape(jax.tree.leaves(batch)[0]))
+            self._add(step, jax.tree.leaves(batch)[0].shape)
 
     def _add(self, step: int, shape: tuple[int, ...]) -> None:
         known = list(self._compiled)

@@ -86,6 +86,8 @@ class TrainerConfig:
             )
             if value is not None and value < 1
         ]
+        if not 0 <= self.seed < 2**32:
+            problems.append(f"seed: {self.seed} must be at least 0 and below 2**32.")
         if self.num_epochs is not None and self.num_epochs <= 0:
             problems.append(f"num_epochs: {self.num_epochs} must be above 0.")
         if self.num_epochs is not None and self.num_train_steps is not None:

@@ -7,36 +7,35 @@
     state = trainer.train(state, loader)
 
 Steps are dispatched ahead: the device works on one while the host prepares the next and reads the numbers of the one
-before. Only hooks that see the model wait for it.
+before. Only hooks that see the model wait for it. `trainer.compile_ahead(key, model=shapes, batch=shapes)` compiles the
+step in the background while data is prepared and weights are loaded.
 
 It knows nothing of LoRA, files or logs. What is trained is a tree of booleans; whatever else should happen is a hook.
 """
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-import equinox as eqx
 import jax
-import jax.numpy as jnp
-import numpy as np
 import optax
-from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from lodos.errors import UserError
-from lodos.sharding import named_jit, named_shardings, partition_spec
+from lodos.named_jit import named_jit
 from lodos.train.checkpoint import Checkpointer
 from lodos.train.compilations import Compilations
 from lodos.train.config import TrainerConfig
 from lodos.train.hooks import Hook, Hooks, StepInfo
 from lodos.train.interrupt import stop_on_signal
+from lodos.train.placement import batch_shapes, placed_batch, placed_state, state_shapes
 from lodos.train.reports import ReportHook, Reports
 from lodos.train.save_schedule import SaveSchedule, newest_kept
 from lodos.train.state import TrainerState
 from lodos.train.step import ComputeLoss, StepMetrics, Watch, eval_step, train_step
-from lodos.tree import cast_floating, combine, parameter_count, partition
+from lodos.tree import combine, parameter_count, partition
 
 
 class Trainer:
@@ -68,6 +67,7 @@ class Trainer:
         self._watch = watch
         self._step = named_jit(self._train_step, donate_args=(False, False, True, True, False, False))
         self._compilations = Compilations(self._train_step.__name__)
+        self._compiling: Future[None] | None = None
         self._eval_step = named_jit(self._evaluate_batch)
         self._checkpointer: Checkpointer | None = None
         self._fingerprint: Mapping[str, Any] | None = None
@@ -116,21 +116,28 @@ class Trainer:
         if parameter_count(partition(model, self.is_trainable)[0]) == 0:
             raise UserError("is_trainable: selects no parameter of the model, so there is nothing to train.")
         self._fingerprint = fingerprint
-        mapping = self.config.parameter_axis_mapping
-        with self.config.device_mesh as mesh:
-            trainable, frozen = partition(model, self.is_trainable)
-            # A copy, because the step reuses the memory of what it trains, and the model is the caller's.
-            dtype = self.config.policy.param_dtype
-            trainable = jax.tree.map(lambda leaf: jnp.array(leaf, dtype=dtype, copy=True), trainable)
-            model = combine(trainable, cast_floating(frozen, self.config.policy.compute_dtype))
-            arrays, rest = eqx.partition(model, eqx.is_array)
-            model = combine(jax.device_put(arrays, named_shardings(arrays, mapping, mesh)), rest)
-            init = named_jit(self.optimizer.init, axis_resources=mapping)
-            opt_state = init(partition(model, self.is_trainable)[0])
-            # On every device of the mesh from the start: a new layout at the second step would compile it again.
-            everywhere = jax.jit(lambda *values: values, out_shardings=NamedSharding(mesh, PartitionSpec()))
-            step, key = everywhere(jnp.zeros((), jnp.int32), key)
-            return self._resumed(TrainerState(step, model, opt_state, key, self.is_trainable))
+        with self.config.device_mesh:
+            state = placed_state(key, model, self.is_trainable, self.optimizer, self.config)
+            return self._resumed(state)
+
+    def compile_ahead(self, key: PRNGKeyArray, *, model: PyTree, batch: PyTree) -> None:
+        """Begins to compile the step in the background; `train` waits for its end, and raises what went wrong.
+
+        Args:
+            key, model: as for `initial_state`; shapes will do, `jax.ShapeDtypeStruct` in place of arrays.
+            batch: one of the shapes that the loader yields.
+        """
+
+        def compile_step() -> None:
+            shapes = batch_shapes(batch, self.config)
+            state = state_shapes(key, model, self.is_trainable, self.optimizer, self.config)
+            with self.config.device_mesh, self._compilations.watching(1, shapes):
+                self._step.lower(*_step_arguments(state, shapes)).compile()
+
+        # No daemon, which would go on compiling in a process that is being taken apart.
+        threads = ThreadPoolExecutor(1, thread_name_prefix="lodos-compile")
+        self._compiling = threads.submit(compile_step)
+        threads.shutdown(wait=False)
 
     def train(self, state: TrainerState, loader: Iterable[Any]) -> TrainerState:
         """Steps until `num_train_steps` or a signal, then runs every hook that the last step has not run.
@@ -144,6 +151,8 @@ class Trainer:
         """
         with self.config.device_mesh, stop_on_signal() as stop, self._checkpoints_finished():
             step = int(state.step)
+            if self._compiling is not None and step < self.num_train_steps:
+                self._compiling.result()
             batches = _from_step(loader, step)
             self._compilations.declare(getattr(loader, "lengths", None))
             self._reports.start()
@@ -169,11 +178,9 @@ class Trainer:
         It returns when the step is dispatched; the numbers are arrays that come later.
         """
         with self.config.device_mesh:
-            trainable, frozen = partition(state.model, state.is_trainable)
-            trainable, opt_state, step, metrics = self._step(
-                frozen, self._placed_batch(batch), trainable, state.opt_state, state.step, state.training_key
-            )
-            model = combine(trainable, frozen)
+            arguments = _step_arguments(state, placed_batch(batch, self.config))
+            trainable, opt_state, step, metrics = self._step(*arguments)
+            model = combine(trainable, state.frozen)
             return TrainerState(step, model, opt_state, state.training_key, state.is_trainable), metrics
 
     def evaluate(self, model: PyTree, batches: Iterable[Any]) -> float:
@@ -182,7 +189,7 @@ class Trainer:
         total = weight = 0.0
         with self.config.device_mesh:
             for batch in batches:
-                sums.append(self._eval_step(model, self._placed_batch(batch)))
+                sums.append(self._eval_step(model, placed_batch(batch, self.config)))
                 if len(sums) > 1:
                     # One batch late, as in training.
                     batch_total, batch_weight = jax.device_get(sums.pop(0))
@@ -240,22 +247,6 @@ class Trainer:
             compute_mapping=self.config.compute_axis_mapping,
         )
 
-    def _placed_batch(self, batch: PyTree) -> PyTree:
-        """The batch on the devices, its rows shared out among those of the data axis.
-
-        With several hosts, each brings its share of the rows; in the order of the hosts they are the batch.
-        """
-        mapping = self.config.compute_axis_mapping
-
-        def place(leaf: Any) -> Array:
-            rows, *rest = np.shape(leaf)
-            shape = (rows * jax.process_count(), *rest)
-            spec = partition_spec(("batch", *[None] * len(rest)), shape, mapping)
-            sharding = NamedSharding(self.config.device_mesh.mesh, spec)
-            return jax.make_array_from_process_local_data(sharding, np.asarray(leaf), shape)
-
-        return jax.tree.map(place, batch)
-
     def _open_checkpointer(self) -> Checkpointer:
         if self._checkpointer is None:
             self._checkpointer = Checkpointer(
@@ -301,6 +292,11 @@ def check_resumable(config: TrainerConfig, fingerprint: Mapping[str, Any]) -> No
     folder = config.checkpoint_folder
     if config.load_checkpoint is not False and folder.is_dir():
         Checkpointer(folder, keep=newest_kept(config.checkpointer.keep), fingerprint=fingerprint).check_fingerprint()
+
+
+def _step_arguments(state: TrainerState, batch: PyTree) -> tuple[Any, ...]:
+    """Those of `Trainer._train_step`."""
+    return state.frozen, batch, state.trainable, state.opt_state, state.step, state.training_key
 
 
 def _from_step(loader: Iterable[Any], step: int) -> Iterator[Any]:

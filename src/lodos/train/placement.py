@@ -1,0 +1,101 @@
+"""A trainer's state and batches on the devices; and, before there are any, their shapes and layouts.
+
+Each is beside the other, since a step that is compiled for the shapes is used only if the arrays come as foretold.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array, PRNGKeyArray, PyTree
+
+from lodos.named_jit import named_jit
+from lodos.sharding import named_shardings, partition_spec
+from lodos.train.config import TrainerConfig
+from lodos.train.precision import Policy
+from lodos.train.state import TrainerState
+from lodos.tree import cast_floating, combine, partition
+
+
+def placed_state(
+    key: PRNGKeyArray,
+    model: PyTree,
+    is_trainable: PyTree,
+    optimizer: optax.GradientTransformation,
+    config: TrainerConfig,
+) -> TrainerState:
+    """The state before the first step: trainable parameters in the policy's parameter dtype, frozen ones in its compute
+    dtype, and the optimizer's own, laid out by the names of their axes."""
+    mapping = config.parameter_axis_mapping
+    with config.device_mesh as mesh:
+        model = combine(*_in_policy_dtypes(model, is_trainable, config.policy))
+        arrays, rest = eqx.partition(model, eqx.is_array)
+        model = combine(jax.device_put(arrays, named_shardings(arrays, mapping, mesh)), rest)
+        opt_state = named_jit(optimizer.init, axis_resources=mapping)(partition(model, is_trainable)[0])
+        # On every device of the mesh from the start: a new layout at the second step would compile it again.
+        everywhere = jax.jit(lambda *values: values, out_shardings=NamedSharding(mesh, PartitionSpec()))
+        step, key = everywhere(jnp.zeros((), jnp.int32), key)
+        return TrainerState(step, model, opt_state, key, is_trainable)
+
+
+def state_shapes(
+    key: PRNGKeyArray,
+    model: PyTree,
+    is_trainable: PyTree,
+    optimizer: optax.GradientTransformation,
+    config: TrainerConfig,
+) -> TrainerState:
+    """What `placed_state` makes of them, with `jax.ShapeDtypeStruct` for arrays, as `key` and `model` may have too."""
+
+    def fresh(model: PyTree) -> tuple[PyTree, optax.OptState]:
+        trainable, frozen = _in_policy_dtypes(model, is_trainable, config.policy)
+        return combine(trainable, frozen), optimizer.init(trainable)
+
+    with config.device_mesh as mesh:
+        shapes = eqx.filter_eval_shape(fresh, model)
+        shardings = named_shardings(shapes, config.parameter_axis_mapping, mesh)
+        model, opt_state = jax.tree.map(_shape, shapes, shardings)
+        everywhere = NamedSharding(mesh, PartitionSpec())
+        step, key = (_shape(leaf, everywhere) for leaf in (np.zeros((), np.int32), key))
+        return TrainerState(step, model, opt_state, key, is_trainable)
+
+
+def placed_batch(batch: PyTree, config: TrainerConfig) -> PyTree:
+    """The batch on the devices, its rows shared out among those of the data axis.
+
+    With several hosts, each brings its share of the rows; in the order of the hosts they are the batch.
+    """
+
+    def place(leaf: Any, shape: jax.ShapeDtypeStruct) -> Array:
+        return jax.make_array_from_process_local_data(shape.sharding, np.asarray(leaf), shape.shape)
+
+    return jax.tree.map(place, batch, batch_shapes(batch, config))
+
+
+def batch_shapes(batch: PyTree, config: TrainerConfig) -> PyTree:
+    """What `placed_batch` makes of a batch, with `jax.ShapeDtypeStruct` for arrays, as `batch` may have too."""
+    with config.device_mesh as mesh:
+
+        def shape(leaf: Any) -> jax.ShapeDtypeStruct:
+            rows, *rest = leaf.shape
+            size = (rows * jax.process_count(), *rest)
+            spec = partition_spec(("batch", *[None] * len(rest)), size, config.compute_axis_mapping)
+            return jax.ShapeDtypeStruct(size, leaf.dtype, sharding=NamedSharding(mesh, spec))
+
+        return jax.tree.map(shape, batch)
+
+
+def _in_policy_dtypes(model: PyTree, is_trainable: PyTree, policy: Policy) -> tuple[PyTree, PyTree]:
+    """The trainable part and the frozen one."""
+    trainable, frozen = partition(model, is_trainable)
+    # A copy, because the step reuses the memory of what it trains, and the model is the caller's.
+    trainable = jax.tree.map(lambda leaf: jnp.array(leaf, dtype=policy.param_dtype, copy=True), trainable)
+    return trainable, cast_floating(frozen, policy.compute_dtype)
+
+
+def _shape(leaf: Any, sharding: jax.sharding.Sharding) -> Any:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
