@@ -7,12 +7,13 @@ run; the figures are medians in milliseconds. `--freed_memory given_back` leaves
 """
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from bench.measure import write_report
 
 HIDDEN, MLP, KV, HEADS, KV_HEADS, VOCAB = 576, 1536, 192, 9, 3, 49152
 TOKENS, RANK, SCALE = 2048, 8, 2.0
@@ -103,6 +104,7 @@ def cross_entropy(trained: float) -> Contestants:
 
 PARTS: dict[str, Callable[[], Contestants]] = {
     "attention, 4 rows of 512": lambda: attention(4, 512, None),
+    "attention, 4 packed rows of 512": lambda: attention(4, 512, 200),
     "attention, 1 row of 2048": lambda: attention(1, 2048, None),
     "attention, 1 packed row of 2048": lambda: attention(1, 2048, 200),
     "attention, 1 packed row of 8192": lambda: attention(1, 8192, 200),
@@ -144,10 +146,7 @@ def main() -> None:
     for part in args.parts:
         results[part] = measure(PARTS[part](), args.rounds)
         print(f"{part:34}" + "   ".join(f"{name} {ms:8.1f} ms" for name, ms in results[part].items()), flush=True)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(
-        json.dumps({"freed_memory": args.freed_memory, "ms": results}, indent=2) + "\n", encoding="utf-8"
-    )
+    write_report(args.out, freed_memory=args.freed_memory, ms=results)
 
 
 if __name__ == "__main__":

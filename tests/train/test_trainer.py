@@ -154,6 +154,20 @@ def test_the_callers_model_is_left_usable(model: Any, make_trainer: Any) -> None
     assert not moved(before, arrays(model))
 
 
+def test_a_step_takes_over_the_memory_of_what_it_changes(model: Any, make_trainer: Any) -> None:
+    def places(state: Any) -> dict[str, int]:
+        changing = named_leaves({"trainable": state.trainable, "opt_state": state.opt_state})
+        return {name: leaf.unsafe_buffer_pointer() for name, leaf in changing.items() if leaf.ndim}
+
+    trainer = make_trainer(model)
+    before = trainer.initial_state(KEY, model=model)
+    places_before = places(before)
+    after, _ = trainer.train_step(before, make_batch(0))
+    assert len(places_before) == 3 * 14
+    assert set(places(after).values()) == set(places_before.values())
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(before.frozen))
+
+
 def test_a_loader_that_ends_is_named(model: Any, make_trainer: Any) -> None:
     trainer = make_trainer(model)
     with pytest.raises(UserError, match="ended after 2 of 5"):

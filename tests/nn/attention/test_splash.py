@@ -16,15 +16,18 @@ from attention_reference import (
 )
 from lodos.nn.attention.attention import attention
 
-LENGTH = 150  # filled up to 256
+LENGTH = 300
+"""Filled up to 384, which is three blocks of 128."""
 
 
+@pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (3, 1)])
 @pytest.mark.parametrize(
-    ("dtype", "window", "tolerance"), [(jnp.float32, None, 1e-5), (jnp.float32, 20, 1e-5), (jnp.bfloat16, None, 0.02)]
+    ("dtype", "window", "tolerance"), [(jnp.float32, None, 1e-5), (jnp.float32, 150, 1e-5), (jnp.bfloat16, None, 0.02)]
 )
-def test_splash_is_the_formula(dtype: Any, window: int | None, tolerance: float) -> None:
-    segments = make_segments(LENGTH, [70, 50], [1, 9, 100, 20])
-    q, k, v, d_out = (jnp.asarray(x, dtype) for x in make_arrays(2, LENGTH, 4, 2))
+def test_splash_is_the_formula(dtype: Any, window: int | None, tolerance: float, heads: int, kv_heads: int) -> None:
+    # One example over all blocks; examples that begin and end within blocks, with filler behind them.
+    segments = make_segments(LENGTH, [LENGTH], [100, 9, 140, 1, 20])
+    q, k, v, d_out = (jnp.asarray(x, dtype) for x in make_arrays(2, LENGTH, heads, kv_heads))
 
     def splash(q: Any, k: Any, v: Any, starts: Any) -> Any:
         return attention(q, k, v, starts, window, implementation="splash")
