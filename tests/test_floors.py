@@ -10,7 +10,18 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "lodos"
 MODULES = sorted(SOURCE.rglob("*.py"))
 # Files of floor 1 may use each other in this order only.
-GROUND = ["errors", "files", "runtime", "types", "tree", "sharding", "config_help", "config_parsing", "levanter"]
+GROUND = [
+    "errors",
+    "files",
+    "runtime",
+    "types",
+    "tree",
+    "sharding",
+    "named_jit",
+    "config_help",
+    "config_parsing",
+    "levanter",
+]
 
 
 def part(path: Path) -> str:

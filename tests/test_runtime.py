@@ -45,6 +45,26 @@ def test_compiled_programs_are_kept_where_the_cache_is(tmp_path: Path) -> None:
     assert list((tmp_path / "xla").rglob("*-cache"))
 
 
+COMPILES = """
+import threading, time
+from lodos.runtime import COMPILER_THREAD, exit_process
+def compile_step():
+    time.sleep({seconds})
+    print("compiled")
+threading.Thread(target=compile_step, name=COMPILER_THREAD + "_0").start()
+print("said")
+raise SystemExit(exit_process({status}))
+"""
+
+
+@pytest.mark.parametrize(("status", "seconds", "words"), [(1, 60, ["said"]), (0, 1, ["said", "compiled"])])
+def test_a_failure_does_not_wait_for_the_compiler(status: int, seconds: int, words: list[str]) -> None:
+    command = [sys.executable, "-c", COMPILES.format(status=status, seconds=seconds)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == status
+    assert done.stdout.split() == words
+
+
 def test_a_cache_of_the_users_is_used(tmp_path: Path) -> None:
     script = (
         "from lodos.runtime import prepare_runtime; prepare_runtime();"

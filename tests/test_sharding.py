@@ -6,6 +6,8 @@ writes losses, factors and shard shapes.
 
 import json
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,8 @@ def train(folder: Path, name: str, dropout: float, **config: Any) -> None:
     compiled = steps_compiled()
     shapes = eqx.filter_eval_shape(model, dropout)
     trainer.compile_ahead(jax.random.key(2), model=shapes, batch=make_batch(0, rows=ROWS))
+    trainer.wait_until_compiled()
+    assert len(compiled) == 1
     state = trainer.initial_state(jax.random.key(2), model=start)
     losses, norms = [], []
     for step in range(STEPS):
@@ -181,6 +185,27 @@ def test_tensor_parallel_devices_hold_their_part_of_both_axes(runs: dict[str, An
     assert shapes["mlp.down_proj.base_layer.weight"] == ([2, 32, 48], [2, 16, 12])
     assert shapes["mlp.gate_proj.lora_B"] == ([2, 48, 4], [2, 12, 4])
     assert runs["fsdp x tensor parallel"][1]["model"]["model.embed_tokens.weight"] == [[64, 32], [16, 16]]
+
+
+def test_a_mesh_is_entered_in_several_threads_at_once() -> None:
+    device_mesh = TrainerConfig().device_mesh
+    inside, leave = threading.Event(), threading.Event()
+
+    def enter() -> tuple[bool, bool]:
+        with device_mesh:
+            inside.set()
+            assert leave.wait(timeout=60)
+            entered = not jax.sharding.get_mesh().empty
+        return entered, jax.sharding.get_mesh().empty
+
+    with ThreadPoolExecutor(1) as threads:
+        other = threads.submit(enter)
+        assert inside.wait(timeout=60)
+        assert jax.sharding.get_mesh().empty
+        with device_mesh:
+            pass
+        leave.set()
+        assert other.result() == (True, True)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import types
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, overload
@@ -40,6 +41,10 @@ class NamedJit:
             warnings.filterwarnings("ignore", message="Some donated buffers were not usable")
             arrays, rest = self._jitted(*self._split(args, kwargs))
         return eqx.combine(arrays, rest.value)
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        """In the body of a class it is a method."""
+        return self if instance is None else types.MethodType(self, instance)
 
     def lower(self, *args: Any, **kwargs: Any) -> jax.stages.Lowered:
         """As `jax.jit`'s: arguments may hold a `jax.ShapeDtypeStruct` in place of an array.

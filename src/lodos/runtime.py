@@ -8,6 +8,7 @@ import hashlib
 import os
 import platform
 import sys
+import threading
 from pathlib import Path
 
 from lodos.files import cache_folder
@@ -15,6 +16,9 @@ from lodos.files import cache_folder
 # Parameters of glibc's mallopt, from malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
 _TOP_PAD = 64 << 20
+
+COMPILER_THREAD = "lodos-compile"
+"""How threads are called that compile in the background."""
 
 
 def prepare_runtime() -> None:
@@ -30,6 +34,19 @@ def prepare_runtime() -> None:
 def compilation_cache() -> Path:
     """Where JAX keeps what it has compiled: a folder for each kind of processor, whose code others may not run."""
     return cache_folder() / "xla" / _processor()
+
+
+def exit_process(status: int) -> int:
+    """Hands a failure's status on, or ends the process with it while a program is being compiled in the background.
+
+    XLA cannot be interrupted. The interpreter's end would wait for it, which takes minutes for a large model, after
+    everything has been said.
+    """
+    if status and any(thread.name.startswith(COMPILER_THREAD) for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
 
 
 def _keep_freed_memory() -> None:

@@ -61,8 +61,8 @@ def partition(tree: PyTree, filter_spec: PyTree) -> tuple[PyTree, PyTree]:
         filter_spec: an Equinox filter_spec: a tree (or a prefix of one) of booleans or of functions from a
             leaf to a boolean. `True` trains everything that can be trained.
 
-    Only floating-point arrays can be trained: whatever else the filter selects stays with the rest. Here and below,
-    `jax.ShapeDtypeStruct` stands for an array.
+    Only floating-point arrays can be trained: whatever else the filter selects stays with the rest. A
+    `jax.ShapeDtypeStruct` is as good as an array.
     """
     selected, rest = eqx.partition(tree, filter_spec)
     trainable, not_differentiable = eqx.partition(selected, _is_floating)
@@ -73,7 +73,7 @@ combine = eqx.combine
 
 
 def parameter_count(tree: PyTree) -> int:
-    """How many numbers the floating-point arrays of `tree` hold."""
+    """How many numbers the floating-point arrays of `tree` hold, or would hold where they are shapes."""
     return sum(leaf.size for leaf in jax.tree.leaves(tree) if _is_floating(leaf))
 
 

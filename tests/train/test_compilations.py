@@ -69,7 +69,7 @@ def test_a_step_is_compiled_ahead_and_not_again(
     shapes = jax.eval_shape(lambda: table)
     trainer.compile_ahead(KEY, model=shapes, batch=make_batch(0))
     state = trainer.initial_state(KEY, model=table)
-    trainer._compiling.result()
+    trainer.wait_until_compiled()
     assert trainer._compilations.count == 1
     state = trainer.train(state, Loader(12, 12, 12))
     assert int(state.step) == 3

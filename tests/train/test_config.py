@@ -1,5 +1,6 @@
 import re
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -34,6 +35,13 @@ def test_a_run_keeps_its_name() -> None:
     assert config.run_id == config.run_id
     assert TrainerConfig(id="mine").run_folder.parts == ("runs", "mine")
     assert TrainerConfig().run_id != TrainerConfig().run_id
+
+
+def test_with_several_hosts_the_name_must_be_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "process_count", lambda: 4)
+    assert TrainerConfig(id="mine").run_id == "mine"
+    with pytest.raises(UserError, match=r"Give trainer\.id, the same on all 4 hosts"):
+        _ = TrainerConfig().run_id
 
 
 def test_bad_values_are_named_at_once() -> None:

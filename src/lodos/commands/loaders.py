@@ -45,6 +45,12 @@ class Loaders:
     fingerprint: Mapping[str, Any]
     """What decides the numbers of the run, for `Trainer.initial_state`."""
 
+    def length_of(self, k: int) -> int | None:
+        """Positions of batch k; None where it takes reading rows to know."""
+        if len(self.training.lengths) == 1:
+            return self.training.lengths[0]
+        return self.training.length_of(k) if isinstance(self.training, TrainLoader) else None
+
     def resolve(self, config: Args) -> Args:
         """The config with the run's name and its number of steps decided, as it is written into the run folder."""
         trainer = config.trainer

@@ -14,7 +14,11 @@ from lodos.named_jit import named_jit
 
 
 def lora_structure(config: TrainArgs, converter: HFCheckpointConverter, *, key: PRNGKeyArray) -> LmHeadModel:
-    """What `load_lora_model` makes, as shapes; refuses targets that the model does not have."""
+    """What `load_lora_model` makes, as shapes, of whatever dtypes.
+
+    Raises:
+        UserError: for targets that the model does not have.
+    """
     structure = converter.structure(**_model_options(config))
     return eqx.filter_eval_shape(functools.partial(loraize, config=config.lora, key=key), structure)
 

@@ -35,7 +35,7 @@ from lodos.tracking.external import check_trackers
 from lodos.train.evaluation import Evaluation, EvaluationHook
 from lodos.train.failures import explained_failures
 from lodos.train.hooks import StepInfo
-from lodos.train.trainer import Trainer, check_resumable
+from lodos.train.trainer import Trainer, check_resumable, newest_step
 from lodos.types import LmExample
 
 
@@ -70,7 +70,6 @@ def main(argv: list[str]) -> int:
 
 def train(config: TrainArgs) -> TrainResult:
     """One run, from the files it starts from to the files it leaves."""
-    config = dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, id=config.trainer.run_id))
     _check_places(config)
     uploads = _checked_uploads(config)
     converter = HFCheckpointConverter.from_hf(
@@ -80,20 +79,22 @@ def train(config: TrainArgs) -> TrainResult:
     )
     lora_key, training_key = jax.random.split(jax.random.key(config.trainer.seed))
     shapes = lora_structure(config, converter, key=lora_key)
-    # The step is compiled while the rest is made ready, as soon as its batches and its schedule are known.
-    trainer = None
+    # The step is compiled while the rest is made ready, from when its schedule and the shape of its batches are known.
+    step, trainer = newest_step(config.trainer), None
     if config.packing and config.trainer.num_train_steps is not None:
-        trainer = _compiling_trainer(config, shapes, key=training_key, length=config.positions)
+        trainer = _compiling_trainer(config, shapes, training_key, step, config.positions)
     loaders = make_loaders(config, converter)
     config = loaders.resolve(config)
     check_resumable(config.trainer, loaders.fingerprint)
     if trainer is None:
-        trainer = _compiling_trainer(config, shapes, key=training_key, length=max(loaders.training.lengths))
+        trainer = _compiling_trainer(config, shapes, training_key, step, loaders.length_of(step))
 
     with config.trainer.device_mesh:
         model = load_lora_model(config, converter, key=lora_key)
         state = trainer.initial_state(training_key, model=model, fingerprint=loaders.fingerprint)
         config.save()
+        # What the log measures of the machine, and the first step, want it to themselves.
+        trainer.wait_until_compiled()
 
         facts = functools.partial(run_facts, config, is_alpaca=_is_alpaca(config, loaders.report))
         with uploads, RunLog(config, loaders, first_step=int(state.step)) as log:
@@ -153,8 +154,15 @@ def _merged_folder(config: TrainArgs) -> Path | None:
     return config.trainer.save_folder(config.merged_hf_save_path, "merged")
 
 
-def _compiling_trainer(config: TrainArgs, shapes: LmHeadModel, *, key: PRNGKeyArray, length: int) -> Trainer:
-    """The trainer of models of these shapes, as it compiles the step for batches of this length."""
+def _compiling_trainer(
+    config: TrainArgs, shapes: LmHeadModel, key: PRNGKeyArray, step: int, length: int | None
+) -> Trainer:
+    """The trainer of a model of these shapes, compiling its step.
+
+    Args:
+        step: where the run begins; at its end there is nothing to compile.
+        length: positions of the first batch; None if nobody knows, and nothing is compiled yet.
+    """
 
     def compute_loss(model: LmHeadModel, example: LmExample, key: PRNGKeyArray | None = None) -> Array:
         # Without a key it is an evaluation, whose loss is the cross-entropy alone.
@@ -164,7 +172,8 @@ def _compiling_trainer(config: TrainArgs, shapes: LmHeadModel, *, key: PRNGKeyAr
     optimizer = config.optimizer.build(config.trainer.steps)
     trainable = lora_trainable_params_filter(shapes)
     trainer = Trainer(config.trainer, optimizer, compute_loss, is_trainable=trainable, watch=lora_norms)
-    trainer.compile_ahead(key, model=shapes, batch=blank_batch(config, length))
+    if length is not None and step < config.trainer.steps:
+        trainer.compile_ahead(key, model=shapes, batch=blank_batch(config, length))
     return trainer
 
 

@@ -111,7 +111,13 @@ class TrainerConfig:
 
     @functools.cached_property
     def run_id(self) -> str:
-        """The run's name: `id`, or one made up from the time."""
+        """The run's name: `id`, or one made up from the time.
+
+        Raises:
+            UserError: with several hosts, each of which would make up another.
+        """
+        if self.id is None and jax.process_count() > 1:
+            raise UserError(f"id: not given. Give trainer.id, the same on all {jax.process_count()} hosts.")
         return self.id or f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
     @property

@@ -17,7 +17,7 @@ class StepInfo:
     step: int
     """Optimizer steps done, this one included."""
     report: StepReport | None
-    """The step's numbers; None when a resumed run had no step left to do."""
+    """The step's numbers; None when no step was done: none was left, or the run was stopped before."""
 
     @property
     def model(self) -> Any:

@@ -56,9 +56,9 @@ def state_shapes(
         return combine(trainable, frozen), optimizer.init(trainable)
 
     with config.device_mesh as mesh:
-        shapes = eqx.filter_eval_shape(fresh, model)
+        shapes, rest = eqx.partition(eqx.filter_eval_shape(fresh, model), _is_shape)
         shardings = named_shardings(shapes, config.parameter_axis_mapping, mesh)
-        model, opt_state = jax.tree.map(_shape, shapes, shardings)
+        model, opt_state = combine(jax.tree.map(_shape, shapes, shardings), rest)
         everywhere = NamedSharding(mesh, PartitionSpec())
         step, key = (_shape(leaf, everywhere) for leaf in (np.zeros((), np.int32), key))
         return TrainerState(step, model, opt_state, key, is_trainable)
@@ -70,14 +70,15 @@ def placed_batch(batch: PyTree, config: TrainerConfig) -> PyTree:
     With several hosts, each brings its share of the rows; in the order of the hosts they are the batch.
     """
 
-    def place(leaf: Any, shape: jax.ShapeDtypeStruct) -> Array:
-        return jax.make_array_from_process_local_data(shape.sharding, np.asarray(leaf), shape.shape)
+    def place(leaf: np.ndarray, shape: jax.ShapeDtypeStruct) -> Array:
+        return jax.make_array_from_process_local_data(shape.sharding, leaf, shape.shape)
 
-    return jax.tree.map(place, batch, batch_shapes(batch, config))
+    arrays = jax.tree.map(np.asarray, batch)
+    return jax.tree.map(place, arrays, batch_shapes(arrays, config))
 
 
 def batch_shapes(batch: PyTree, config: TrainerConfig) -> PyTree:
-    """What `placed_batch` makes of a batch, with `jax.ShapeDtypeStruct` for arrays, as `batch` may have too."""
+    """What `placed_batch` makes of them, with `jax.ShapeDtypeStruct` for arrays, as `batch` may have too."""
     with config.device_mesh as mesh:
 
         def shape(leaf: Any) -> jax.ShapeDtypeStruct:
@@ -95,6 +96,10 @@ def _in_policy_dtypes(model: PyTree, is_trainable: PyTree, policy: Policy) -> tu
     # A copy, because the step reuses the memory of what it trains, and the model is the caller's.
     trainable = jax.tree.map(lambda leaf: jnp.array(leaf, dtype=policy.param_dtype, copy=True), trainable)
     return trainable, cast_floating(frozen, policy.compute_dtype)
+
+
+def _is_shape(leaf: Any) -> bool:
+    return isinstance(leaf, jax.ShapeDtypeStruct)
 
 
 def _shape(leaf: Any, sharding: jax.sharding.Sharding) -> Any:

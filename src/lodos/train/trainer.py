@@ -25,6 +25,7 @@ from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from lodos.errors import UserError
 from lodos.named_jit import named_jit
+from lodos.runtime import COMPILER_THREAD
 from lodos.train.checkpoint import Checkpointer
 from lodos.train.compilations import Compilations
 from lodos.train.config import TrainerConfig
@@ -121,12 +122,15 @@ class Trainer:
             return self._resumed(state)
 
     def compile_ahead(self, key: PRNGKeyArray, *, model: PyTree, batch: PyTree) -> None:
-        """Begins to compile the step in the background; `train` waits for its end, and raises what went wrong.
+        """Begins to compile the step in the background, once; `train` waits for its end.
+
+        JAX's settings for a thread, such as `jax.default_matmul_precision(...)`, do not reach it.
 
         Args:
             key, model: as for `initial_state`; shapes will do, `jax.ShapeDtypeStruct` in place of arrays.
-            batch: one of the shapes that the loader yields.
+            batch: as the loader yields them, with several hosts this host's share; shapes will do.
         """
+        assert self._compiling is None, "the step is being compiled already"
 
         def compile_step() -> None:
             shapes = batch_shapes(batch, self.config)
@@ -135,9 +139,14 @@ class Trainer:
                 self._step.lower(*_step_arguments(state, shapes)).compile()
 
         # No daemon, which would go on compiling in a process that is being taken apart.
-        threads = ThreadPoolExecutor(1, thread_name_prefix="lodos-compile")
+        threads = ThreadPoolExecutor(1, thread_name_prefix=COMPILER_THREAD)
         self._compiling = threads.submit(compile_step)
         threads.shutdown(wait=False)
+
+    def wait_until_compiled(self) -> None:
+        """Returns when the step that `compile_ahead` began to compile is there, and raises what went wrong with it."""
+        if self._compiling is not None:
+            self._compiling.result()
 
     def train(self, state: TrainerState, loader: Iterable[Any]) -> TrainerState:
         """Steps until `num_train_steps` or a signal, then runs every hook that the last step has not run.
@@ -149,10 +158,10 @@ class Trainer:
         Raises:
             FloatingPointError: when a loss or gradient is not finite; the state of the step before is kept.
         """
+        step = int(state.step)
+        if step < self.num_train_steps:
+            self.wait_until_compiled()
         with self.config.device_mesh, stop_on_signal() as stop, self._checkpoints_finished():
-            step = int(state.step)
-            if self._compiling is not None and step < self.num_train_steps:
-                self._compiling.result()
             batches = _from_step(loader, step)
             self._compilations.declare(getattr(loader, "lengths", None))
             self._reports.start()
@@ -281,6 +290,14 @@ class Trainer:
                 raise UserError(f"load_checkpoint: true, but there is no checkpoint in {folder}.")
             return state
         return self._open_checkpointer().restore(state)
+
+
+def newest_step(config: TrainerConfig) -> int:
+    """The step of the checkpoint that the run would go on from; 0 where it begins."""
+    folder = config.checkpoint_folder
+    if config.load_checkpoint is False or not folder.is_dir():
+        return 0
+    return Checkpointer(folder, keep=newest_kept(config.checkpointer.keep)).latest_step() or 0
 
 
 def check_resumable(config: TrainerConfig, fingerprint: Mapping[str, Any]) -> None:

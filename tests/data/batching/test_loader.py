@@ -186,6 +186,7 @@ def test_shapes_are_few_and_the_smallest_that_hold(make_examples: Make) -> None:
         shape = np.shape(loader[k].tokens)
         longest = max(len(examples[i].ids) - 1 for (i,) in loader.rows(k))
         assert shape == (2, min(length for length in loader.lengths if length >= longest))
+        assert loader.length_of(k) == shape[1]
         shapes.add(shape)
     assert 1 < len(shapes) <= 4
     fixed = _loader(examples, lengths=[512])

@@ -1,7 +1,8 @@
-"""Splash attention, its kernels interpreted on CPU, is the formula in float64."""
+"""Splash attention, its kernels interpreted on CPU, is the formula in float64; and they are what a TPU compiles."""
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -15,6 +16,7 @@ from attention_reference import (
     with_gradients,
 )
 from lodos.nn.attention.attention import attention
+from lodos.nn.attention.splash import splash_attention
 
 LENGTH = 300
 """Filled up to 384, which is three blocks of 128."""
@@ -35,3 +37,17 @@ def test_splash_is_the_formula(dtype: Any, window: int | None, tolerance: float,
     found = with_gradients(splash, q, k, v, starts_of(segments), d_out=d_out)
     assert {x.dtype for x in found} == {jnp.dtype(dtype)}
     assert_close(found, in_float64(q, k, v, first_of(segments, window), d_out), tolerance)
+
+
+@pytest.mark.parametrize("window", [None, 100])
+@pytest.mark.parametrize("seq", [512, 700])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_splash_and_its_gradients_lower_to_kernels(dtype: Any, seq: int, window: int | None) -> None:
+    def total(q: Any, k: Any, v: Any, starts: Any) -> Any:
+        return splash_attention(q, k, v, starts, window).astype(jnp.float32).sum()
+
+    shapes = [jax.ShapeDtypeStruct((2, seq, heads, 64), dtype) for heads in (6, 2, 2)]
+    starts = jax.ShapeDtypeStruct((2, seq), jnp.int32)
+    traced = jax.jit(jax.grad(total, (0, 1, 2))).trace(*shapes, starts)
+    program = traced.lower(lowering_platforms=("tpu",)).as_text()
+    assert program.count("@tpu_custom_call") == 2  # forward; the gradients of q, k and v together

@@ -76,10 +76,13 @@ class BatchMaker:
         """Which examples this host's rows of a global batch hold."""
         return [self.plan[row].tolist() for row in batch_rows[self._share]]
 
+    def length_of(self, batch_rows: Sequence[int]) -> int:
+        """Positions of a global batch, which every host comes to. No example is read for it."""
+        return smallest_that_holds(self.lengths, max(self.row_lengths[row] for row in batch_rows))
+
     def make(self, batch_rows: Sequence[int]) -> LmExample:
         """This host's share of a global batch; rows that are missing at its end are filler."""
-        # Every host must come to the same length, so it is that of the whole batch. No example is read for it.
-        length = smallest_that_holds(self.lengths, max(self.row_lengths[row] for row in batch_rows))
+        length = self.length_of(batch_rows)
         rows = [[self._examples[i] for i in row] for row in self.examples_of(batch_rows)]
         return make_batch(rows, pad_id=self._pad_id, length=length, batch_size=self._share_size)
 

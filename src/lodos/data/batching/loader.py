@@ -110,6 +110,10 @@ class TrainLoader:
         """Which examples each row of `loader[k]` holds."""
         return self._maker.examples_of(self._batch_rows[_step(k)] or ())
 
+    def length_of(self, k: int) -> int:
+        """Positions of `loader[k]`, without making it."""
+        return self._maker.length_of(self._batch_rows[_step(k)] or ())
+
     def __getitem__(self, k: int) -> LmExample:
         return self._batch(self._batch_rows[_step(k)])
 

@@ -148,7 +148,7 @@ def _attention_bwd(block: int, residuals: tuple[Array, ...], d_out: Array) -> tu
     # multiplies q^T d_scores twice as fast as d_scores^T q.
     zeros = jnp.zeros((batch, kv_heads, head_size, k.shape[2]), jnp.float32)
     dq, dk, dv = _for_each_block(blocks, differentiate, (jnp.zeros_like(q_blocks), zeros, zeros))
-    dk, dv = (x.transpose(0, 3, 1, 2).astype(k.dtype) for x in (dk, dv))
+    dk, dv = (x.transpose(0, 3, 1, 2).astype(like.dtype) for x, like in ((dk, k), (dv, v)))
     return _from_blocks(dq, batch, heads, block), dk, dv, None
 
 
