@@ -20,7 +20,7 @@ KEY = jax.random.key(1)
     [
         {},
         {"scan_layers": False, "gradient_checkpointing": "none", "attn_implementation": "plain"},
-        {"lora": LoraConfig(r=2, target_modules=["q_proj", "lm_head"], layers_to_transform=[1], dropout=0.1)},
+        {"lora": LoraConfig(r=2, target_modules=r".*layers\.1\..*q_proj|lm_head", dropout=0.1)},
     ],
     ids=str,
 )

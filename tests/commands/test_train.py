@@ -237,7 +237,7 @@ def test_the_shape_of_the_first_batch_is_what_is_compiled_first(
 
     monkeypatch.setattr(Trainer, "compile_ahead", noted)
     checkpointer = CheckpointerConfig(save_interval=1)
-    args = dataclasses.replace(named(args, "short", train_batch_size=1, checkpointer=checkpointer), validation=0)
+    args = dataclasses.replace(named(args, "short", train_batch_size=1, checkpointer=checkpointer), validation=None)
     converter = HFCheckpointConverter.from_hf(args.model_name_or_path)
     training = make_loaders(args, converter).training
     expected = [training[k].tokens.shape[1] for k in range(6)]
@@ -265,7 +265,6 @@ def test_refused_data_does_not_wait_for_the_compiler(args: TrainArgs, make_model
     assert done.returncode == 1
     assert "error: " in done.stderr
     assert "row 2" in done.stderr
-    assert "Compiling jit(_train_step)" in done.stderr
     assert "Finished XLA compilation of jit(_train_step)" not in done.stderr
 
 

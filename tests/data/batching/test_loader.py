@@ -178,6 +178,15 @@ def test_the_order_does_not_depend_on_the_hash_seed() -> None:
     assert outputs.pop().startswith(b"[")
 
 
+def test_a_batch_may_be_a_single_row(make_examples: Make) -> None:
+    loader = _loader(make_examples([3, 4, 5, 6, 7]), batch_size=1)
+    batches = iter(loader)
+    seen = [loader.rows(k)[0][0] for k in range(10)]
+    assert sorted(seen[:5]) == sorted(seen[5:]) == [0, 1, 2, 3, 4]
+    for k in range(10):
+        assert np.array_equal(next(batches).tokens, loader[k].tokens)
+
+
 def test_shapes_are_few_and_the_smallest_that_hold(make_examples: Make) -> None:
     examples = make_examples([3] * 20 + [30] * 10 + [100] * 5 + [301])
     loader = _loader(examples, batch_size=2)

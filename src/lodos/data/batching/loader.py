@@ -31,6 +31,9 @@ from lodos.types import LmExample
 READ_AHEAD = 2
 """Batches made in the background while the device is busy."""
 
+_ENDLESS = 2**30
+"""Epochs. Grain repeats for ever to the largest index that there is, which batches of one row go beyond."""
+
 
 class TrainLoader:
     """Endless shuffled batches; `loader[k]` is batch k, or this host's share of it, and iterating starts at 0.
@@ -86,7 +89,8 @@ class TrainLoader:
 
         import grain  # takes over a second, so only who trains pays for it
 
-        order = grain.MapDataset.range(self.row_count).seed(seed).shuffle().repeat(reseed_each_epoch=True)
+        rows = grain.MapDataset.range(self.row_count).seed(seed).shuffle()
+        order = rows.repeat(_ENDLESS, reseed_each_epoch=True)
         self._batch_rows = order.batch(batch_size, batch_fn=list)
         self._batches = self._batch_rows.map(self._batch)
 
