@@ -17,7 +17,7 @@ GROUND = [
     "types",
     "tree",
     "sharding",
-    "named_jit",
+    "jit",
     "config_help",
     "config_parsing",
     "levanter",

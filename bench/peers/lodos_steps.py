@@ -106,9 +106,9 @@ def _adapted(config: Any, layers: int | None) -> Any:
     import jax
 
     from lodos.formats.hf import HFCheckpointConverter
+    from lodos.jit import named_jit
     from lodos.lora.transform import loraize
     from lodos.models.decoder import LmHeadModel
-    from lodos.named_jit import named_jit
 
     converter = HFCheckpointConverter.from_hf(config.model_name_or_path)
     options = {"scan_layers": config.scan_layers, "gradient_checkpointing": config.gradient_checkpointing}

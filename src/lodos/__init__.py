@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from lodos.errors import UserError
     from lodos.formats.hf import HFCheckpointConverter
     from lodos.formats.peft import load_peft_pretrained, save_peft_pretrained
+    from lodos.jit import named_jit
     from lodos.lora.config import LoraConfig
     from lodos.lora.filters import lora_trainable_params_filter
     from lodos.lora.transform import lora_parameter_count, loraize, merge_lora_modules
     from lodos.models.decoder import LmHeadModel
     from lodos.models.vocabulary import resize_vocab
-    from lodos.named_jit import named_jit
     from lodos.sharding import DeviceMesh
     from lodos.train.config import CheckpointerConfig, TrainerConfig
     from lodos.train.evaluation import EvaluationHook
@@ -60,7 +60,7 @@ _HOMES = {
     "loraize": "lodos.lora.transform",
     "make_loaders": "lodos.commands.loaders",
     "merge_lora_modules": "lodos.lora.transform",
-    "named_jit": "lodos.named_jit",
+    "named_jit": "lodos.jit",
     "parameter_count": "lodos.tree",
     "partition": "lodos.tree",
     "resize_vocab": "lodos.models.vocabulary",

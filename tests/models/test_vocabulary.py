@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from lodos.formats.hf import HFCheckpointConverter
+from lodos.jit import named_jit
 from lodos.models.vocabulary import resize_vocab
-from lodos.named_jit import named_jit
 from lodos.nn.linear import Linear
 
 

@@ -8,9 +8,9 @@ from jaxtyping import PRNGKeyArray
 
 from lodos.config import TrainArgs
 from lodos.formats.hf import HFCheckpointConverter
+from lodos.jit import named_jit
 from lodos.lora.transform import loraize
 from lodos.models.decoder import LmHeadModel
-from lodos.named_jit import named_jit
 
 
 def lora_structure(config: TrainArgs, converter: HFCheckpointConverter, *, key: PRNGKeyArray) -> LmHeadModel:

@@ -13,7 +13,7 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from lodos.named_jit import named_jit
+from lodos.jit import named_jit
 from lodos.sharding import named_shardings, partition_spec
 from lodos.train.config import TrainerConfig
 from lodos.train.precision import Policy

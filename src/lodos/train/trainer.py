@@ -24,7 +24,7 @@ import optax
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from lodos.errors import UserError
-from lodos.named_jit import named_jit
+from lodos.jit import named_jit
 from lodos.runtime import COMPILER_THREAD
 from lodos.train.checkpoint import Checkpointer
 from lodos.train.compilations import Compilations

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from lodos.named_jit import named_jit
+from lodos.jit import named_jit
 
 
 class Scaled(eqx.Module):
