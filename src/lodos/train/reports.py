@@ -34,8 +34,8 @@ class StepReport:
     seconds: float
     """Since the numbers of the step before came; without what hooks did in between."""
     data_wait_seconds: float
-    """Spent waiting for the batch, partly while the step before was still counted; 0 where the device was still busy when
-    the batch came."""
+    """Spent waiting for the batch, partly while the step before was still counted; 0 where the device was still busy
+    when the batch came."""
     watched: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """What the trainer's `watch` says of the model after the step."""
 
