@@ -17,8 +17,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from bench.peers.lodos_steps import trainer_of
 from bench.peers.peft_steps import adamw, load_adapted
+from lodos.commands.lora_model import lora_trainer
+from lodos.config import TrainArgs
 from lodos.data.batching.loader import TrainLoader
 from lodos.data.config import DataArgs
 from lodos.data.prepare import prepare
@@ -87,13 +88,14 @@ def train_in_lodos(
     model = loraize(converter.load_pretrained(), lora, key=jax.random.key(0))
     save_peft_pretrained(model, lora, str(folder), initial_adapter, allow_untrained=True)
     with tempfile.TemporaryDirectory() as run_dir:
-        config = TrainerConfig(
+        trainer_config = TrainerConfig(
             run_dir=run_dir,
             num_train_steps=len(batches),
             train_batch_size=len(batches[0].tokens),
             per_device_parallelism=per_device_parallelism,
         )
-        trainer = trainer_of(config, optimizer, model)
+        config = TrainArgs(str(folder), "the batches", lora=lora, optimizer=optimizer, trainer=trainer_config)
+        trainer = lora_trainer(config, model)
         losses: list[float] = []
         trainer.add_hook(lambda info: losses.append(info.loss))
         state = trainer.train(trainer.initial_state(jax.random.key(1), model=model), batches)

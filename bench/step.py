@@ -214,9 +214,7 @@ def main() -> None:
     parser.add_argument("--contestants", nargs="*", choices=[PEFT, TUNED], default=[PEFT, TUNED], help="beside lodos")
     parser.add_argument("--model", type=Path, help="a Hugging Face folder; by default SmolLM2-135M-Instruct")
     parser.add_argument("--r", type=int, default=8, help="rank, on all linear layers")
-    parser.add_argument(
-        "--flag", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="of lodos train"
-    )
+    parser.add_argument("--flag", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help=FLAG_HELP)
     parser.add_argument("--out", type=Path, default=Path("bench/out/step.json"))
     args = parser.parse_args()
 

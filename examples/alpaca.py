@@ -65,7 +65,9 @@ def train(config: TrainArgs) -> TrainerState:
         model = grow_vocabulary(model)
 
         def compute_loss(model: LmHeadModel, example: LmExample, key: PRNGKeyArray | None = None) -> Array:
-            return model.compute_loss(example, z_loss=config.z_loss, key=key).scalar()
+            # Without a key it is an evaluation, whose loss is the cross-entropy alone.
+            z_loss = 0.0 if key is None else config.z_loss
+            return model.compute_loss(example, z_loss=z_loss, key=key).scalar()
 
         trainer = Trainer(config.trainer, optimizer, compute_loss)
         state = trainer.initial_state(training_key, model=model, fingerprint=loaders.fingerprint)

@@ -55,7 +55,7 @@ def _write_initial(config: Any, converter: Any, path: Path) -> None:
 
 
 def _held_out_loss(config: Any, converter: Any, rows: Path, adapter: str | None) -> float:
-    from bench.peers.lodos_steps import trainer_of
+    from lodos.commands.lora_model import lora_trainer
     from lodos.data.batching.loader import EvalLoader
     from lodos.data.prepare import prepare
     from lodos.data.tokens.tokenize import padding_token_id
@@ -68,5 +68,5 @@ def _held_out_loss(config: Any, converter: Any, rows: Path, adapter: str | None)
     model = converter.load_pretrained()
     if adapter is not None:
         model, _ = load_peft_pretrained(model, adapter)
-    trainer_config = dataclasses.replace(config.trainer, num_train_steps=1, num_epochs=None)
-    return trainer_of(trainer_config, config.optimizer, model).evaluate(model, loader)
+    trainer = dataclasses.replace(config.trainer, num_train_steps=1, num_epochs=None)
+    return lora_trainer(dataclasses.replace(config, trainer=trainer), model).evaluate(model, loader)

@@ -41,6 +41,7 @@ def steps(
     prepare_runtime()
     import jax
 
+    from lodos.commands.lora_model import lora_trainer
     from lodos.formats.peft import save_peft_pretrained
     from lodos.lora.config import LoraConfig
 
@@ -50,7 +51,7 @@ def steps(
         model = _adapted(config, layers)
         if initial_adapter is not None:
             save_peft_pretrained(model, lora_config, folder, initial_adapter, allow_untrained=True)
-        trainer = trainer_of(config.trainer, config.optimizer, model)
+        trainer = lora_trainer(config, model)
         state = trainer.initial_state(jax.random.key(1), model=model)
         del model
         channel.send()
@@ -65,19 +66,6 @@ def steps(
             losses = [float(of_step.loss) for of_step in metrics]
             jax.block_until_ready(state.opt_state)
             channel.send(seconds=time.perf_counter() - started, losses=losses)
-
-
-def trainer_of(config: Any, optimizer: Any, model: Any) -> Any:
-    """The trainer of an adapted model, as `lodos train` makes it, from a `TrainerConfig` and an `OptimizerConfig`."""
-    from lodos.lora.filters import lora_trainable_params_filter
-    from lodos.train.trainer import Trainer
-
-    return Trainer(
-        config,
-        optimizer.build(config.num_train_steps),
-        lambda model, example, key=None: model.compute_loss(example, key=key).scalar(),
-        is_trainable=lora_trainable_params_filter(model),
-    )
 
 
 def _config(
@@ -105,22 +93,20 @@ def _adapted(config: Any, layers: int | None) -> Any:
     """The base model with fresh adapters."""
     import jax
 
+    from lodos.commands.lora_model import load_lora_model, model_options
     from lodos.formats.hf import HFCheckpointConverter
     from lodos.jit import named_jit
     from lodos.lora.transform import loraize
     from lodos.models.decoder import LmHeadModel
 
-    converter = HFCheckpointConverter.from_hf(config.model_name_or_path)
-    options = {"scan_layers": config.scan_layers, "gradient_checkpointing": config.gradient_checkpointing}
-    dtype, mapping = config.trainer.policy.compute_dtype, config.trainer.parameter_axis_mapping
+    converter, key = HFCheckpointConverter.from_hf(config.model_name_or_path), jax.random.key(0)
     with config.trainer.device_mesh:
         if layers is None:
-            model = converter.load_pretrained(axis_mapping=mapping, dtype=dtype, **options)
-        else:
-            decoder = dataclasses.replace(converter.config, num_hidden_layers=layers)
-            model = LmHeadModel.init(decoder, dtype=dtype, key=jax.random.key(2), **options)
-        adapt = named_jit(lambda model: loraize(model, config.lora, key=jax.random.key(0)), donate_args=True)
-        return adapt(model)
+            return load_lora_model(config, converter, key=key)
+        decoder = dataclasses.replace(converter.config, num_hidden_layers=layers)
+        dtype = config.trainer.policy.compute_dtype
+        model = LmHeadModel.init(decoder, dtype=dtype, key=jax.random.key(2), **model_options(config))
+        return named_jit(lambda model: loraize(model, config.lora, key=key), donate_args=True)(model)
 
 
 def example_of(batches: RandomTokens, k: int) -> Any:

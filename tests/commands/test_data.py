@@ -15,6 +15,7 @@ from lodos.cli import main
 from lodos.commands import data as data_command
 from lodos.data.config import DataArgs
 from lodos.data.prepare import prepare
+from lodos.formats.hf import HFCheckpointConverter
 
 PROMPTS = {"prompt_input": "{instruction} {input} A:", "prompt_no_input": "{instruction} A:"}
 
@@ -169,16 +170,16 @@ def test_no_row_to_look_at_is_an_error(write: Callable[..., list[str]], capsys: 
     assert "left out, too long: 2 (rows 1, 2)" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("chat_template", [None, "{{ messages[0].content }}"])
 def test_training_finds_the_tokens_in_the_cache(
-    write: Callable[..., list[str]], cache: Path, tmp_path: Path, tiny_tokenizer: Any, model: Path
+    chat_template: str | None, write: Callable[..., list[str]], cache: Path, tmp_path: Path, model: Path
 ) -> None:
-    from transformers import AutoTokenizer
-
-    assert main(write([row(n) for n in range(3)])) == 0
+    assert main(write([row(n) for n in range(3)], chat_template=chat_template)) == 0
     made = os.listdir(cache)
     assert len(made) == 1
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    prepare(DataArgs(data=str(tmp_path / "rows.jsonl"), prompts=PROMPTS), tokenizer, seed=0)
+    converter = HFCheckpointConverter.from_hf(str(model), chat_template=chat_template)
+    args = DataArgs(data=str(tmp_path / "rows.jsonl"), prompts=PROMPTS, chat_template=chat_template)
+    prepare(args, converter.tokenizer, seed=0)
     assert os.listdir(cache) == made
 
 

@@ -24,6 +24,7 @@ from lodos.data.first_rows import prepare_first_rows
 from lodos.data.mixture import Selection
 from lodos.data.prepare import Prepared, check, prepare
 from lodos.data.preview import shown_row
+from lodos.data.text.chat import read_template
 from lodos.data.tokens.source_store import RefusedRowsError
 from lodos.errors import UserError
 from lodos.formats.hf import HFCheckpointConverter
@@ -85,7 +86,10 @@ def summary_of(config: DataReportArgs) -> DataSummary:
         UserError: for what is wrong with the settings, a file or the tokenizer; and when no row is left to look at.
     """
     folder = model_folder(config.model_name_or_path, weights=False)
-    converter = HFCheckpointConverter.from_hf(str(folder), trust_remote_code=config.trust_remote_code)
+    # Made as `lodos train` makes it, or that would not find in the cache what is tokenized here.
+    converter = HFCheckpointConverter.from_hf(
+        str(folder), chat_template=read_template(config.chat_template), trust_remote_code=config.trust_remote_code
+    )
     with tempfile.TemporaryDirectory(prefix="lodos-data-") as scratch:
         prepared, refusal = _prepared(config, converter, Path(scratch))
         problems = [*refusal, *check(prepared.report, config)]

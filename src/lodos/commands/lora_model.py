@@ -1,16 +1,20 @@
-"""The model that `lodos train` trains: as shapes, and with its weights."""
+"""What `lodos train` trains: the model, as shapes and with its weights, and its trainer."""
 
 import functools
 from typing import Any
 
 import equinox as eqx
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
 from lodos.config import TrainArgs
 from lodos.formats.hf import HFCheckpointConverter
 from lodos.jit import named_jit
+from lodos.lora.filters import lora_trainable_params_filter
+from lodos.lora.norms import lora_norms
 from lodos.lora.transform import loraize
 from lodos.models.decoder import LmHeadModel
+from lodos.train.trainer import Trainer
+from lodos.types import LmExample
 
 
 def lora_structure(config: TrainArgs, converter: HFCheckpointConverter, *, key: PRNGKeyArray) -> LmHeadModel:
@@ -19,7 +23,7 @@ def lora_structure(config: TrainArgs, converter: HFCheckpointConverter, *, key: 
     Raises:
         UserError: for targets that the model does not have.
     """
-    structure = converter.structure(**_model_options(config))
+    structure = converter.structure(**model_options(config))
     return eqx.filter_eval_shape(functools.partial(loraize, config=config.lora, key=key), structure)
 
 
@@ -28,7 +32,7 @@ def load_lora_model(config: TrainArgs, converter: HFCheckpointConverter, *, key:
     parameter_axis_mapping = config.trainer.parameter_axis_mapping
     dtype = config.trainer.policy.compute_dtype
     model = converter.load_pretrained(
-        axis_mapping=parameter_axis_mapping, dtype=dtype, progress=True, **_model_options(config)
+        axis_mapping=parameter_axis_mapping, dtype=dtype, progress=True, **model_options(config)
     )
 
     @named_jit(axis_resources=parameter_axis_mapping, donate_args=True)
@@ -38,7 +42,21 @@ def load_lora_model(config: TrainArgs, converter: HFCheckpointConverter, *, key:
     return loraize_hf_model(model)
 
 
-def _model_options(config: TrainArgs) -> dict[str, Any]:
+def lora_trainer(config: TrainArgs, model: LmHeadModel) -> Trainer:
+    """The trainer of what `load_lora_model` or `lora_structure` made; `config` has its number of steps."""
+
+    def compute_loss(model: LmHeadModel, example: LmExample, key: PRNGKeyArray | None = None) -> Array:
+        # Without a key it is an evaluation, whose loss is the cross-entropy alone.
+        z_loss = 0.0 if key is None else config.z_loss
+        return model.compute_loss(example, z_loss=z_loss, key=key).scalar()
+
+    optimizer = config.optimizer.build(config.trainer.steps)
+    trainable = lora_trainable_params_filter(model)
+    return Trainer(config.trainer, optimizer, compute_loss, is_trainable=trainable, watch=lora_norms)
+
+
+def model_options(config: TrainArgs) -> dict[str, Any]:
+    """What of the settings decides how a model is built."""
     return {
         "scan_layers": config.scan_layers,
         "gradient_checkpointing": config.gradient_checkpointing,

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from lodos.checkpoints import save_merged_hf_checkpoint_callback, save_peft_checkpoint_callback
 from lodos.commands.loaders import blank_batch, make_loaders
-from lodos.commands.lora_model import load_lora_model, lora_structure
+from lodos.commands.lora_model import load_lora_model, lora_structure, lora_trainer
 from lodos.commands.run_facts import run_facts
 from lodos.commands.run_log import RunLog
 from lodos.config import TrainArgs
@@ -28,15 +28,12 @@ from lodos.formats.hf import HFCheckpointConverter
 from lodos.formats.model_card import RunFacts
 from lodos.formats.peft import save_peft_pretrained
 from lodos.formats.upload import Uploads
-from lodos.lora.filters import lora_trainable_params_filter
-from lodos.lora.norms import lora_norms
 from lodos.models.decoder import LmHeadModel
 from lodos.tracking.external import check_trackers
 from lodos.train.evaluation import Evaluation, EvaluationHook
 from lodos.train.failures import explained_failures
 from lodos.train.hooks import StepInfo
 from lodos.train.trainer import Trainer, check_resumable, newest_step
-from lodos.types import LmExample
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,15 +160,7 @@ def _compiling_trainer(
         step: where the run begins; at its end there is nothing to compile.
         length: positions of the first batch; None if nobody knows, and nothing is compiled yet.
     """
-
-    def compute_loss(model: LmHeadModel, example: LmExample, key: PRNGKeyArray | None = None) -> Array:
-        # Without a key it is an evaluation, whose loss is the cross-entropy alone.
-        z_loss = 0.0 if key is None else config.z_loss
-        return model.compute_loss(example, z_loss=z_loss, key=key).scalar()
-
-    optimizer = config.optimizer.build(config.trainer.steps)
-    trainable = lora_trainable_params_filter(shapes)
-    trainer = Trainer(config.trainer, optimizer, compute_loss, is_trainable=trainable, watch=lora_norms)
+    trainer = lora_trainer(config, shapes)
     if length is not None and step < config.trainer.steps:
         trainer.compile_ahead(key, model=shapes, batch=blank_batch(config, length))
     return trainer

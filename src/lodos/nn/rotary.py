@@ -21,6 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from lodos.nn.attention.segments import segment_starts
+
 ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "llama3", "longrope")
 
 
@@ -94,8 +96,9 @@ def _segment_lengths(
     positions: Int[Array, "batch seq"], segment_ids: Int[Array, "batch seq"]
 ) -> Int[Array, "batch seq"]:
     """For each token how long its segment is."""
-    same = segment_ids[:, :, None] == segment_ids[:, None, :]
-    return jnp.max(jnp.where(same, positions[:, None, :], 0), axis=-1) + 1
+    rows, starts = jnp.arange(len(positions))[:, None], segment_starts(segment_ids)
+    last = jnp.zeros_like(positions).at[rows, starts].max(positions)
+    return last[rows, starts] + 1
 
 
 def _exponents(config: RotaryConfig) -> np.ndarray:
