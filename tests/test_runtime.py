@@ -37,12 +37,19 @@ def test_freed_memory_is_kept_unless_the_user_has_settings_of_their_own() -> Non
 
 
 def test_compiled_programs_are_kept_where_the_cache_is(tmp_path: Path) -> None:
-    script = (
-        "from lodos.runtime import prepare_runtime; prepare_runtime(); import jax, jax.numpy as jnp;"
-        "jax.jit(lambda x: x @ x + 1)(jnp.ones((8, 8))).block_until_ready()"
-    )
-    run(script, LODOS_CACHE=str(tmp_path))
-    assert list((tmp_path / "xla").rglob("*-cache"))
+    script = """
+from lodos.runtime import prepare_runtime
+prepare_runtime()
+import jax, jax.numpy as jnp
+found = []
+jax.monitoring.register_event_listener(lambda event, **_: found.append(event))
+jax.jit(lambda x: x @ x + 1)(jnp.ones((8, 8))).block_until_ready()
+print(found.count("/jax/compilation_cache/cache_hits"), found.count("/jax/compilation_cache/cache_misses"))
+"""
+    hits, misses = run(script, LODOS_CACHE=str(tmp_path)).split()
+    assert hits == "0"
+    assert len(list((tmp_path / "xla").rglob("*-cache"))) == int(misses) > 0
+    assert run(script, LODOS_CACHE=str(tmp_path)).split() == [misses, "0"]
 
 
 COMPILES = """

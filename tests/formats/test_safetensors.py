@@ -1,6 +1,8 @@
 """Tensors in files: what is written is what is read, slice by slice, and what is not whole is refused."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -271,3 +273,33 @@ def test_one_file_is_read_by_its_path(tmp_path: Path) -> None:
     np.testing.assert_array_equal(reader.read("w"), random(3))
     with safe_open(tmp_path / "adapter_model.safetensors", "np") as file:
         assert file.metadata() == {"format": "pt"}
+
+
+READS_A_ROW = """
+import sys
+from pathlib import Path
+from lodos.formats.safetensors import SafetensorsReader
+from lodos.train.memory import peak_memory
+SafetensorsReader(Path(sys.argv[1])).read("small")
+before = peak_memory()[1]
+reader = SafetensorsReader(Path(sys.argv[2]))
+row = reader.read("large", (slice(1000, 1001),))
+print(row[0, 0], peak_memory()[1] - before)
+"""
+
+
+def test_of_a_large_file_only_what_is_asked_for_is_in_memory(tmp_path: Path) -> None:
+    large = np.zeros((2048, 16384), np.float32)  # 128 MiB
+    large[1000] = 7.0
+    save_file({"large": large}, tmp_path / "large.safetensors")
+    save_file({"small": large[:1, :1]}, tmp_path / "small.safetensors")
+    command = [
+        sys.executable,
+        "-c",
+        READS_A_ROW,
+        str(tmp_path / "small.safetensors"),
+        str(tmp_path / "large.safetensors"),
+    ]
+    value, grown = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert float(value) == 7.0
+    assert int(grown) < 2**24

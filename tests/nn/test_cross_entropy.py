@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxprs import output_sizes
 from lodos.lora.filters import lora_trainable_params_filter
 from lodos.lora.layers import LoraLinear
 from lodos.nn.cross_entropy import WeightedLoss, next_token_loss
@@ -85,6 +86,24 @@ def test_value_and_gradients_are_the_plain_ones_for_any_chunk(chunks: tuple[int,
     assert float(loss.scalar()) == pytest.approx(total / weights.sum(dtype=np.float64), rel=1e-6)
     assert_near(found[0], hidden_gradient)
     assert_near(found[1].weight, head_gradient)
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_logits_of_more_than_a_chunk_never_exist(trained: bool) -> None:
+    """In value and gradients no array has more numbers than the chunk's logits, the weight or the hidden states."""
+    tokens, embed, vocab, chunk = 64, 6, 50, 4
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((vocab, embed), (tokens, embed), (tokens,))]
+
+    def gradients(weight: Any, hidden: Any, weights: Any) -> Any:
+        def total(weight: Any, hidden: Any) -> Any:
+            return next_token_loss(
+                linear_head(weight), hidden, jnp.zeros(tokens, jnp.int32), weights, chunks=(chunk, 1)
+            ).total
+
+        return jax.value_and_grad(total, (0, 1) if trained else 1)(weight, hidden)
+
+    assert chunk * vocab in (sizes := output_sizes(gradients, *shapes))
+    assert max(sizes) <= max(chunk * vocab, vocab * embed, (tokens + chunk) * embed)
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +7,7 @@ import optax
 import pytest
 
 from lodos.errors import UserError
-from lodos.train.optim import OptimizerConfig
+from lodos.train.optim import UNUSED, OptimizerConfig
 
 PEAK, STEPS = 2e-3, 40
 
@@ -78,5 +79,27 @@ def test_every_optimizer_lowers_a_quadratic(kind: str) -> None:
 def test_all_bad_values_are_named_at_once() -> None:
     with pytest.raises(UserError, match=r"(?s)learning_rate: 0.*min_lr_ratio: 2.*warmup: -1.*max_grad_norm: 0"):
         OptimizerConfig(learning_rate=0, min_lr_ratio=2, warmup=-1, max_grad_norm=0)
-    with pytest.raises(UserError, match="sgd has none"):
-        OptimizerConfig(type="sgd", weight_decay=0.1)
+    with pytest.raises(UserError, match=r"(?s)beta1: 1.0.*beta2: -0.1.*epsilon: 0.0.*weight_decay: -0.1"):
+        OptimizerConfig(beta1=1.0, beta2=-0.1, epsilon=0.0, weight_decay=-0.1)
+
+
+@pytest.mark.parametrize(("kind", "names"), UNUSED.items())
+def test_a_setting_that_would_change_nothing_is_refused(kind: Any, names: tuple[str, ...]) -> None:
+    other = {"weight_decay": 0.1, "beta1": 0.8, "beta2": 0.9, "epsilon": 1e-6}
+    gradient = jnp.asarray([0.1, -0.2, 0.3])
+
+    def after_two_steps(**settings: float) -> list[float]:
+        update = OptimizerConfig(type=kind, learning_rate=0.1, warmup=0, **settings).build(2)
+        x = jnp.ones(3)
+        state = update.init(x)
+        for scale in (1e-6, -2e-6):
+            updates, state = update.update(scale * gradient, state, x)
+            x = optax.apply_updates(x, updates)
+        return np.asarray(x).tolist()
+
+    for name, value in other.items():
+        if name in names:
+            with pytest.raises(UserError, match=f"{name}: {kind} has none. Leave it at"):
+                OptimizerConfig(type=kind, **{name: value})
+        else:
+            assert after_two_steps(**{name: value}) != after_two_steps(), name

@@ -50,7 +50,10 @@ class RunLog:
     def __enter__(self) -> "RunLog":
         logged_step = max((record["step"] for record in read_records(self._path)), default=0)
         jsonl = JsonlTracker(self._path, resume_step=self._first_step)
-        console = ConsoleTracker(self._num_steps, start_step=self._first_step)
+        best = self.best_so_far()
+        console = ConsoleTracker(
+            self._num_steps, start_step=self._first_step, best=None if best is None else (best.loss, best.step)
+        )
         trainer = self._config.trainer
         run = TrackedRun(trainer.run_id, trainer.run_folder, self._first_step, logged_step)
         # Of several hosts one speaks for all.

@@ -23,15 +23,23 @@ class ConsoleTracker:
     Args:
         total_steps: of the whole run.
         start_step: those done before.
+        best: the lowest held-out loss up to there, and its step.
         console: where to; by default standard error.
     """
 
-    def __init__(self, total_steps: int, *, start_step: int = 0, console: Console | None = None):
+    def __init__(
+        self,
+        total_steps: int,
+        *,
+        start_step: int = 0,
+        best: tuple[float, int] | None = None,
+        console: Console | None = None,
+    ):
         self._total = total_steps
         self._console = console or Console(stderr=True, highlight=False)
         self._latest: dict[str, float] = {}
         self._smoothed: float | None = None
-        self._best: tuple[float, int] | None = None
+        self._best = best
         self._last_line = 0.0
         self._progress = Progress(
             TextColumn("step"),

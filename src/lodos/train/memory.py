@@ -2,6 +2,7 @@
 
 import resource
 import sys
+from pathlib import Path
 
 import jax
 
@@ -14,6 +15,15 @@ def peak_memory() -> tuple[str, int]:
     stats = jax.local_devices()[0].memory_stats()
     if stats and "peak_bytes_in_use" in stats:
         return "device", stats["peak_bytes_in_use"]
-    # Linux counts in KiB, macOS in bytes.
-    unit = 1 if sys.platform == "darwin" else 1024
-    return "process", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return "process", _peak_resident()
+
+
+def _peak_resident() -> int:
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        # macOS counts in bytes, others in KiB.
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    # Linux's getrusage begins with the peak of the process that started this one.
+    (kib,) = (line.split()[1] for line in lines if line.startswith("VmHWM:"))
+    return int(kib) * 1024

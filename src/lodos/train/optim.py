@@ -8,6 +8,16 @@ import optax
 
 from lodos.errors import UserError
 
+UNUSED = {
+    "adamw": (),
+    "adam": ("weight_decay",),
+    "lion": ("epsilon",),
+    "sgd": ("weight_decay", "beta2", "epsilon"),
+    # Optax's weight decay of Adafactor is not scaled by the learning rate, so it is another thing than AdamW's.
+    "adafactor": ("weight_decay", "beta1", "beta2", "epsilon"),
+}
+"""The settings that an optimizer has no use for."""
+
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
@@ -18,13 +28,13 @@ class OptimizerConfig:
     learning_rate: float = 3e-4
     """Peak learning rate."""
     weight_decay: float = 0.0
-    """Decoupled weight decay (adamw, lion, adafactor)."""
+    """Decoupled weight decay, times the learning rate (adamw, lion)."""
     beta1: float = 0.9
-    """Decay of the first moment; momentum for sgd."""
+    """Decay of the first moment; momentum for sgd. Adafactor has none."""
     beta2: float = 0.999
-    """Decay of the second moment."""
+    """Decay of the second moment (adamw, adam), or of the first in what is kept of it (lion)."""
     epsilon: float = 1e-8
-    """Added to the root of the second moment."""
+    """Added to the root of the second moment (adamw, adam)."""
     max_grad_norm: float | None = 1.0
     """The gradient of the whole batch is scaled down to this global norm; null for never."""
     warmup: float = 0.03
@@ -44,8 +54,19 @@ class OptimizerConfig:
             problems.append(f"warmup: {self.warmup} must not be negative.")
         if self.max_grad_norm is not None and self.max_grad_norm <= 0:
             problems.append(f"max_grad_norm: {self.max_grad_norm} must be above 0; null switches clipping off.")
-        if self.weight_decay and self.type in ("adam", "sgd"):
-            problems.append(f"weight_decay: {self.type} has none. Use adamw, or leave it at 0.")
+        if not 0 <= self.beta1 < 1:
+            problems.append(f"beta1: {self.beta1} must be at least 0 and below 1.")
+        if not 0 <= self.beta2 < 1:
+            problems.append(f"beta2: {self.beta2} must be at least 0 and below 1.")
+        if not 0 < self.epsilon < math.inf:
+            problems.append(f"epsilon: {self.epsilon} must be a number above 0.")
+        if not 0 <= self.weight_decay < math.inf:
+            problems.append(f"weight_decay: {self.weight_decay} must not be negative.")
+        problems += [
+            f"{field.name}: {self.type} has none. Leave it at {field.default}, or use adamw as the type."
+            for field in dataclasses.fields(self)
+            if field.name in UNUSED[self.type] and getattr(self, field.name) != field.default
+        ]
         if problems:
             raise UserError("\n".join(problems))
 
@@ -86,7 +107,7 @@ class OptimizerConfig:
             case "sgd":
                 update = optax.sgd(rate, momentum=self.beta1 or None)
             case "adafactor":
-                update = optax.adafactor(rate, weight_decay_rate=self.weight_decay or None)
+                update = optax.adafactor(rate)
         if self.max_grad_norm is None:
             return update
         return optax.chain(optax.clip_by_global_norm(self.max_grad_norm), update)

@@ -1,5 +1,6 @@
 """Which implementation is chosen where, and which cannot do what is asked."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -30,14 +31,36 @@ def test_the_platform_chooses(
     platform: str, dtype: Any, window: Any, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
-    assert _choose("auto", jnp.dtype(dtype), window) == expected
+    assert _choose("auto", jnp.dtype(dtype), 64, window) == expected
+
+
+@pytest.mark.parametrize(
+    ("capability", "head_size", "expected"),
+    [
+        ("8.0", 128, "cudnn"),
+        ("8.0", 136, "blockwise"),
+        ("9.0", 256, "cudnn"),
+        ("10.3", 256, "cudnn"),
+        ("9.0", 264, "blockwise"),
+        ("9.0", 60, "blockwise"),
+    ],
+)
+def test_heads_that_cudnn_does_not_take_are_blockwise(
+    capability: str, head_size: int, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "local_devices", lambda: [SimpleNamespace(compute_capability=capability)])
+    assert _choose("auto", jnp.dtype(jnp.bfloat16), head_size, None) == expected
+    if expected == "blockwise":
+        with pytest.raises(UserError, match=f"this model's have {head_size}"):
+            _choose("cudnn", jnp.dtype(jnp.bfloat16), head_size, None)
 
 
 @pytest.mark.parametrize("name", ["blockwise", "plain", "splash"])
 @pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
 def test_the_user_may_choose(name: AttentionImplementation, platform: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
-    assert _choose(name, jnp.dtype(jnp.bfloat16), None) == name
+    assert _choose(name, jnp.dtype(jnp.bfloat16), 64, None) == name
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from attention_reference import assert_close, first_of, in_float64, make_arrays, make_segments, with_gradients
+from lodos.nn.attention import blockwise
 from lodos.nn.attention.attention import attention
 from lodos.nn.attention.blockwise import blockwise_attention
 from lodos.nn.attention.cudnn import cudnn_attention
@@ -44,6 +45,17 @@ def test_any_length_will_do(name: str, length: int) -> None:
     first = first_of(make_segments(length, [length], [length // 3, length // 2]), None)
     found = with_gradients(IMPLEMENTATIONS[name], q, k, v, first, d_out=d_out)
     assert_close(found, in_float64(q, k, v, first, d_out), 2e-6)
+
+
+def test_blocks_of_the_size_that_users_have(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    assert block < blockwise.BLOCK
+    length = 2 * blockwise.BLOCK + 44
+    q, k, v, d_out = make_arrays(2, length, 6, 2)
+    for window in (None, 20, blockwise.BLOCK + 9):
+        first = first_of(make_segments(length, [length], [100, 9, 140, 1, 20]), window)
+        found = with_gradients(lambda *args: blockwise_attention(*args), q, k, v, first, d_out=d_out)
+        assert_close(found, in_float64(q, k, v, first, d_out), 2e-6)
 
 
 @pytest.mark.parametrize("name", IMPLEMENTATIONS)
@@ -132,8 +144,9 @@ def test_windows_are_the_same_static_and_traced(name: Any, window: int | None) -
 
 @pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN's kernels need an NVIDIA GPU")
 @pytest.mark.parametrize("window", [None, 20])
-def test_cudnn_is_the_formula(window: int | None) -> None:
-    q, k, v, d_out = (jnp.asarray(x, jnp.bfloat16) for x in make_arrays(3, 128, 6, 2, head_size=64))
-    first = first_of(make_segments(128, [1, 9, 30, 2, 3, 16], [128], []), window)
+@pytest.mark.parametrize("length", [128, 131])
+def test_cudnn_is_the_formula(length: int, window: int | None) -> None:
+    q, k, v, d_out = (jnp.asarray(x, jnp.bfloat16) for x in make_arrays(3, length, 6, 2, head_size=64))
+    first = first_of(make_segments(length, [1, 9, 30, 2, 3, 16], [length], []), window)
     found = with_gradients(cudnn_attention, q, k, v, first, d_out=d_out)
     assert_close(found, in_float64(q, k, v, first, d_out), 0.015)

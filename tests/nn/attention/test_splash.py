@@ -24,7 +24,14 @@ LENGTH = 300
 
 @pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (3, 1)])
 @pytest.mark.parametrize(
-    ("dtype", "window", "tolerance"), [(jnp.float32, None, 1e-5), (jnp.float32, 150, 1e-5), (jnp.bfloat16, None, 0.02)]
+    ("dtype", "window", "tolerance"),
+    [
+        (jnp.float32, None, 1e-5),
+        (jnp.float32, 150, 1e-5),
+        (jnp.float32, 20, 1e-5),
+        (jnp.bfloat16, None, 0.02),
+        (jnp.bfloat16, 150, 0.02),
+    ],
 )
 def test_splash_is_the_formula(dtype: Any, window: int | None, tolerance: float, heads: int, kv_heads: int) -> None:
     # One example over all blocks; examples that begin and end within blocks, with filler behind them.
@@ -37,6 +44,19 @@ def test_splash_is_the_formula(dtype: Any, window: int | None, tolerance: float,
     found = with_gradients(splash, q, k, v, starts_of(segments), d_out=d_out)
     assert {x.dtype for x in found} == {jnp.dtype(dtype)}
     assert_close(found, in_float64(q, k, v, first_of(segments, window), d_out), tolerance)
+
+
+@pytest.mark.parametrize("window", [None, 100])
+@pytest.mark.parametrize("length", [250, 512])
+def test_in_its_larger_blocks_too(length: int, window: int | None) -> None:
+    segments = make_segments(length, [length // 3, length // 2, 9])
+    q, k, v, d_out = (jnp.asarray(x) for x in make_arrays(1, length, 2, 1))
+
+    def splash(q: Any, k: Any, v: Any, starts: Any) -> Any:
+        return attention(q, k, v, starts, window, implementation="splash")
+
+    found = with_gradients(splash, q, k, v, starts_of(segments), d_out=d_out)
+    assert_close(found, in_float64(q, k, v, first_of(segments, window), d_out), 1e-5)
 
 
 @pytest.mark.parametrize("window", [None, 100])

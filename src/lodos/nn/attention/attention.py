@@ -8,14 +8,15 @@ from jaxtyping import Array, Float, Int
 
 from lodos.errors import UserError
 from lodos.nn.attention.blockwise import blockwise_attention
-from lodos.nn.attention.cudnn import CUDNN_DTYPES, cudnn_attention
+from lodos.nn.attention.cudnn import CUDNN_DTYPES, cudnn_attention, fits_cudnn
 from lodos.nn.attention.plain import plain_attention
 from lodos.nn.attention.segments import first_visible
 from lodos.nn.attention.splash import splash_attention
 from lodos.sharding import on_each_device, shard_count
 
 AttentionImplementation = Literal["auto", "blockwise", "splash", "cudnn", "plain"]
-"""How attention is computed; `auto` is splash on TPU, cudnn on GPU in 16 bits, and blockwise everywhere else."""
+"""How attention is computed; `auto` is splash on TPU, cudnn on GPU in 16 bits where it takes the size of the heads, and
+blockwise everywhere else."""
 
 Window = int | Int[Array, ""] | None
 
@@ -39,7 +40,7 @@ def attention(
         UserError: for an implementation that cannot do this.
     """
     first = first_visible(starts, jax.lax.broadcasted_iota(starts.dtype, (starts.shape[1],), 0), window)
-    match _choose(implementation, q.dtype, window):
+    match _choose(implementation, q.dtype, q.shape[3], window):
         case "splash":
             assert window is None or isinstance(window, int)
             interpret = jax.default_backend() != "tpu"
@@ -57,13 +58,16 @@ def attention(
     return run(q, k, v, keys)
 
 
-def _choose(implementation: AttentionImplementation, dtype: Any, window: Window) -> AttentionImplementation:
+def _choose(
+    implementation: AttentionImplementation, dtype: Any, head_size: int, window: Window
+) -> AttentionImplementation:
     platform = jax.default_backend()
     same_window = window is None or isinstance(window, int)
     if implementation == "auto":
         if platform == "tpu" and same_window:
             return "splash"
-        return "cudnn" if platform == "gpu" and dtype in CUDNN_DTYPES else "blockwise"
+        on_cudnn = platform == "gpu" and dtype in CUDNN_DTYPES and fits_cudnn(head_size)
+        return "cudnn" if on_cudnn else "blockwise"
     if implementation == "splash" and not same_window:
         raise UserError("attn_implementation: splash needs the same sliding window in every layer. Use blockwise.")
     if implementation == "cudnn" and platform != "gpu":
@@ -71,5 +75,10 @@ def _choose(implementation: AttentionImplementation, dtype: Any, window: Window)
     if implementation == "cudnn" and dtype not in CUDNN_DTYPES:
         raise UserError(
             "attn_implementation: cudnn computes in 16 bits. Set trainer.mp: p=f32,c=bfloat16, or use auto."
+        )
+    if implementation == "cudnn" and not fits_cudnn(head_size):
+        raise UserError(
+            f"attn_implementation: cudnn takes heads of a multiple of 8 up to 128, from Hopper on up to 256; this "
+            f"model's have {head_size}. Use auto."
         )
     return implementation

@@ -9,6 +9,15 @@ from jaxtyping import Array, Float, Int
 CUDNN_DTYPES = (jnp.bfloat16, jnp.float16)
 """What cuDNN's kernels compute in."""
 
+_HOPPER = 9
+
+
+def fits_cudnn(head_size: int) -> bool:
+    """Whether cuDNN's kernels take heads of this size on the GPU that is here."""
+    capability = getattr(jax.local_devices()[0], "compute_capability", "0")  # such as 9.0; other devices have none
+    largest = 256 if int(capability.split(".")[0]) >= _HOPPER else 128
+    return head_size % 8 == 0 and head_size <= largest
+
 
 def cudnn_attention(
     q: Float[Array, "batch seq heads head_size"],
@@ -21,11 +30,16 @@ def cudnn_attention(
     """`softmax(q k^T / sqrt(head_size)) v` of each token over the keys from `first` to itself.
 
     Segments reach cuDNN as a mask of [batch, 1, seq, seq], one for all heads: the one thing here that grows with the
-    square of the length.
+    square of the length. With one, cuDNN wants an even length.
 
     Args:
         first: the first key that each query sees, at most its own index.
         implementation: `xla` computes the same on any platform.
     """
+    seq = q.shape[1]
+    if seq % 2:
+        q, k, v = (jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in (q, k, v))
+        first = jnp.pad(first, ((0, 0), (0, 1)), constant_values=seq)  # it sees itself
     mask = jnp.arange(q.shape[1]) >= first[:, :, None]
-    return jax.nn.dot_product_attention(q, k, v, mask=mask[:, None], is_causal=True, implementation=implementation)
+    out = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None], is_causal=True, implementation=implementation)
+    return out[:, :seq]
