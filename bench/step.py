@@ -2,16 +2,19 @@
 
     python -m bench.step                                   4x512 and 2x2048, SmolLM2-135M, r=8 on all linear layers
     python -m bench.step --shapes 4x512 --trained 0.6      with prompts that are not trained
+    python -m bench.step --together                        all contestants in one circle
 
-All start from the same adapter and see the same random tokens, none of them filler, so their losses must agree, and
-the table says how far they do. "As it comes" is a plain loop of model, `backward` and torch's AdamW with every default;
-"tuned" is the same with the environment of `bench/peers/environments.py`. In each round each contestant does some
-steps, and the machine's float32 matrix speed is measured as JAX and torch reach it; "of the peak" is the share of it
-that the floor of `bench/floor.py` takes. Memory is the most that a process has ever had resident. Needs torch and peft.
+lodos takes turns with PEFT, then with PEFT tuned; `--together` all three do so in one circle. All start from the same
+adapter and see the same random tokens, none of them filler, so their losses must agree, and the table says how far they
+do. "As it comes" is a plain loop of model, `backward` and torch's AdamW with every default; "tuned" is the same with
+the environment of `bench/peers/environments.py`. In each round each contestant does some steps, and the machine's
+float32 matrix speed is measured as JAX and torch reach it; "of the peak" is the share of it that the floor of
+`bench/floor.py` takes. Memory is the most that a process has ever had resident. Needs torch and peft.
 """
 
 import argparse
 import contextlib
+import itertools
 import statistics
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -96,8 +99,13 @@ class Comparison:
     def share_of_peak(self, measured: Measured) -> float:
         return self.floor_flops / measured.step_seconds / self.peak_flops
 
+    @property
+    def peer(self) -> Measured | None:
+        """The first beside lodos, to which all are compared."""
+        return next((one for one in self.measured if one.name != LODOS), None)
+
     def report(self) -> dict[str, Any]:
-        peft = self._of(PEFT)
+        peer = self.peer
         return {
             "shape": f"{self.tokens.rows}x{self.tokens.length}",
             "trained": self.tokens.trained,
@@ -107,11 +115,11 @@ class Comparison:
                 {
                     "name": one.name,
                     "tokens_per_second": self.tokens.tokens_per_batch / one.step_seconds,
-                    "ratio_to_peft": peft.step_seconds / one.step_seconds if peft else None,
+                    "ratio_to_peer": peer.step_seconds / one.step_seconds if peer else None,
                     "share_of_peak": self.share_of_peak(one),
                     "peak_bytes": one.peak_bytes,
                     "first_step_seconds": one.first_step_seconds,
-                    "loss_difference": one.loss_difference(peft) if peft else None,
+                    "loss_difference": one.loss_difference(peer) if peer else None,
                     "step_seconds_of_rounds": one.seconds,
                     "losses": one.losses,
                 }
@@ -127,22 +135,20 @@ class Comparison:
             f"({by_library}); floor {self.floor_flops / 1e9:.0f} GFLOP a step, "
             f"{self.tokens.tokens_per_batch * self.peak_flops / self.floor_flops:.0f} tokens/s"
         )
-        header = ["", "tokens/s", "of PEFT", "of the peak", "memory", "first step", "losses apart"]
+        compared = f"of {self.peer.name}" if self.peer else ""
+        header = ["", "tokens/s", compared, "of the peak", "memory", "first step", "losses apart"]
         print_table(header, [self._row(one) for one in self.report()["contestants"]])
 
     def _row(self, one: Mapping[str, Any]) -> list[str]:
         return [
             one["name"],
             f"{one['tokens_per_second']:.0f}",
-            f"{one['ratio_to_peft']:.2f}" if one["ratio_to_peft"] else "",
+            f"{one['ratio_to_peer']:.2f}" if one["ratio_to_peer"] else "",
             f"{one['share_of_peak']:.0%}",
             f"{one['peak_bytes'] / 1e9:.2f} GB",
             f"{one['first_step_seconds']:.1f} s",
             f"{one['loss_difference']:.0e}" if one["loss_difference"] is not None else "",
         ]
-
-    def _of(self, name: str) -> Measured | None:
-        return next((one for one in self.measured if one.name == name), None)
 
 
 def compare(
@@ -159,7 +165,7 @@ def compare(
     """Lets the contestants take turns at one shape.
 
     Args:
-        contestants: of `LODOS`, `PEFT` and `TUNED`.
+        contestants: of `PEFT` and `TUNED`, beside lodos.
         steps: each contestant's in each round, after one that is not timed.
         lora: fields of `LoraConfig`.
         flags: settings of `lodos train` other than its defaults.
@@ -212,6 +218,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=2, help="timed, of each contestant in each round")
     parser.add_argument("--contestants", nargs="*", choices=[PEFT, TUNED], default=[PEFT, TUNED], help="beside lodos")
+    parser.add_argument("--together", action="store_true", help="all in one circle, instead of lodos with each")
     parser.add_argument("--model", type=Path, help="a Hugging Face folder; by default SmolLM2-135M-Instruct")
     parser.add_argument("--r", type=int, default=8, help="rank, on all linear layers")
     parser.add_argument("--flag", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help=FLAG_HELP)
@@ -223,12 +230,13 @@ def main() -> None:
     folder = args.model or smollm2_folder()
     vocab_size = MatrixWork.of(folder).head[1]
     comparisons = []
-    for shape in args.shapes:
+    circles = [args.contestants] if args.together or not args.contestants else [[name] for name in args.contestants]
+    for shape, contestants in itertools.product(args.shapes, circles):
         rows, length = map(int, shape.split("x"))
         comparison = compare(
             folder,
             RandomTokens(rows, length, vocab_size, args.trained),
-            contestants=args.contestants,
+            contestants=contestants,
             rounds=args.rounds,
             steps=args.steps,
             lora={"r": args.r, "alpha": 2.0 * args.r},

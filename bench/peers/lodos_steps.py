@@ -43,14 +43,13 @@ def steps(
 
     from lodos.commands.lora_model import lora_trainer
     from lodos.formats.peft import save_peft_pretrained
-    from lodos.lora.config import LoraConfig
 
-    batches, lora_config = RandomTokens(**tokens), LoraConfig(**lora)
+    batches = RandomTokens(**tokens)
     with tempfile.TemporaryDirectory() as run_dir:
-        config = _config(folder, run_dir, batches, lora_config, optimizer, flags or {})
+        config = _config(folder, run_dir, batches, lora, optimizer, flags or {})
         model = _adapted(config, layers)
         if initial_adapter is not None:
-            save_peft_pretrained(model, lora_config, folder, initial_adapter, allow_untrained=True)
+            save_peft_pretrained(model, config.lora, folder, initial_adapter, allow_untrained=True)
         trainer = lora_trainer(config, model)
         state = trainer.initial_state(jax.random.key(1), model=model)
         del model
@@ -69,7 +68,12 @@ def steps(
 
 
 def _config(
-    folder: str, run_dir: str, batches: RandomTokens, lora: Any, optimizer: dict[str, Any], flags: dict[str, Any]
+    folder: str,
+    run_dir: str,
+    batches: RandomTokens,
+    lora: dict[str, Any],
+    optimizer: dict[str, Any],
+    flags: dict[str, Any],
 ) -> Any:
     """The settings that `lodos train` would have, its defaults where nothing else is asked for."""
     from lodos.config import TrainArgs
@@ -82,11 +86,12 @@ def _config(
         "trainer.id": "bench",
         "trainer.num_train_steps": 1_000_000,
         "trainer.train_batch_size": batches.rows,
+        **{f"lora.{name}": value for name, value in lora.items()},
         **{f"optimizer.{name}": value for name, value in optimizer.items()},
         **flags,
     }
     arguments = itertools.chain.from_iterable((f"--{name}", str(value)) for name, value in settings.items())
-    return dataclasses.replace(parse_config(TrainArgs, list(arguments), prog="bench"), lora=lora)
+    return parse_config(TrainArgs, list(arguments), prog="bench")
 
 
 def _adapted(config: Any, layers: int | None) -> Any:

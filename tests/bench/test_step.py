@@ -2,7 +2,9 @@
 
 from typing import Any
 
+import jax
 import pytest
+from bench.contestants import ContestantFailedError
 from bench.peers.random_tokens import RandomTokens
 from bench.step import COMPARED_STEPS, LODOS, PEFT, TUNED, compare
 
@@ -35,8 +37,23 @@ def test_all_contestants_train_the_same(make_model: Any, capsys: pytest.CaptureF
     table = capsys.readouterr().out
     assert "28 of 48 trained" in table
     assert (
-        table.index("of PEFT")
+        table.index("of PEFT as it comes")
         < table.index("\nlodos")
         < table.index("\nPEFT as it comes")
         < table.index("\nPEFT tuned")
     )
+
+
+@pytest.mark.skipif(jax.default_backend() == "gpu", reason="a GPU has what is asked for")
+def test_what_is_asked_for_beside_the_defaults_is_heeded(make_model: Any) -> None:
+    folder, model = make_model()
+    with pytest.raises(ContestantFailedError, match="cudnn needs an NVIDIA GPU"):
+        compare(
+            folder,
+            RandomTokens(2, 24, model.config.vocab_size),
+            contestants=[],
+            rounds=1,
+            steps=1,
+            lora={"r": 4, "alpha": 8.0},
+            flags={"attn_implementation": "cudnn"},
+        )
