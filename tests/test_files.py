@@ -8,7 +8,7 @@ import pytest
 
 from lodos import files
 from lodos.errors import UserError
-from lodos.files import local_path, read_json, write_json, written_whole
+from lodos.files import local_path, read_json, write_json, write_whole, written_whole
 
 
 @pytest.fixture
@@ -33,6 +33,14 @@ def test_a_folder_is_not_there_until_it_is_whole(tmp_path: Path) -> None:
         assert not place.exists()
         assert folder.parent == place.parent  # else moving it into place would be a copy
     assert contents(tmp_path) == {"deep/place/one.txt": "1"}
+
+
+def test_a_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    write_whole(tmp_path / "deep" / "file.txt", "ä")
+    assert contents(tmp_path) == {"deep/file.txt": "ä"}
+    with pytest.raises(UnicodeEncodeError):
+        write_whole(tmp_path / "deep" / "file.txt", "begins well, \ud800")
+    assert contents(tmp_path) == {"deep/file.txt": "ä"}
 
 
 def test_a_new_folder_replaces_the_old_one(old_folder: Path) -> None:
@@ -121,7 +129,7 @@ def test_permissions_follow_the_umask(tmp_path: Path, umask: int) -> None:
         with written_whole(tmp_path / "place"):
             pass
     finally:
-        assert os.umask(before) == umask  # reading the umask means setting it; it must be put back
+        os.umask(before)
     assert (tmp_path / "place").stat().st_mode & 0o777 == 0o777 & ~umask
 
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from lodos.config_parsing import dump_config
 from lodos.data.config import DataArgs
 from lodos.errors import UserError
+from lodos.files import write_whole
 from lodos.formats.hub_repo import check_upload
 from lodos.levanter import from_levanter
 from lodos.lora.config import LoraConfig
@@ -71,9 +72,7 @@ class FineTuneArgs(DataArgs):
 
     def save(self) -> None:
         """Writes the config into the run's folder, from where the run is resumed."""
-        folder = self.trainer.run_folder
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(dump_config(self), encoding="utf-8")
+        write_whole(self.trainer.run_folder / "config.yaml", dump_config(self))
 
 
 @dataclasses.dataclass(kw_only=True)

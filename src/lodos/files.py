@@ -51,10 +51,11 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     place = local_path(path)
     place.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=".partial", dir=place.parent))
-    temporary.chmod(0o777 & ~_umask())
     try:
+        umask = _umask_in(temporary)
+        temporary.chmod(0o777 & ~umask)
         yield temporary
-        _open_to_readers(temporary)
+        _open_to_readers(temporary, umask)
         # Afterwards the old folder has the temporary name, and is removed as such.
         if place.is_dir() and not place.is_symlink() and _exchanged(temporary, place):
             return
@@ -85,6 +86,17 @@ def _exchanged(one: Path, other: Path) -> bool:
     return renameat2(at_fdcwd, os.fsencode(one), at_fdcwd, os.fsencode(other), rename_exchange) == 0
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Writes a text file, UTF-8: until it is whole, what was at `path` stays."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes `value` as Hugging Face does: indented by two, keys sorted, a newline at the end.
 
@@ -112,15 +124,18 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: cannot be read: {error.strerror}.") from None
 
 
-def _open_to_readers(folder: Path) -> None:
+def _open_to_readers(folder: Path, umask: int) -> None:
     """Gives every file the permissions that new files have; safetensors and mkstemp make theirs for the owner only."""
-    mode = 0o666 & ~_umask()
+    mode = 0o666 & ~umask
     for file in folder.rglob("*"):
         if file.is_file() and not file.is_symlink():
             file.chmod(mode)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _umask_in(folder: Path) -> int:
+    """From a new file: `os.umask` tells it only by changing it, also for other threads that make files meanwhile."""
+    probe = folder / ".umask"
+    probe.touch(mode=0o777)
+    mode = probe.stat().st_mode
+    probe.unlink()
+    return 0o777 & ~mode

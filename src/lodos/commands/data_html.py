@@ -4,12 +4,11 @@ What rows hold is escaped by Jinja, and the page forbids itself to load anything
 """
 
 import importlib.resources
-import os
 from pathlib import Path
 
 from lodos.commands.data_summary import DataSummary
 from lodos.errors import UserError
-from lodos.files import local_path
+from lodos.files import local_path, write_whole
 
 TEMPLATE = "data.html.jinja"
 
@@ -47,12 +46,7 @@ def write_page(path: Path, page: str) -> None:
     Raises:
         UserError: when it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(page, encoding="utf-8")
-        temporary.replace(path)
+        write_whole(path, page)
     except OSError as error:
         raise UserError(f"html: {path} cannot be written: {error.strerror or error}.") from None
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -8,11 +8,12 @@ and hiding them would be worse. When a run resumes, records of steps it will do 
 
 import json
 import math
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from lodos.files import write_whole
 
 
 class JsonlTracker:
@@ -23,11 +24,8 @@ class JsonlTracker:
     """
 
     def __init__(self, path: Path, *, resume_step: int = 0):
-        path.parent.mkdir(parents=True, exist_ok=True)
         kept = [record for record in read_records(path) if record["step"] <= resume_step] if resume_step else []
-        temporary = path.with_name(path.name + ".partial")
-        temporary.write_text("".join(_line(record) for record in kept), encoding="utf-8")
-        os.replace(temporary, path)
+        write_whole(path, "".join(_line(record) for record in kept))
         self._file = path.open("a", encoding="utf-8")
 
     def log(self, metrics: Mapping[str, float], *, step: int) -> None:
