@@ -77,7 +77,7 @@ def test_the_log_has_the_wait_of_each_step_and_how_full_batches_are(
     args = TrainArgs(model_name_or_path="base", data="rows.json", trainer=trainer_config)
     examples = [TokenizedExample(np.arange(n, dtype=np.int32), np.arange(n) > 0, "rows.json", n) for n in (5, 9)]
     loader = TrainLoader(examples, batch_size=2, pad_id=0, seed=0, seq_len=16)
-    with RunLog(args, Loaders(loader, None, None, {}), first_step=0) as log:
+    with RunLog(args, Loaders(loader, None, frozenset(), {}), first_step=0) as log:
         log.start(model, trainer.is_trainable)
         trainer.add_report_hook(log.on_step)
         trainer.train(trainer.initial_state(KEY, model=model), [make_batch(0), make_batch(1)])

@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from lodos.commands.base_model import base_converter
 from lodos.config_parsing import parse_config
 from lodos.errors import UserError
 from lodos.files import read_json
 from lodos.formats.hf import HFCheckpointConverter
 from lodos.formats.hub import model_folder
-from lodos.formats.peft import load_peft_pretrained, read_adapter_config
+from lodos.formats.peft import load_peft_pretrained
 from lodos.infer.generate import check_prompts, generate_stream, longest_sequence
 from lodos.infer.sampling import Sampling
 from lodos.infer.text import encode_prompt, end_token_ids, filler_token_id, stream_text
@@ -78,7 +79,7 @@ def answer(args: GenerateArgs) -> Iterator[str]:
     """
     _check(args)
     adapter = None if args.adapter is None else model_folder(args.adapter)
-    converter = HFCheckpointConverter.from_hf(_base(args, adapter), trust_remote_code=args.trust_remote_code)
+    converter = _converter(args, adapter)
     tokenizer = _tokenizer(converter, adapter)
     ids = _prompt_ids(args, tokenizer)
     left = longest_sequence(converter.config) - len(ids)
@@ -123,13 +124,11 @@ def _check(args: GenerateArgs) -> None:
         raise UserError("\n".join(problems))
 
 
-def _base(args: GenerateArgs, adapter: Path | None) -> str:
-    """The base model's name; the adapter's config is read in any case, so that a bad one is refused early."""
-    named = None if adapter is None else read_adapter_config(adapter).base_model_name_or_path
-    base = args.model or named
-    if base is None:
-        raise UserError(f"{args.adapter}: the adapter does not name its base model. Give it with --model.")
-    return base
+def _converter(args: GenerateArgs, adapter: Path | None) -> HFCheckpointConverter:
+    if args.adapter is not None and adapter is not None:
+        return base_converter(args.adapter, adapter, args.model, trust_remote_code=args.trust_remote_code)
+    assert args.model is not None
+    return HFCheckpointConverter.from_hf(args.model, trust_remote_code=args.trust_remote_code)
 
 
 def _tokenizer(converter: HFCheckpointConverter, adapter: Path | None) -> "PreTrainedTokenizerBase":

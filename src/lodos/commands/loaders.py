@@ -40,10 +40,15 @@ class Loaders:
 
     training: TrainLoader | StreamLoader
     held_out: EvalLoader | None
-    report: PreparationReport | None
-    """What became of the rows; None when they are streamed and nobody knows yet."""
+    row_formats: frozenset[str]
+    """What the rows of each file were read as (`FileReport.format`); where they are streamed, the first of them."""
     fingerprint: Mapping[str, Any]
     """What decides the numbers of the run, for `Trainer.initial_state`."""
+
+    @property
+    def has_alpaca_rows(self) -> bool:
+        """Whether rows were put into prompts, which the model then has to be asked in."""
+        return any(name.startswith("alpaca") for name in self.row_formats)
 
     def length_of(self, k: int) -> int | None:
         """Positions of batch k; None where it takes reading rows to know."""
@@ -83,7 +88,8 @@ def make_loaders(config: FineTuneArgs, converter: HFCheckpointConverter) -> Load
             100 * (1 - training.efficiency),
         )
     held_out = _eval_loader(config, converter, prepared.held_out) if len(prepared.held_out) else None
-    return Loaders(training, held_out, prepared.report, run_fingerprint(config, converter, prepared.training))
+    formats = _row_formats(prepared.report)
+    return Loaders(training, held_out, formats, run_fingerprint(config, converter, prepared.training))
 
 
 def training_loader(
@@ -140,7 +146,7 @@ def _streamed(config: FineTuneArgs, converter: HFCheckpointConverter) -> Loaders
     )
     held_out, _ = prepare_held_out(config, converter.tokenizer)
     held_out_loader = _eval_loader(config, converter, held_out) if len(held_out) else None
-    return Loaders(training, held_out_loader, None, run_fingerprint(config, converter, None))
+    return Loaders(training, held_out_loader, _row_formats(first.report), run_fingerprint(config, converter, None))
 
 
 def _eval_loader(config: FineTuneArgs, converter: HFCheckpointConverter, held_out: Selection) -> EvalLoader:
@@ -152,6 +158,10 @@ def _eval_loader(config: FineTuneArgs, converter: HFCheckpointConverter, held_ou
         host_index=jax.process_index(),
         host_count=jax.process_count(),
     )
+
+
+def _row_formats(report: PreparationReport) -> frozenset[str]:
+    return frozenset(file.format for file in report.files)
 
 
 def _packed_length(config: FineTuneArgs) -> int | None:

@@ -5,13 +5,13 @@ import re
 import sys
 from typing import Literal
 
+from lodos.commands.base_model import base_converter
 from lodos.config_parsing import parse_config
 from lodos.errors import UserError
 from lodos.files import local_path
-from lodos.formats.hf import HFCheckpointConverter
 from lodos.formats.hub import model_folder
 from lodos.formats.model_card import RunFacts, merged_card
-from lodos.formats.peft import load_peft_pretrained, read_adapter_config
+from lodos.formats.peft import load_peft_pretrained
 from lodos.formats.safetensors import MAX_SHARD_SIZE
 
 
@@ -54,18 +54,15 @@ def merge(args: MergeArgs) -> None:
     output = local_path(args.output)
     if output.exists() and not args.overwrite:
         raise UserError(f"output: {output} exists. Give another folder, or --overwrite to replace it.")
-    named_base = read_adapter_config(model_folder(args.adapter)).base_model_name_or_path
-    base = args.model or named_base
-    if base is None:
-        raise UserError(f"{args.adapter}: the adapter does not name its base model. Give it with --model.")
-    converter = HFCheckpointConverter.from_hf(base, trust_remote_code=args.trust_remote_code)
+    adapter = model_folder(args.adapter)
+    converter = base_converter(args.adapter, adapter, args.model, trust_remote_code=args.trust_remote_code)
     model, lora = load_peft_pretrained(converter.load_pretrained(progress=True), args.adapter)
     converter.save_pretrained(
         model,
         output,
         dtype=args.dtype,
         max_shard_size=args.max_shard_size,
-        card=merged_card(base, RunFacts(lora=lora)),
+        card=merged_card(converter.model_name_or_path, RunFacts(lora=lora)),
         progress=True,
     )
     print(f"Merged model: {output}", file=sys.stderr)

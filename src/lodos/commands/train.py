@@ -20,9 +20,7 @@ from lodos.commands.run_log import RunLog
 from lodos.config import TrainArgs
 from lodos.config_parsing import parse_config
 from lodos.data.batching.loader import EvalLoader
-from lodos.data.report import PreparationReport
 from lodos.data.text.chat import read_template
-from lodos.errors import UserError
 from lodos.files import write_json
 from lodos.formats.hf import HFCheckpointConverter
 from lodos.formats.model_card import RunFacts
@@ -68,6 +66,7 @@ def main(argv: list[str]) -> int:
 def train(config: TrainArgs) -> TrainResult:
     """One run, from the files it starts from to the files it leaves."""
     _check_places(config)
+    step = newest_step(config.trainer)
     uploads = _checked_uploads(config)
     converter = HFCheckpointConverter.from_hf(
         config.model_name_or_path,
@@ -77,7 +76,7 @@ def train(config: TrainArgs) -> TrainResult:
     lora_key, training_key = jax.random.split(jax.random.key(config.trainer.seed))
     shapes = lora_structure(config, converter, key=lora_key)
     # The step is compiled while the rest is made ready, from when its schedule and the shape of its batches are known.
-    step, trainer = newest_step(config.trainer), None
+    trainer = None
     if config.packing and config.trainer.num_train_steps is not None:
         trainer = _compiling_trainer(config, shapes, training_key, step, config.positions)
     loaders = make_loaders(config, converter)
@@ -93,7 +92,7 @@ def train(config: TrainArgs) -> TrainResult:
         # What the log measures of the machine, and the first step, want it to themselves.
         trainer.wait_until_compiled()
 
-        facts = functools.partial(run_facts, config, is_alpaca=_is_alpaca(config, loaders.report))
+        facts = functools.partial(run_facts, config, is_alpaca=loaders.has_alpaca_rows)
         with uploads, RunLog(config, loaders, first_step=int(state.step)) as log:
             log.start(model, trainer.is_trainable)
             trainer.add_report_hook(log.on_step)
@@ -115,7 +114,7 @@ def train(config: TrainArgs) -> TrainResult:
         merged=None if (folder := _merged_folder(config)) is None else folder / f"step-{step}",
         model=state.model,
         interrupted=trainer.interrupted,
-        prompts_flag=_prompts_flag(config, loaders.report),
+        prompts_flag=_prompts_flag(config) if loaders.has_alpaca_rows else "",
     )
 
 
@@ -124,9 +123,6 @@ def _check_places(config: TrainArgs) -> None:
     adapter_folder(config)
     _merged_folder(config)
     check_trackers(config.trainer.trackers)
-    checkpoints = config.trainer.checkpoint_folder
-    if config.trainer.load_checkpoint and not checkpoints.is_dir():
-        raise UserError(f"load_checkpoint: true, but there is no checkpoint in {checkpoints}.")
     with config.trainer.device_mesh:
         pass
 
@@ -216,14 +212,8 @@ def _add_saving_hooks(
         trainer.add_hook(save_merged, every=config.hf_save_steps)
 
 
-def _is_alpaca(config: TrainArgs, report: PreparationReport | None) -> bool:
-    return config.format == "alpaca" or (report is not None and report.files[0].format.startswith("alpaca"))
-
-
-def _prompts_flag(config: TrainArgs, report: PreparationReport | None) -> str:
+def _prompts_flag(config: TrainArgs) -> str:
     """Chat rows are asked as they were trained by default; Alpaca rows need their templates."""
-    if not _is_alpaca(config, report):
-        return ""
     if isinstance(config.prompts, dict):
         path = config.trainer.run_folder / "prompts.json"
         write_json(path, config.prompts)

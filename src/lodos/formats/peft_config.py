@@ -59,12 +59,11 @@ class AdapterConfig:
 
     lora: LoraConfig
     base_model_name_or_path: str | None
-    task_type: str | None
+    revision: str | None
+    """Of the base model."""
 
 
-def to_peft(
-    config: LoraConfig, target_modules: Sequence[str], base_model_name_or_path: str, revision: str | None = None
-) -> dict[str, Any]:
+def to_peft(config: LoraConfig, target_modules: Sequence[str], base_model_name_or_path: str) -> dict[str, Any]:
     """The content of adapter_config.json.
 
     Args:
@@ -103,7 +102,7 @@ def to_peft(
         "qalora_group_size": 16,
         "r": config.r,
         "rank_pattern": {},
-        "revision": revision,
+        "revision": None,
         "target_modules": list(target_modules),
         "target_parameters": None,
         "task_type": "CAUSAL_LM",
@@ -153,4 +152,4 @@ def from_peft(fields: Mapping[str, Any], source: object) -> AdapterConfig:
         )
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
-    return AdapterConfig(lora, fields.get("base_model_name_or_path"), fields.get("task_type"))
+    return AdapterConfig(lora, fields.get("base_model_name_or_path"), fields.get("revision"))

@@ -83,10 +83,6 @@ class SafetensorsReader:
         part = self._files[self._file_of[name]].get_slice(name)
         return part[index] if index else part[:]
 
-    def source(self, name: str) -> TensorSource:
-        """The tensor as it is in the file."""
-        return TensorSource(self.shapes[name], self.dtypes[name], lambda: self.read(name))
-
 
 def write_sharded(
     folder: Path, tensors: Mapping[str, TensorSource], *, max_shard_size: str | int, progress: Callable[[str], None]

@@ -281,23 +281,22 @@ class Trainer:
         self._schedule.saved()
 
     def _resumed(self, state: TrainerState) -> TrainerState:
-        demanded = self.config.load_checkpoint
-        folder = self.config.checkpoint_folder
-        if demanded is False:
-            return state
-        if not folder.exists() or self._open_checkpointer().latest_step() is None:
-            if demanded:
-                raise UserError(f"load_checkpoint: true, but there is no checkpoint in {folder}.")
-            return state
-        return self._open_checkpointer().restore(state)
+        return state if newest_step(self.config) == 0 else self._open_checkpointer().restore(state)
 
 
 def newest_step(config: TrainerConfig) -> int:
-    """The step of the checkpoint that the run would go on from; 0 where it begins."""
-    folder = config.checkpoint_folder
-    if config.load_checkpoint is False or not folder.is_dir():
-        return 0
-    return Checkpointer(folder, keep=newest_kept(config.checkpointer.keep)).latest_step() or 0
+    """The step of the checkpoint that the run would go on from; 0 where it begins.
+
+    Raises:
+        UserError: when a checkpoint is demanded, and there is none.
+    """
+    folder, demanded = config.checkpoint_folder, config.load_checkpoint
+    step = None
+    if demanded is not False and folder.is_dir():
+        step = Checkpointer(folder, keep=newest_kept(config.checkpointer.keep)).latest_step()
+    if demanded and step is None:
+        raise UserError(f"load_checkpoint: true, but there is no checkpoint in {folder}.")
+    return step or 0
 
 
 def check_resumable(config: TrainerConfig, fingerprint: Mapping[str, Any]) -> None:

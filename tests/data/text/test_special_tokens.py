@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from lodos.data.text.special_tokens import SpecialTokens, special_tokens_in
+from lodos.data.text.special_tokens import SpecialTokens
 
 
 @pytest.fixture
@@ -15,9 +15,11 @@ def tokenizer(make_tokenizer: Any) -> Any:
     return made
 
 
-def test_each_is_found_once_in_order_and_content_is_not(tokenizer: Any) -> None:
-    assert special_tokens_in("a </s> <think> <|end|></s>", tokenizer) == ["</s>", "<|end|>"]
-    assert special_tokens_in("a < s>", tokenizer) == []
+def test_each_is_found_in_order_and_content_is_not(tokenizer: Any) -> None:
+    special = SpecialTokens(tokenizer)
+    text = "a </s> <think> <|end|></s>"
+    assert [text[start:end] for start, end in special.spans(text)] == ["</s>", "<|end|>", "</s>"]
+    assert special.spans("a < s>") == ()
 
 
 def test_a_tokenizer_without_special_tokens_finds_none(make_tokenizer: Any) -> None:

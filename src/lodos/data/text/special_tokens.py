@@ -27,15 +27,6 @@ _FIRST_STANDIN, _FILLER = 0xF0000, "\U0010fffd"
 _PRIVATE = re.compile("[\U000f0000-\U0010fffd]")
 
 
-def special_tokens_in(text: str, tokenizer: "PreTrainedTokenizerBase") -> list[str]:
-    """The special tokens that `text` spells, each once, in order of appearance.
-
-    For many texts make one `SpecialTokens`.
-    """
-    found = (text[start:end] for start, end in SpecialTokens(tokenizer).spans(text))
-    return list(dict.fromkeys(found))
-
-
 class SpecialTokens:
     """The special tokens of a tokenizer as it matches them: longest first, from the left. Can be pickled.
 
