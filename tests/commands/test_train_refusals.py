@@ -75,3 +75,15 @@ def test_too_little_memory_is_explained(args: TrainArgs, monkeypatch: pytest.Mon
     monkeypatch.setattr(train_command, "train", out_of_memory)
     with pytest.raises(UserError, match="per_device_parallelism"):
         main(["--model_name_or_path", args.model_name_or_path, "--data", args.data])
+
+
+@pytest.mark.parametrize("folder_is_there", [False, True])
+def test_a_checkpoint_that_is_demanded_is_looked_for_before_anything_is_read(
+    args: TrainArgs, monkeypatch: pytest.MonkeyPatch, folder_is_there: bool
+) -> None:
+    monkeypatch.setattr(HFCheckpointConverter, "from_hf", lambda *_, **__: pytest.fail("the model was read"))
+    demanding = named(args, "none", load_checkpoint=True)
+    if folder_is_there:
+        demanding.trainer.checkpoint_folder.mkdir(parents=True)
+    with pytest.raises(UserError, match="load_checkpoint: true, but there is no checkpoint in .*none"):
+        train(demanding)

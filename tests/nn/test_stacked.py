@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 
 from lodos.lora.config import LoraConfig
+from lodos.lora.filters import lora_trainable_params_filter
 from lodos.lora.transform import loraize
 from lodos.models.decoder import LmHeadModel
 from lodos.nn.attention.blockwise import OUT_NAME
 from lodos.nn.dropout import dropout
 from lodos.nn.linear import PRODUCT_NAME, Linear
 from lodos.nn.stacked import Stacked
+from lodos.tree import combine, partition
 from tiny_training import tiny_config
 
 LAYERS, WIDTH, INNER, TOKENS = 3, 6, 16, 9
@@ -217,3 +219,22 @@ def test_a_scanned_stack_is_traced_once(stack: Stacked) -> None:
         return count
 
     assert (traces(scan=True), traces(scan=False)) == (1, LAYERS)
+
+
+@pytest.mark.parametrize("targets", [None, [f"layers.{index}.mlp.down_proj" for index in (6, 7)]])
+@pytest.mark.parametrize("mode", MODES)
+def test_no_second_copy_of_the_base_is_made(mode: Any, targets: Any) -> None:
+    """Of eight layers of 1 MB each, with few tokens: adapters in all of them, or in the last two."""
+    config = tiny_config(num_hidden_layers=8, hidden_size=128, intermediate_size=512)
+    model = LmHeadModel.init(config, gradient_checkpointing=mode, key=KEY)
+    base_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(model.model.layers.stacked))
+    model = loraize(model, LoraConfig(r=2, target_modules=targets), key=KEY)
+    trainable, frozen = partition(model, lora_trainable_params_filter(model))
+
+    @jax.jit
+    def gradients(trainable: Any, frozen: Any) -> Any:
+        return jax.grad(lambda trainable: jnp.sum(last_hidden(combine(trainable, frozen))))(trainable)
+
+    memory = gradients.lower(trainable, frozen).compile().memory_analysis()
+    assert base_bytes > 8e6
+    assert memory.temp_size_in_bytes < base_bytes / 2

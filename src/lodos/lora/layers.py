@@ -12,7 +12,6 @@ The base layer is wrapped, not subclassed: the model around it does not change a
 from collections.abc import Mapping
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -56,12 +55,15 @@ class LoraLinear(eqx.Module):
         return 0 if self.adapted is None else self.adapted.index(True)
 
     def in_layers(self, start: int, stop: int) -> "Linear | LoraLinear":
-        """The part of a stack from layer `start` to `stop`; without its adapter if none of these layers is adapted."""
+        """The part of a stack from layer `start` to `stop`; without its adapter if none of these layers is adapted.
+
+        The base layer is left whole, that of all layers.
+        """
         adapted = None if self.adapted is None else self.adapted[start:stop]
-        part = jax.tree.map(lambda leaf: leaf[start:stop], self)
         if adapted is not None and not any(adapted):
-            return part.base_layer
-        return LoraLinear(part.base_layer, part.lora_A, part.lora_B, adapted, self.scale, self.dropout)
+            return self.base_layer
+        A, B = self.lora_A[start:stop], self.lora_B[start:stop]
+        return LoraLinear(self.base_layer, A, B, adapted, self.scale, self.dropout)
 
     def delta(self) -> Float[Array, "*layers out in"]:
         """What the adapter adds to the weight, `scale * B A`, in float32."""

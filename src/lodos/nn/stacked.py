@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from lodos.nn.attention.blockwise import OUT_NAME
@@ -20,6 +21,10 @@ from lodos.sharding import constrain_parameters
 GradientCheckpointing = Literal["none", "full", "dots"]
 """What the backward pass recomputes: nothing; everything but each layer's input; or, `dots`, all but the products of
 activations and weights and the output of attention: norms, activations and rotations cost little to make again."""
+
+
+_WEIGHTS_NAME = "weights_of_layer"
+"""What is read of a stack that is left whole, which the backward pass reads again."""
 
 
 @runtime_checkable
@@ -32,7 +37,7 @@ class PartOfStack(Protocol):
         ...
 
     def in_layers(self, start: int, stop: int) -> eqx.Module:
-        """The part of the stack from layer `start` to `stop`."""
+        """The part of the stack from layer `start` to `stop`. Arrays that may be large are left whole."""
         ...
 
 
@@ -66,10 +71,7 @@ class Stacked(eqx.Module):
         keys = None if key is None else jax.random.split(key, self.num_layers)
         outs = []
         for start, stop in pairwise(self._boundaries()):
-            whole = (start, stop) == (0, self.num_layers)
-            layers = self.stacked if whole else _in_layers(self.stacked, start, stop)
-            slices = (per_layer, keys) if whole else jax.tree.map(lambda leaf: leaf[start:stop], (per_layer, keys))  # noqa: B023
-            x, out = self._run(layers, stop - start, apply, x, *slices)
+            x, out = self._run(start, stop, apply, x, per_layer, keys)
             outs.append(out)
         return x, outs[0] if len(outs) == 1 else jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *outs)
 
@@ -77,29 +79,41 @@ class Stacked(eqx.Module):
         """Where runs of layers start that are folded together, and the end.
 
         Below the first layer that has anything to train nothing is differentiated. In one `scan` with the layers above
-        it JAX could not know.
+        it JAX could not know. (In that first layer itself, all is differentiated.)
         """
         parts = [node for node in jax.tree.leaves(self.stacked, is_leaf=_is_partial) if _is_partial(node)]
         first = min((part.first_layer for part in parts), default=0)
         return [0, self.num_layers] if first == 0 else [0, first, self.num_layers]
 
     def _run(
-        self, layers: eqx.Module, count: int, apply: Callable[..., Any], x: Array, per_layer: PyTree, keys: Array | None
+        self,
+        start: int,
+        stop: int,
+        apply: Callable[..., Any],
+        x: Array,
+        per_layer: PyTree,
+        keys: Array | None,
     ) -> tuple[Array, PyTree]:
+        """The layers from `start` to `stop`."""
+        is_part = stop - start < self.num_layers
+        layers = _in_layers(self.stacked, start, stop) if is_part else self.stacked
         arrays, static = eqx.partition(layers, eqx.is_array)
+        # XLA would copy a slice of the weights. What is left whole is read layer by layer, as `scan` reads its inputs.
+        whole, sliced = eqx.partition(arrays, lambda leaf: is_part and leaf.shape[0] == self.num_layers)
+        inputs = jax.tree.map(lambda leaf: leaf[start:stop], (per_layer, keys)) if is_part else (per_layer, keys)
 
-        def body(x: Array, slices: Any) -> tuple[Array, PyTree]:
-            layer_arrays, layer_inputs, layer_key = slices
-            layer = constrain_parameters(eqx.combine(layer_arrays, static))
+        def body(x: Array, of_layer: Any) -> tuple[Array, PyTree]:
+            index, layer_arrays, (layer_inputs, layer_key) = of_layer
+            layer = constrain_parameters(eqx.combine(_weights_of_layer(whole, index), layer_arrays, static))
             return apply(layer, x, layer_inputs, layer_key)
 
-        body = _checkpointed(body, self.gradient_checkpointing)
-        slices = (arrays, per_layer, keys)
+        body = _checkpointed(body, self.gradient_checkpointing, reads_weights=is_part)
         if self.scan:
-            return jax.lax.scan(body, x, slices)
+            return jax.lax.scan(body, x, (jnp.arange(start, stop), sliced, inputs))
         outs = []
-        for index in range(count):
-            x, out = body(x, jax.tree.map(lambda leaf, index=index: leaf[index], slices))
+        for index in range(stop - start):
+            of_layer = jax.tree.map(lambda leaf, index=index: leaf[index], (sliced, inputs))
+            x, out = body(x, (start + index, *of_layer))
             outs.append(out)
         return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outs)
 
@@ -110,14 +124,26 @@ def _is_partial(node: object) -> bool:
 
 def _in_layers(layers: eqx.Module, start: int, stop: int) -> eqx.Module:
     return jax.tree.map(
-        lambda node: node.in_layers(start, stop) if _is_partial(node) else node[start:stop], layers, is_leaf=_is_partial
+        lambda node: node.in_layers(start, stop) if _is_partial(node) else node, layers, is_leaf=_is_partial
     )
 
 
-def _checkpointed(body: Callable[..., Any], policy: GradientCheckpointing) -> Callable[..., Any]:
+def _weights_of_layer(stacks: PyTree, index: int | Array) -> PyTree:
+    return jax.tree.map(
+        lambda leaf: checkpoint_name(jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False), _WEIGHTS_NAME), stacks
+    )
+
+
+def _checkpointed(
+    body: Callable[..., Any], policy: GradientCheckpointing, *, reads_weights: bool
+) -> Callable[..., Any]:
+    """`body`, keeping what the policy says; `reads_weights` of a stack, which are never kept."""
     match policy:
         case "none":
-            return body
+            if not reads_weights:
+                return body
+            kept = jax.checkpoint_policies.save_anything_except_these_names(_WEIGHTS_NAME)
+            return jax.checkpoint(body, prevent_cse=False, policy=kept)
         case "full":
             return jax.checkpoint(body, prevent_cse=False)
         case "dots":
