@@ -101,7 +101,7 @@ def test_the_exit_status_reaches_the_shell() -> None:
 
 def test_what_the_user_has_set_in_the_environment_stays() -> None:
     script = (
-        "import os; from lodos.cli import set_environment; set_environment()\n"
+        "import os; from lodos.runtime import prepare_runtime; prepare_runtime()\n"
         "print(os.environ['HF_HUB_DISABLE_TELEMETRY'], os.environ['TRANSFORMERS_VERBOSITY'])"
     )
     assert run_python(script, TRANSFORMERS_VERBOSITY="info", HF_HUB_DISABLE_TELEMETRY="0").stdout == "0 info\n"

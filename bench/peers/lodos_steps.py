@@ -34,10 +34,8 @@ def steps(
         layers: takes random weights and so many layers instead of the folder's.
         flags: other settings of `lodos train`, by their names.
     """
-    from lodos.cli import set_environment
     from lodos.runtime import prepare_runtime
 
-    set_environment()
     prepare_runtime()
     import jax
 

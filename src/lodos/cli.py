@@ -1,4 +1,7 @@
-"""The command line: a verb, then its options. Only argv lives here; a verb is imported when it is called."""
+"""The command line: a verb, then its options; what goes wrong is said without a traceback.
+
+A verb is imported when it is called.
+"""
 
 import difflib
 import importlib
@@ -113,22 +116,8 @@ def set_up_process() -> None:
     """What a process that does work wants before it imports a library; help does not wait for it."""
     from lodos.runtime import prepare_runtime
 
-    set_environment()
     set_logging()
     prepare_runtime()
-
-
-def set_environment() -> None:
-    """Defaults that libraries read when they are imported; what the user has set stays."""
-    defaults = {
-        # Nothing is reported to anyone unless asked for.
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        # transformers is used without torch, and says so on every import.
-        "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
-        "TRANSFORMERS_VERBOSITY": "error",
-    }
-    for name, value in defaults.items():
-        os.environ.setdefault(name, value)
 
 
 def set_logging() -> None:

@@ -1,11 +1,7 @@
 """From a YAML file and flags to a dataclass, strictly.
 
-draccus decodes values into the types of the fields. Around it stands what a user of a config file trips over:
-
-    3e-4                    PyYAML reads text; here it is a number, as in YAML 1.2
-    off, yes, no            PyYAML reads booleans; here they are text
-    a key given twice       PyYAML keeps the last; here it is an error
-    an unknown key          all of them at once, each with the nearest known one
+draccus decodes values into the types of the fields. Around it stands what a user of a config file trips over: unknown
+keys are listed all at once, each with the nearest known one, and so are values of the wrong type.
 
 Flags are dotted names (`--trainer.num_train_steps 100`) and win over the file; `--strict` alone is `--strict true`. A
 dataclass may take keys of other names as well (`Translating`). This file knows nothing of the dataclasses it fills.
@@ -23,6 +19,7 @@ import yaml
 
 from lodos.config_help import field_docs, format_help, is_union, type_name
 from lodos.errors import UserError
+from lodos.yaml12 import dump_yaml, load_yaml
 
 T = TypeVar("T")
 
@@ -65,7 +62,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: for a missing file, broken YAML, a repeated key, or something other than a mapping.
     """
     try:
-        value = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Loader)
+        value = load_yaml(path.read_text(encoding="utf-8-sig"))
     except (FileNotFoundError, IsADirectoryError):
         raise UserError(f"{CONFIG_FLAG}: {path}: there is no such file.") from None
     except OSError as error:
@@ -97,7 +94,7 @@ def parse_section(cls: type[T], values: Mapping[str, Any], name: str) -> T:
 
 def dump_config(config: Any) -> str:
     """The config as YAML that `parse_config` reads back to an equal one. Secrets are not written."""
-    return yaml.dump(encode_config(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return dump_yaml(encode_config(config))
 
 
 def encode_config(config: Any) -> dict[str, Any]:
@@ -137,53 +134,6 @@ def _translated(cls: Any, values: dict[str, Any], origin: str, problems: list[st
         return {}
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's core schema for numbers and booleans, and no repeated keys."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: dict[Any, int] = {}
-        for key_node, _ in node.value:
-            key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
-            if not isinstance(key, str | int | float | None):
-                raise yaml.YAMLError(f"line {line}: {key!r} cannot be a key.")
-            if key in seen:
-                raise yaml.YAMLError(f"line {line}: {key!r} is given twice; the first is in line {seen[key]}.")
-            seen[key] = line
-        return super().construct_mapping(node, deep)
-
-    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
-        # PyYAML takes 0123 for octal.
-        return int(self.construct_scalar(node), 10)
-
-
-_BOOL, _INT, _FLOAT = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
-_Loader.add_constructor(_INT, _Loader.construct_yaml_int)
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag not in (_BOOL, _INT, _FLOAT)]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(_BOOL, re.compile(r"(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
-_Loader.add_implicit_resolver(_INT, re.compile(r"[-+]?[0-9]+$"), list("-+0123456789"))
-_Loader.add_implicit_resolver(
-    _FLOAT,
-    re.compile(r"([-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"),
-    list("-+.0123456789"),
-)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Writes what `_Loader` reads: text that looks like one of its numbers or booleans is quoted."""
-
-
-_Dumper.yaml_implicit_resolvers = {
-    first: [
-        *_Loader.yaml_implicit_resolvers.get(first, []),
-        *yaml.SafeDumper.yaml_implicit_resolvers.get(first, []),
-    ]
-    for first in {*_Loader.yaml_implicit_resolvers, *yaml.SafeDumper.yaml_implicit_resolvers}
-}
-
-
 def _split_flags(argv: Sequence[str], switches: set[str]) -> tuple[str | None, dict[str, str]]:
     """The config path and the flags by dotted name, their values as they were typed; a switch alone is true."""
     flags: dict[str, str] = {}
@@ -215,7 +165,7 @@ def _flag_value(name: str, text: str, hint: Any) -> Any:
     if str in kinds and not collection and not origins & {int, float}:
         return text
     try:
-        return yaml.load(text, Loader=_Loader)
+        return load_yaml(text)
     except yaml.YAMLError as error:
         raise UserError(f"--{name}: {text!r} is not valid YAML: {error}") from None
 

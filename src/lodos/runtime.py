@@ -1,6 +1,6 @@
-"""What a process that trains wants of the C library and of JAX, set before the first array is made.
+"""What a process that trains wants of the C library and of the libraries that it will import.
 
-`lodos` does so on its own; a script over the library calls `prepare_runtime()` first.
+`lodos` does so on its own; a script over the library calls `prepare_runtime()` before it imports JAX.
 """
 
 import ctypes
@@ -24,11 +24,20 @@ COMPILER_THREAD = "lodos-compile"
 def prepare_runtime() -> None:
     """Keeps freed memory, and compiled programs from one run to the next. What the user has set stays."""
     _keep_freed_memory()
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(compilation_cache()))
-    # JAX keeps only what took a second; dozens of small programs together take more.
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-    # Orbax, JAX and XLA report their routine at this level through absl and C++.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    defaults = {
+        "JAX_COMPILATION_CACHE_DIR": str(compilation_cache()),
+        # JAX keeps only what took a second; dozens of small programs together take more.
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        # Orbax, JAX and XLA report their routine at this level through absl and C++.
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+        # Nothing is reported to anyone unless asked for.
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        # transformers is used without torch, and says so on every import.
+        "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
 
 
 def compilation_cache() -> Path:

@@ -85,5 +85,5 @@ def test_a_checkpoint_that_is_demanded_is_looked_for_before_anything_is_read(
     demanding = named(args, "none", load_checkpoint=True)
     if folder_is_there:
         demanding.trainer.checkpoint_folder.mkdir(parents=True)
-    with pytest.raises(UserError, match="load_checkpoint: true, but there is no checkpoint in .*none"):
+    with pytest.raises(UserError, match=r"load_checkpoint: true, but there is no checkpoint in .*none"):
         train(demanding)

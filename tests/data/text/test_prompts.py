@@ -95,7 +95,7 @@ def test_bad_mappings_are_refused(mapping: dict[str, object], says: str) -> None
         ("p.json", "{", "cannot be read"),
         ("p.yaml", "a: [", "cannot be read"),
         ("p.yaml", "- a\n", "must be a mapping"),
-        ("p.yaml", "prompt_input: a\nprompt_input: b\n", "given twice: prompt_input"),
+        ("p.yaml", "prompt_input: a\nprompt_input: b\n", "line 2: .prompt_input. is given twice"),
     ],
 )
 def test_bad_files_are_refused_by_name(tmp_path: Path, name: str, content: str, says: str) -> None:

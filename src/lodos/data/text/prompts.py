@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from lodos.errors import UserError
+from lodos.yaml12 import load_yaml
 
 _PLACEHOLDERS = {"prompt_input": ("instruction", "input"), "prompt_no_input": ("instruction",)}
 
@@ -144,7 +145,7 @@ def _read_mapping(file: str) -> Mapping[str, Any]:
         raise UserError(f"{file}: a remote prompts file cannot be read yet. Download it and give the local file.")
     try:
         text = Path(file).expanduser().read_text(encoding="utf-8-sig")
-        value = json.loads(text) if file.endswith(".json") else _load_yaml(text)
+        value = json.loads(text) if file.endswith(".json") else load_yaml(text)
     except FileNotFoundError:
         raise UserError(f"{file}: there is no such prompts file.") from None
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -152,14 +153,3 @@ def _read_mapping(file: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise UserError(f"{file}: the prompts must be a mapping with {' and '.join(_PLACEHOLDERS)}.")
     return value
-
-
-def _load_yaml(text: str) -> Any:
-    # PyYAML keeps the last of two equal keys without a word.
-    node = yaml.compose(text, Loader=yaml.SafeLoader)
-    if isinstance(node, yaml.MappingNode):
-        keys = [key.value for key, _ in node.value]
-        twice = sorted({key for key in keys if keys.count(key) > 1})
-        if twice:
-            raise ValueError(f"given twice: {', '.join(twice)}")
-    return yaml.safe_load(text)
