@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.measure import PeakMemory
+from bench.measure import PeakMemory, write_report
 from lodos.data.tokens.workers import core_count
 
 TEXT = (
@@ -160,8 +160,7 @@ def main() -> None:
                     flush=True,
                 )
                 results.append({"rows": count, "way": way, **found})
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps({"cores": core_count(), "results": results}, indent=2) + "\n", encoding="utf-8")
+    write_report(args.out, results=results)
 
 
 if __name__ == "__main__":

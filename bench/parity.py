@@ -7,7 +7,6 @@ prints both losses at every step and how far they and the final factors are apar
 
 import argparse
 import dataclasses
-import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from bench.measure import write_report
 from bench.peers.peft_steps import adamw, load_adapted
 from lodos.commands.lora_model import lora_trainer
 from lodos.config import TrainArgs
@@ -169,9 +169,7 @@ def main() -> None:
     print(f"largest relative difference in norm of a final A, B:     {comparison.largest_factor_norm_difference:.1e}")
     absolute = comparison.largest_factor_absolute_difference
     print(f"largest difference of an entry of a final A, B, absolute: {absolute:.1e}")
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    report = {"lodos": ours.losses, "peft": theirs.losses, **comparison.__dict__}
-    args.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_report(args.out, model=str(folder), lodos=ours.losses, peft=theirs.losses, **comparison.__dict__)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,4 @@ def test_the_peak_is_in_operations_a_second_and_bounds_another_product() -> None
 
 
 def test_it_is_measured_once() -> None:
-    matrix_peak("float32")
-    started = time.perf_counter()
-    matrix_peak("float32")
-    assert time.perf_counter() - started < 1e-3
+    assert matrix_peak("float32") == matrix_peak("float32")  # no two measurements agree to the last bit

@@ -49,7 +49,7 @@ class TrainerConfig:
     num_train_steps: int | None = None
     """Optimizer steps."""
     num_epochs: float | None = None
-    """Passes over the data, instead of num_train_steps."""
+    """Passes over the data, instead of num_train_steps; 3 if neither is given."""
     train_batch_size: int = 32
     """Rows of a batch, over all devices."""
     per_device_parallelism: int = -1
