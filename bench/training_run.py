@@ -15,12 +15,14 @@ from lodos.tracking.jsonl import read_records
 LONGEST_WAIT = 1800.0
 """Seconds for a record of the log."""
 
+SECONDS_BETWEEN_PEAKS = 0.5
+
 
 class TrainingRun:
     """A `lodos train` process; a context manager, which ends it.
 
     Its steps are done when the log says so. Stopping it then costs it the hundredth of a second by which it was seen
-    late, next to steps of seconds.
+    late, next to steps of seconds. Looking costs it nothing: the log is read when it has grown.
     """
 
     def __init__(self, name: str, arguments: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None):
@@ -46,7 +48,10 @@ class TrainingRun:
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **(environment or {})},
             )
         self.peak_bytes = 0
+        self._peak_read = 0.0
         self._steps_seen = 0
+        self._log_size = 0
+        self._records: list[dict[str, Any]] = []
 
     @property
     def ended(self) -> bool:
@@ -59,7 +64,10 @@ class TrainingRun:
 
     def records(self) -> list[dict[str, Any]]:
         """Of its log; the first is written when all is loaded and the first step is about to begin."""
-        return read_records(self.run_folder / "log.jsonl")
+        log = self.run_folder / "log.jsonl"
+        if log.exists() and (size := log.stat().st_size) != self._log_size:
+            self._log_size, self._records = size, read_records(log)
+        return self._records
 
     def steps(self) -> list[dict[str, Any]]:
         """The records of its steps."""
@@ -103,7 +111,9 @@ class TrainingRun:
 
     def _wait(self, condition: Any) -> None:
         def over() -> bool:
-            self.peak_bytes = max(self.peak_bytes, peak_resident(self._process.pid))
+            if time.monotonic() - self._peak_read > SECONDS_BETWEEN_PEAKS:
+                self.peak_bytes = max(self.peak_bytes, peak_resident(self._process.pid))
+                self._peak_read = time.monotonic()
             return bool(condition()) or self.ended
 
         wait_until(over, seconds=LONGEST_WAIT, what=f"{self.name}: {self.words[-1000:]}")
