@@ -86,14 +86,15 @@ def test_all_bad_values_are_named_at_once() -> None:
 @pytest.mark.parametrize(("kind", "names"), UNUSED.items())
 def test_a_setting_that_would_change_nothing_is_refused(kind: Any, names: tuple[str, ...]) -> None:
     other = {"weight_decay": 0.1, "beta1": 0.8, "beta2": 0.9, "epsilon": 1e-6}
-    gradient = jnp.asarray([0.1, -0.2, 0.3])
+    # As small as an epsilon of 1e-6, which then makes a difference.
+    gradients = jnp.asarray(1e-6 * np.random.default_rng(0).normal(size=(50, 3)), jnp.float32)
 
-    def after_two_steps(**settings: float) -> list[float]:
-        update = OptimizerConfig(type=kind, learning_rate=0.1, warmup=0, **settings).build(2)
-        x = jnp.ones(3)
+    def trained(**settings: float) -> list[float]:
+        update = OptimizerConfig(type=kind, learning_rate=0.1, warmup=0, **settings).build(len(gradients))
+        x = jnp.full(3, 1e-3)
         state = update.init(x)
-        for scale in (1e-6, -2e-6):
-            updates, state = update.update(scale * gradient, state, x)
+        for gradient in gradients:
+            updates, state = update.update(gradient, state, x)
             x = optax.apply_updates(x, updates)
         return np.asarray(x).tolist()
 
@@ -102,4 +103,4 @@ def test_a_setting_that_would_change_nothing_is_refused(kind: Any, names: tuple[
             with pytest.raises(UserError, match=f"{name}: {kind} has none. Leave it at"):
                 OptimizerConfig(type=kind, **{name: value})
         else:
-            assert after_two_steps(**{name: value}) != after_two_steps(), name
+            assert trained(**{name: value}) != trained(), name
