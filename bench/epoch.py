@@ -273,7 +273,7 @@ def main() -> None:
     )
     parser.add_argument("--micro_batch", type=int, default=8, help="of PEFT grouped and flattened")
     parser.add_argument("--packed_rows", type=int, default=8, help="of a step in lodos")
-    parser.add_argument("--at_once", type=int, default=2, help="of these, rows computed at once")
+    parser.add_argument("--at_once", type=int, default=4, help="of these, rows computed at once")
     parser.add_argument("--steps", type=int, default=1, help="of a turn")
     parser.add_argument("--model", type=Path, help="a Hugging Face folder; by default SmolLM2-135M-Instruct")
     parser.add_argument("--flag", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help=FLAG_HELP)
