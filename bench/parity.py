@@ -94,7 +94,9 @@ def train_in_lodos(
             train_batch_size=len(batches[0].tokens),
             per_device_parallelism=per_device_parallelism,
         )
-        config = TrainArgs(str(folder), "the batches", lora=lora, optimizer=optimizer, trainer=trainer_config)
+        config = TrainArgs(
+            model_name_or_path=str(folder), data="the batches", lora=lora, optimizer=optimizer, trainer=trainer_config
+        )
         trainer = lora_trainer(config, model)
         losses: list[float] = []
         trainer.add_hook(lambda info: losses.append(info.loss))
