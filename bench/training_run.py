@@ -111,10 +111,11 @@ class TrainingRun:
 
     def _wait(self, condition: Any) -> None:
         def over() -> bool:
-            if time.monotonic() - self._peak_read > SECONDS_BETWEEN_PEAKS:
+            is_over = bool(condition()) or self.ended
+            if is_over or time.monotonic() - self._peak_read > SECONDS_BETWEEN_PEAKS:
                 self.peak_bytes = max(self.peak_bytes, peak_resident(self._process.pid))
                 self._peak_read = time.monotonic()
-            return bool(condition()) or self.ended
+            return is_over
 
         wait_until(over, seconds=LONGEST_WAIT, what=f"{self.name}: {self.words[-1000:]}")
         if self.ended and self._process.returncode != 0:

@@ -18,6 +18,7 @@ GROUND = [
     "tree",
     "sharding",
     "jit",
+    "yaml12",
     "config_help",
     "config_parsing",
     "levanter",

@@ -77,7 +77,7 @@ def test_a_key_without_a_place_here_is_an_error_that_says_what_to_write(key: str
         ("optimizer: {warmup_ratio: 0.1, warmup: 10}", "optimizer.warmup is given too"),
         ("trainer: {fsdp_axis: [embed, mlp]}", "one axis"),
         ("trainer: {crash_on_nan: 1}", "not finite"),
-        ("optimizer: {type: adam, weight_decay: 0.1}", "Use adamw"),
+        ("optimizer: {type: adam, weight_decay: 0.1}", "use adamw"),
         ("trainer: {ray: {}, log_dir: logs, jax_config: {a: 1}}", "Write trainer.run_dir(.|\n)*JAX_<NAME>"),
     ],
 )
