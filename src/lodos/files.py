@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,7 +90,8 @@ def _exchanged(one: Path, other: Path) -> bool:
 def write_whole(path: Path, text: str) -> None:
     """Writes a text file, UTF-8: until it is whole, what was at `path` stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # Hosts that share a disk may have the same process ids.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)

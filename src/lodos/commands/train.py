@@ -66,7 +66,7 @@ def main(argv: list[str]) -> int:
 def train(config: TrainArgs) -> TrainResult:
     """One run, from the files it starts from to the files it leaves."""
     _check_places(config)
-    step = newest_step(config.trainer)
+    step = newest_step(config.trainer) or 0
     uploads = _checked_uploads(config)
     converter = HFCheckpointConverter.from_hf(
         config.model_name_or_path,

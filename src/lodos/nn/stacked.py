@@ -11,7 +11,6 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from lodos.nn.attention.blockwise import OUT_NAME
@@ -23,8 +22,8 @@ GradientCheckpointing = Literal["none", "full", "dots"]
 activations and weights and the output of attention: norms, activations and rotations cost little to make again."""
 
 
-_WEIGHTS_NAME = "weights_of_layer"
-"""What is read of a stack that is left whole, which the backward pass reads again."""
+_READS = frozenset({"dynamic_slice", "squeeze", "transpose", "convert_element_type", "sharding_constraint"})
+"""The primitives by which a layer's weights come from the stack."""
 
 
 @runtime_checkable
@@ -129,9 +128,12 @@ def _in_layers(layers: eqx.Module, start: int, stop: int) -> eqx.Module:
 
 
 def _weights_of_layer(stacks: PyTree, index: int | Array) -> PyTree:
-    return jax.tree.map(
-        lambda leaf: checkpoint_name(jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False), _WEIGHTS_NAME), stacks
-    )
+    return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False), stacks)
+
+
+def _keeps_what_is_computed(primitive: Any, *_: Any, **__: Any) -> bool:
+    """A policy of `jax.checkpoint`: all but what is only read, or else each layer's weights would be kept once more."""
+    return primitive.name not in _READS
 
 
 def _checkpointed(
@@ -142,8 +144,7 @@ def _checkpointed(
         case "none":
             if not reads_weights:
                 return body
-            kept = jax.checkpoint_policies.save_anything_except_these_names(_WEIGHTS_NAME)
-            return jax.checkpoint(body, prevent_cse=False, policy=kept)
+            return jax.checkpoint(body, prevent_cse=False, policy=_keeps_what_is_computed)
         case "full":
             return jax.checkpoint(body, prevent_cse=False)
         case "dots":

@@ -32,7 +32,7 @@ class OptimizerConfig:
     beta1: float = 0.9
     """Decay of the first moment; momentum for sgd. Adafactor has none."""
     beta2: float = 0.999
-    """Decay of the second moment (adamw, adam), or of the first in what is kept of it (lion)."""
+    """Decay of the second moment (adamw, adam), or of the momentum that is kept (lion)."""
     epsilon: float = 1e-8
     """Added to the root of the second moment (adamw, adam)."""
     max_grad_norm: float | None = 1.0
@@ -61,7 +61,7 @@ class OptimizerConfig:
         if not 0 < self.epsilon < math.inf:
             problems.append(f"epsilon: {self.epsilon} must be a number above 0.")
         if not 0 <= self.weight_decay < math.inf:
-            problems.append(f"weight_decay: {self.weight_decay} must not be negative.")
+            problems.append(f"weight_decay: {self.weight_decay} must be a number, at least 0.")
         problems += [
             f"{field.name}: {self.type} has none. Leave it at {field.default}, or use adamw as the type."
             for field in dataclasses.fields(self)

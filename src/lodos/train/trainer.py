@@ -281,11 +281,11 @@ class Trainer:
         self._schedule.saved()
 
     def _resumed(self, state: TrainerState) -> TrainerState:
-        return state if newest_step(self.config) == 0 else self._open_checkpointer().restore(state)
+        return state if newest_step(self.config) is None else self._open_checkpointer().restore(state)
 
 
-def newest_step(config: TrainerConfig) -> int:
-    """The step of the checkpoint that the run would go on from; 0 where it begins.
+def newest_step(config: TrainerConfig) -> int | None:
+    """The step of the checkpoint that the run would go on from; None where it begins.
 
     Raises:
         UserError: when a checkpoint is demanded, and there is none.
@@ -296,7 +296,7 @@ def newest_step(config: TrainerConfig) -> int:
         step = Checkpointer(folder, keep=newest_kept(config.checkpointer.keep)).latest_step()
     if demanded and step is None:
         raise UserError(f"load_checkpoint: true, but there is no checkpoint in {folder}.")
-    return step or 0
+    return step
 
 
 def check_resumable(config: TrainerConfig, fingerprint: Mapping[str, Any]) -> None:

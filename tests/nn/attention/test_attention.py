@@ -31,6 +31,7 @@ def test_the_platform_chooses(
     platform: str, dtype: Any, window: Any, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    monkeypatch.setattr(jax, "local_devices", lambda: [SimpleNamespace(compute_capability="8.0")])
     assert _choose("auto", jnp.dtype(dtype), 64, window) == expected
 
 
@@ -43,6 +44,7 @@ def test_the_platform_chooses(
         ("10.3", 256, "cudnn"),
         ("9.0", 264, "blockwise"),
         ("9.0", 60, "blockwise"),
+        ("gfx90a", 64, "blockwise"),
     ],
 )
 def test_heads_that_cudnn_does_not_take_are_blockwise(

@@ -14,9 +14,11 @@ _HOPPER = 9
 
 def fits_cudnn(head_size: int) -> bool:
     """Whether cuDNN's kernels take heads of this size on the GPU that is here."""
-    capability = getattr(jax.local_devices()[0], "compute_capability", "0")  # such as 9.0; other devices have none
-    largest = 256 if int(capability.split(".")[0]) >= _HOPPER else 128
-    return head_size % 8 == 0 and head_size <= largest
+    # Such as 9.0; AMD's are called gfx90a, and other devices have none.
+    major = str(getattr(jax.local_devices()[0], "compute_capability", "")).split(".")[0]
+    if not major.isdecimal():
+        return False
+    return head_size % 8 == 0 and head_size <= (256 if int(major) >= _HOPPER else 128)
 
 
 def cudnn_attention(
