@@ -1,14 +1,11 @@
 """`lodos train` goes on where it was interrupted, and only with what it began with."""
 
 import dataclasses
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lodos.commands.run_log import RunLog
 from lodos.commands.train import main, train
 from lodos.config import TrainArgs
 from lodos.errors import UserError
@@ -17,26 +14,18 @@ from lodos.lora.config import LoraConfig
 from lodos.tracking.jsonl import read_records
 from lodos.train.config import CheckpointerConfig
 from lodos.train.optim import OptimizerConfig
-from train_args import named
+from train_args import interrupted_after, named
 
 
 def test_an_interrupted_run_resumes_to_the_same_adapter_and_log(
-    args: TrainArgs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    args: TrainArgs, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # Evaluated and saved every third step, so that a step can be dispatched before the numbers of step 1 come.
     args = named(args, "straight", steps_per_eval=3, checkpointer=CheckpointerConfig(save_interval=3))
     straight = train(args)
 
-    on_step = RunLog.on_step
-
-    def interrupt_at_1(log: RunLog, report: Any) -> None:
-        on_step(log, report)
-        if report.step == 1:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(RunLog, "on_step", interrupt_at_1)
-    stopped = train(named(args, "stopped"))
-    monkeypatch.setattr(RunLog, "on_step", on_step)
+    with interrupted_after(1):
+        stopped = train(named(args, "stopped"))
     assert stopped.interrupted
     assert stopped.step == 2
     assert stopped.adapter.name == "step-2"

@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import logging
-import os
-import signal
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +16,6 @@ from safetensors.numpy import load_file
 
 from hub_server import TOKEN, HubServer
 from lodos.checkpoints import save_merged_hf_checkpoint_callback, save_peft_checkpoint_callback
-from lodos.commands.run_log import RunLog
 from lodos.commands.train import main, train
 from lodos.config import TrainArgs
 from lodos.errors import UserError
@@ -28,6 +25,7 @@ from lodos.lora.config import LoraConfig
 from lodos.lora.transform import loraize
 from lodos.train.config import TrainerConfig
 from lodos.train.optim import OptimizerConfig
+from train_args import interrupted_after
 
 
 @pytest.fixture
@@ -121,18 +119,9 @@ def test_a_hub_that_fails_does_not_stop_the_run_and_the_next_upload_tries_again(
     assert [message for message, _ in hub.repositories["me/adapter"].commits] == ["Adapter of step 4"]
 
 
-def test_an_interrupted_run_uploads_what_it_saved(
-    args: TrainArgs, hub: HubServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    on_step = RunLog.on_step
-
-    def interrupt_after_2(log: RunLog, report: Any) -> None:
-        on_step(log, report)
-        if report.step == 2:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(RunLog, "on_step", interrupt_after_2)
-    result = train(args)
+def test_an_interrupted_run_uploads_what_it_saved(args: TrainArgs, hub: HubServer) -> None:
+    with interrupted_after(2):
+        result = train(args)
     assert result.interrupted
     assert hub.repositories["me/adapter"].commits[-1][0] == f"Adapter of step {result.step}"
     assert hub.repositories["me/adapter"].files == contents(result.adapter)

@@ -128,8 +128,9 @@ def test_a_layer_has_the_gradients_that_it_has_in_a_stack_adapted_as_a_whole(sca
         assert not np.any(leaf[:LAST])
         largest = np.abs(expected[name][LAST]).max()
         assert largest > 0
-        # Two programs that round differently with dropout; in float64 they agree to 2e-13.
-        np.testing.assert_allclose(leaf[LAST], expected[name][LAST], rtol=0, atol=2e-4 * largest)
+        # With dropout the two programs round differently; in float64 they agree to 2e-13.
+        tolerance = 2e-4 if dropout else 1e-5
+        np.testing.assert_allclose(leaf[LAST], expected[name][LAST], rtol=0, atol=tolerance * largest)
 
 
 @pytest.mark.parametrize("config", [EVERYTHING, LAST_ALONE], ids=["all", "last"])
