@@ -55,7 +55,10 @@ def test_a_step_is_dispatched_before_the_numbers_of_the_one_before_are_fetched(
     assert events == [(d, 1), (d, 2), (r, 1), (d, 3), (r, 2), (d, 4), (r, 3), (r, 4)]
 
 
-def test_the_device_is_still_at_a_step_when_the_next_is_dispatched(tmp_path: Any) -> None:
+@pytest.mark.parametrize("ahead", [False, True])
+def test_the_device_is_still_at_a_step_when_the_next_is_dispatched_but_for_a_cpu(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, ahead: bool
+) -> None:
     def slow_loss(model: Any, batch: Any, key: Any = None) -> Any:
         # Some hundred milliseconds, of which dispatching is a hundredth.
         x = jax.lax.fori_loop(0, 8, lambda _, x: jnp.tanh(1e-3 * x @ x), jnp.ones((1200, 1200)) * jnp.mean(model))
@@ -63,16 +66,27 @@ def test_the_device_is_still_at_a_step_when_the_next_is_dispatched(tmp_path: Any
 
     config = TrainerConfig(run_dir=str(tmp_path), num_train_steps=4, train_batch_size=2, checkpointer=SELDOM)
     trainer = Trainer(config, OptimizerConfig(type="sgd").build(4), slow_loss)
-    running: list[bool] = []
+    assert not trainer._dispatches_ahead
+    if ahead:
+        monkeypatch.setattr(Trainer, "_dispatches_ahead", True)
+    at_next_batch: list[bool] = []
+    at_dispatch: list[bool] = []
+    train_step = trainer.train_step
+
+    def dispatch(state: Any, batch: Any) -> Any:
+        at_dispatch.append(trainer._reports.device_is_busy)
+        return train_step(state, batch)
 
     def batches() -> Any:
         while True:
             # Asked for batch k + 2 the trainer has read the numbers of step k, and k + 1 is running.
-            running.append(trainer._reports.device_is_busy)
+            at_next_batch.append(trainer._reports.device_is_busy)
             yield {"x": np.ones((2, 3), np.float32)}
 
+    monkeypatch.setattr(trainer, "train_step", dispatch)
     run(trainer, jnp.ones((3,)), batches())
-    assert running == [False, True, True, True]
+    assert at_next_batch == [False, True, True, True]
+    assert at_dispatch == [False, ahead, ahead, ahead]
 
 
 def test_reports_come_for_every_step_once_with_plain_numbers(table: Any, make_table_trainer: Any) -> None:
@@ -178,6 +192,20 @@ def test_an_interrupted_run_tells_of_the_step_that_was_running(table: Any, make_
     # Step 4 had been dispatched when the numbers of step 3 came.
     assert (int(state.step), trainer.interrupted, reports) == (4, True, [1, 2, 3, 4])
     assert trainer._open_checkpointer().latest_step() == 4
+
+
+def test_a_signal_while_a_step_is_waited_for_is_heeded_before_the_next(table: Any, make_table_trainer: Any) -> None:
+    trainer, reports = make_table_trainer(steps=50, checkpointer=SELDOM), []
+
+    def batches() -> Any:
+        for k in range(50):
+            if k == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+            yield make_batch(k)
+
+    trainer.add_report_hook(lambda report: reports.append(report.step))
+    state = run(trainer, table, batches())
+    assert (int(state.step), trainer.interrupted, reports) == (3, True, [1, 2, 3])
 
 
 def test_a_run_without_a_step_left_reports_nothing(table: Any, make_table_trainer: Any) -> None:
