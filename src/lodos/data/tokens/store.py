@@ -274,7 +274,8 @@ def _open_batches(folder: Path, marker: dict[str, Any]) -> "list[pa.RecordBatch]
 
 def _numpy(array: Any) -> np.ndarray:
     """The array as a view of the file, not a copy."""
-    return array.to_numpy(zero_copy_only=True)
+    # PyArrow's own to_numpy imports pandas first.
+    return np.from_dlpack(array)
 
 
 def _list_offsets(lists: Any) -> np.ndarray:
