@@ -109,6 +109,16 @@ def test_many_tokens_in_float32_take_one_large_product_forward_and_one_back() ->
     assert product_shapes(gradient, *values) == sorted(backward)
 
 
+def test_on_an_accelerator_a_small_update_is_not_rounded_away_with_the_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They round the factors of products in float32."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    arguments = make_arguments(MANY)
+    forward = product_shapes(lambda arguments: lora_product(arguments, SCALE), arguments)
+    assert forward == sorted([(MANY, OUT), (MANY, R), (MANY, OUT)])
+    gradient, values = differentiated(arguments, output_gradient(MANY), ["x"])
+    assert (OUT, IN) not in product_shapes(gradient, *values)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_no_gradient_of_a_frozen_weight_is_formed(case: str) -> None:
     """Two products of `[tokens, r]`, and those of the factors: none has the shape of the weight, none of the input."""

@@ -4,8 +4,10 @@ Three things are done here that JAX would not do by itself. With T tokens and a 
 are what LoRA costs beyond its base layer.
 
 The sum `W + scale * B A` is formed anew for each use where that is cheaper than a second pass over the activations:
-in float32, with more tokens than a weight has columns. Forward and backward then have as many large products as the
-base layer alone. In 16 bits the sum would round the update away, so there the two products stay apart.
+with more tokens than a weight has columns, and no dropout between the two. Forward and backward then have as many large
+products as the base layer alone. A product in 16 bits would round the update away with the sum, so there the two stay
+apart: where the arrays have 16 bits, and on accelerators, which round the factors of a float32 product to bfloat16 or
+TF32 unless told otherwise.
 
 The gradient of B, `dy^T h`, is made as `(h^T dy)^T`: r rows that XLA's CPU backend multiplies ten times as fast as r
 columns.
@@ -71,7 +73,8 @@ def _backward(residuals: None, dy: Array, perturbed: Any, arguments: Arguments, 
 def _is_summed(arguments: Arguments) -> bool:
     x, dropped, weight, *_ = arguments
     tokens = x.size // x.shape[-1]
-    return dropped is None and weight.dtype == x.dtype == jnp.float32 and tokens > weight.shape[1]
+    exact = weight.dtype == x.dtype == jnp.float32 and jax.default_backend() == "cpu"
+    return exact and dropped is None and tokens > weight.shape[1]
 
 
 def _sum(weight: Array, A: Array, B: Array, scale: float) -> Float[Array, "out in"]:
