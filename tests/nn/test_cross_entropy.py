@@ -360,6 +360,19 @@ def test_bfloat16_logits_are_summed_in_float32(trained: bool) -> None:
         assert np.abs(np.asarray(gradient).astype(np.float64) - expected).max() < 0.01 * np.abs(expected).max()
 
 
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_sum_beyond_the_numbers_of_float16_is_no_gradient(trained: bool) -> None:
+    """Of flat logits over a large vocabulary."""
+    vocab = 70_000
+    assert vocab > float(jnp.finfo(jnp.float16).max)
+    hidden, head = np.zeros((TOKENS, EMBED)), np.random.default_rng(0).normal(size=(vocab, EMBED)).astype(np.float16)
+    targets, weights = np.arange(TOKENS), np.ones(TOKENS, np.float32)
+    _, expected, _ = reference(hidden, head, targets, weights)
+    hidden16, head16 = jnp.asarray(hidden, jnp.float16), linear_head(head)
+    _, found, _ = loss_and_gradients(hidden16, head16, targets, weights, trained=trained, chunks=(5,))
+    assert np.abs(np.asarray(found).astype(np.float64) - expected).max() < 0.01 * np.abs(expected).max()
+
+
 def test_sums_add_up_over_batches_as_means_do_not() -> None:
     hidden, head, targets, weights = map(jnp.asarray, make_case())
     whole = next_token_loss(linear_head(head), hidden, targets, weights)

@@ -196,7 +196,10 @@ def _chunk(
     if options.soft_cap is not None:
         d_logits = d_logits * (1.0 - jnp.square(logits / options.soft_cap))
     if not jax.tree.leaves(trained):
-        # The head is linear, so its rows may be scaled after it: `embed` numbers a token in place of `vocab`.
+        # The head is linear, so its rows may be scaled after it: `embed` numbers a token in place of `vocab`. But for
+        # float16, which ends at 65,504: there a row has a divisor first, its sum.
+        if raw.dtype == jnp.float16:
+            d_logits, scale = d_logits / sums[:, None], scale * sums
         d_hidden = pull_back(d_logits.astype(raw.dtype))[1]
         return loss, trained, (scale[:, None] * d_hidden.astype(jnp.float32)).astype(hidden.dtype)
     d_trained, d_hidden = pull_back((scale[:, None] * d_logits).astype(raw.dtype))
