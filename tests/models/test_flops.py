@@ -31,6 +31,22 @@ def test_lora_counts_four_for_the_frozen_and_six_for_the_factors(tied: bool) -> 
     assert flops.of(10, 3) == 10 * flops.per_token + 3 * flops.per_trained_token
 
 
+def test_below_the_lowest_adapted_layer_only_the_forward_pass_counts() -> None:
+    config = LoraConfig(r=RANK, target_modules=rf".*layers\.{LAYERS - 1}\..*_proj")
+    adapted = loraize(model(tied=True), config, key=jax.random.key(1))
+    flops = training_flops(adapted, lora_trainable_params_filter(adapted))
+    below = LAYERS - 1
+    assert flops.per_token == (2 * below + 4) * LINEAR / LAYERS + 6 * FACTORS / LAYERS
+    assert flops.per_trained_token == 4 * VOCAB * HIDDEN
+
+
+def test_under_an_adapter_of_the_head_alone_only_the_forward_pass_counts() -> None:
+    adapted = loraize(model(tied=False), LoraConfig(r=RANK, target_modules=["lm_head"]), key=jax.random.key(1))
+    flops = training_flops(adapted, lora_trainable_params_filter(adapted))
+    assert flops.per_token == 2 * LINEAR
+    assert flops.per_trained_token == 2 * VOCAB * HIDDEN + 6 * RANK * (VOCAB + HIDDEN)
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_full_training_counts_six_for_everything(tied: bool) -> None:
     flops = training_flops(model(tied), True)

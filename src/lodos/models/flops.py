@@ -27,30 +27,39 @@ class TrainingFlops:
 
 
 def training_flops(model: LmHeadModel, is_trainable: PyTree) -> TrainingFlops:
-    """Counted from the parameters: 4 for each of a frozen matrix and 6 for each of a trained one.
+    """Counted from the parameters: 4 for each of a frozen matrix and 6 for each of a trained one; 2 for each below the
+    lowest layer that is trained.
 
     A matrix is used once forward and once for the gradient of its input, with a multiplication and an addition each;
     a trained one once more for its own gradient. Attention's products of activations, norms and embeddings that are
     looked up do not count, and nothing is counted twice that is recomputed.
     """
     trained, frozen = partition(model, is_trainable)
-
-    def flops(part: PyTree, factor: int) -> int:
-        return factor * _matrix_size(part)
-
-    head = [
-        (part.model.embed_tokens.weight if model.lm_head is None else part.lm_head, factor)
-        for part, factor in ((frozen, 4), (trained, 6))
-    ]
-    return TrainingFlops(
-        per_token=flops(frozen.model, 4) + flops(trained.model, 6),
-        per_trained_token=sum(flops(part, factor) for part, factor in head),
+    differentiated = 1 - _lowest_trained_layer(model, trained) / model.model.layers.num_layers
+    frozen_head, trained_head = (
+        _matrix_size(part.model.embed_tokens.weight if model.lm_head is None else part.lm_head)
+        for part in (frozen, trained)
     )
+    return TrainingFlops(
+        per_token=(2 + 2 * differentiated) * _matrix_size(frozen.model)
+        + 6 * differentiated * _matrix_size(trained.model),
+        per_trained_token=(4 if _has_arrays(trained.model) else 2) * frozen_head + 6 * trained_head,
+    )
+
+
+def _lowest_trained_layer(model: LmHeadModel, trained: LmHeadModel) -> int:
+    if _has_arrays(trained.model.embed_tokens):
+        return 0
+    layers = model.model.layers
+    return layers.first_layer if _has_arrays(trained.model.layers) else layers.num_layers
+
+
+def _has_arrays(tree: PyTree) -> bool:
+    return any(map(eqx.is_array, jax.tree.leaves(tree)))
 
 
 def _matrix_size(tree: PyTree) -> int:
     """How many numbers the matrices of linear layers and of what is wrapped around them hold."""
-
     nodes = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, Linear | Embedding | RMSNorm))
     matrices = [node.weight if isinstance(node, Linear) else node for node in nodes]
     return sum(matrix.size for matrix in matrices if eqx.is_inexact_array(matrix))

@@ -47,7 +47,7 @@ class Stacked(eqx.Module):
     """The layer, every array with a leading `layers` axis."""
     num_layers: int = eqx.field(static=True)
     scan: bool = eqx.field(static=True, default=True)
-    """Run with `lax.scan`; False unrolls the loop: a slower compilation, sometimes a faster step."""
+    """Run with `lax.scan`; False unrolls the loop: a slower compilation, rarely a faster step."""
     gradient_checkpointing: GradientCheckpointing = eqx.field(static=True, default="dots")
 
     def fold(
@@ -69,20 +69,22 @@ class Stacked(eqx.Module):
         """
         keys = None if key is None else jax.random.split(key, self.num_layers)
         outs = []
-        for start, stop in pairwise(self._boundaries()):
+        first = self.first_layer
+        boundaries = [0, self.num_layers] if first == 0 else [0, first, self.num_layers]
+        for start, stop in pairwise(boundaries):
             x, out = self._run(start, stop, apply, x, per_layer, keys)
             outs.append(out)
         return x, outs[0] if len(outs) == 1 else jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *outs)
 
-    def _boundaries(self) -> list[int]:
-        """Where runs of layers start that are folded together, and the end.
+    @property
+    def first_layer(self) -> int:
+        """The lowest layer in which a part of the stack has anything to train; 0 without such parts.
 
-        Below the first layer that has anything to train nothing is differentiated. In one `scan` with the layers above
-        it JAX could not know. (In that first layer itself, all is differentiated.)
+        Below it nothing is differentiated. In one `scan` with the layers above it JAX could not know, so the two are
+        folded one after the other. (In that first layer itself, all is differentiated.)
         """
         parts = [node for node in jax.tree.leaves(self.stacked, is_leaf=_is_partial) if _is_partial(node)]
-        first = min((part.first_layer for part in parts), default=0)
-        return [0, self.num_layers] if first == 0 else [0, first, self.num_layers]
+        return min((part.first_layer for part in parts), default=0)
 
     def _run(
         self,
