@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from lodos.errors import UserError
+from lodos.train import trainer as trainer_module
 from lodos.train.config import CheckpointerConfig, TrainerConfig
 from lodos.train.optim import OptimizerConfig
 from lodos.train.reports import StepReport
@@ -66,16 +67,16 @@ def test_the_device_is_still_at_a_step_when_the_next_is_dispatched_but_for_a_cpu
 
     config = TrainerConfig(run_dir=str(tmp_path), num_train_steps=4, train_batch_size=2, checkpointer=SELDOM)
     trainer = Trainer(config, OptimizerConfig(type="sgd").build(4), slow_loss)
-    assert not trainer._dispatches_ahead
+    assert not trainer_module._dispatches_ahead()
     if ahead:
-        monkeypatch.setattr(Trainer, "_dispatches_ahead", True)
+        monkeypatch.setattr(trainer_module, "_dispatches_ahead", lambda: True)
     at_next_batch: list[bool] = []
     at_dispatch: list[bool] = []
-    train_step = trainer.train_step
+    step: Any = trainer._step
 
-    def dispatch(state: Any, batch: Any) -> Any:
+    def dispatch(*arguments: Any) -> Any:
         at_dispatch.append(trainer._reports.device_is_busy)
-        return train_step(state, batch)
+        return step(*arguments)
 
     def batches() -> Any:
         while True:
@@ -83,7 +84,7 @@ def test_the_device_is_still_at_a_step_when_the_next_is_dispatched_but_for_a_cpu
             at_next_batch.append(trainer._reports.device_is_busy)
             yield {"x": np.ones((2, 3), np.float32)}
 
-    monkeypatch.setattr(trainer, "train_step", dispatch)
+    monkeypatch.setattr(trainer, "_step", dispatch)
     run(trainer, jnp.ones((3,)), batches())
     assert at_next_batch == [False, True, True, True]
     assert at_dispatch == [False, ahead, ahead, ahead]

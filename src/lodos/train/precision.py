@@ -1,4 +1,4 @@
-"""Mixed precision, written as in the seed system: `p=f32,c=bfloat16`."""
+"""Mixed precision, written as in Levanter's configs: `p=f32,c=bfloat16`."""
 
 import dataclasses
 

@@ -1,11 +1,10 @@
 """The numbers of each step, on their way from the device to whoever wants them.
 
-The host never waits for a step before it has dispatched the next one:
+The host asks for the numbers of a step when it has dispatched the next one:
 
     dispatch 1    dispatch 2    fetch 1, report 1    dispatch 3    fetch 2, report 2    ...
 
-So the device always has work, and a report comes while the step after it is running. Where the host waits for the
-device before it dispatches, the order is the same.
+So a report comes while the step after it is running, and no step waits for it.
 """
 
 import dataclasses
@@ -70,11 +69,6 @@ class Reports:
     def device_is_busy(self) -> bool:
         """Whether the step that was dispatched last is still running."""
         return self._pending is not None and not self._pending[1].loss.is_ready()  # pyright: ignore[reportAttributeAccessIssue]
-
-    def wait_for_device(self) -> None:
-        """Returns when the step that was dispatched last is done."""
-        if self._pending is not None:
-            jax.block_until_ready(self._pending[1])
 
     def dispatched(self, step: int, metrics: StepMetrics, data_wait_seconds: float) -> None:
         """Takes note of a step that the device has been given, and delivers the one before it."""

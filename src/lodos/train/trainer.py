@@ -169,8 +169,7 @@ class Trainer:
             while step < self.num_train_steps and not stop.requested:
                 try:
                     batch, data_wait_seconds = self._next_batch(batches, step)
-                    if not self._dispatches_ahead:
-                        self._reports.wait_for_device()
+                    self._wait_for_memory(state)
                     if stop.requested:  # meanwhile
                         break
                     with self._compilations.watching(step + 1, batch):
@@ -189,8 +188,10 @@ class Trainer:
     def train_step(self, state: TrainerState, batch: PyTree) -> tuple[TrainerState, StepMetrics]:
         """One optimizer step on one batch. The trainable arrays and optimizer state of `state` are used up.
 
-        It returns when the step is dispatched; the numbers are arrays that come later.
+        It returns when the step is dispatched; the numbers are arrays that come later. On a CPU a step is dispatched when
+        the one before is done.
         """
+        self._wait_for_memory(state)
         with self.config.device_mesh:
             arguments = _step_arguments(state, placed_batch(batch, self.config))
             trainable, opt_state, step, metrics = self._step(*arguments)
@@ -202,7 +203,7 @@ class Trainer:
         sums: list[tuple[Array, Array]] = []
         total = weight = 0.0
         # One batch late, as in training.
-        late = 1 if self._dispatches_ahead else 0
+        late = 1 if _dispatches_ahead() else 0
         with self.config.device_mesh:
             for batch in batches:
                 sums.append(self._eval_step(model, placed_batch(batch, self.config)))
@@ -213,11 +214,9 @@ class Trainer:
                 total, weight = total + float(batch_total), weight + float(batch_weight)
         return total / weight if weight else float("nan")
 
-    @property
-    def _dispatches_ahead(self) -> bool:
-        # On a CPU a program has its temporary memory from when it is dispatched, not from when it runs: a step ahead
-        # would double it, to save the milliseconds in which a step is dispatched.
-        return jax.default_backend() != "cpu"
+    def _wait_for_memory(self, state: TrainerState) -> None:
+        if not _dispatches_ahead():
+            jax.block_until_ready(state.step)
 
     def _next_batch(self, batches: Iterator[Any], step: int) -> tuple[Any, float]:
         """The batch that follows `step` steps, and the seconds that the device had nothing to do for lack of it."""
@@ -325,6 +324,12 @@ def check_resumable(config: TrainerConfig, fingerprint: Mapping[str, Any]) -> No
 def _step_arguments(state: TrainerState, batch: PyTree) -> tuple[Any, ...]:
     """Those of `Trainer._train_step`."""
     return state.frozen, batch, state.trainable, state.opt_state, state.step, state.training_key
+
+
+def _dispatches_ahead() -> bool:
+    # On a CPU a program has its temporary memory from when it is dispatched, not from when it runs: a step ahead would
+    # double it, to save the milliseconds in which a step is dispatched.
+    return jax.default_backend() != "cpu"
 
 
 def _from_step(loader: Iterable[Any], step: int) -> Iterator[Any]:
