@@ -15,8 +15,8 @@ from lodos.nn.attention.splash import splash_attention
 from lodos.sharding import on_each_device, shard_count
 
 AttentionImplementation = Literal["auto", "blockwise", "splash", "cudnn", "plain"]
-"""How attention is computed; `auto` is splash on TPU, cudnn on GPU in 16 bits where it takes the size of the heads, and
-blockwise everywhere else."""
+"""How attention is computed; `auto` is splash on TPU where all layers have one window or none, cudnn on GPU in 16 bits
+where it takes the size of the heads, and blockwise everywhere else."""
 
 Window = int | Int[Array, ""] | None
 
