@@ -34,6 +34,18 @@ LAST_WORDS = 3000
 class ContestantFailedError(RuntimeError):
     """A contestant ended before it had answered; the text says how and what it wrote last."""
 
+    def __init__(self, name: str, code: int, words: str):
+        """
+        Args:
+            code: of its end, negative for a signal.
+            words: what it wrote last.
+        """
+        killed = code == -signal.SIGKILL
+        ending = "killed, probably for want of memory" if killed else f"exit status {code}"
+        super().__init__(f"{name}: {ending}\n{words}".rstrip())
+        self.cause = ending if killed or not words.strip() else words.strip().splitlines()[-1]
+        """In a line."""
+
 
 class Contestant:
     """The benchmark's end of one process; a context manager, which ends it."""
@@ -109,8 +121,7 @@ class Contestant:
     def _failed(self) -> ContestantFailedError:
         code = self._process.wait()
         self._words.seek(0)
-        cause = "killed, probably for want of memory" if code == -signal.SIGKILL else f"exit status {code}"
-        return ContestantFailedError(f"{self.name}: {cause}\n{self._words.read()[-LAST_WORDS:]}".rstrip())
+        return ContestantFailedError(self.name, code, self._words.read()[-LAST_WORDS:])
 
 
 class Channel:

@@ -269,7 +269,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, help="trained ones; by default all that are not held out")
     parser.add_argument("--held_out", type=int, default=HELD_OUT)
     parser.add_argument(
-        "--contestants", nargs="+", choices=ARRANGEMENTS, default=list(ARRANGEMENTS), help="beside lodos"
+        "--contestants", nargs="+", choices=ARRANGEMENTS, default=[USERS, FLATTENED], help="beside lodos"
     )
     parser.add_argument("--micro_batch", type=int, default=8, help="of PEFT grouped and flattened")
     parser.add_argument("--packed_rows", type=int, default=8, help="of a step in lodos")
@@ -279,6 +279,8 @@ def main() -> None:
     parser.add_argument("--flag", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help=FLAG_HELP)
     parser.add_argument("--out", type=Path, default=Path("bench/out/epoch.json"))
     args = parser.parse_args()
+    if args.rows is not None and args.rows < 2 * EXAMPLES_PER_STEP:
+        parser.error(f"--rows: at least {2 * EXAMPLES_PER_STEP}, since the first step is not counted.")
 
     from lodos.demo.base_model import smollm2_folder
 

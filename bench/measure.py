@@ -69,7 +69,7 @@ def give_back_freed_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def wait_until(condition: Callable[[], Any], *, seconds: float, what: str) -> None:
+def wait_until(condition: Callable[[], Any], *, seconds: float, what: Callable[[], str]) -> None:
     """Looks every hundredth of a second whether it has come true.
 
     Raises:
@@ -78,7 +78,7 @@ def wait_until(condition: Callable[[], Any], *, seconds: float, what: str) -> No
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
-            raise TimeoutError(f"{what}: not after {seconds:.0f} s.")
+            raise TimeoutError(f"{what()}: not after {seconds:.0f} s.")
         time.sleep(0.01)
 
 

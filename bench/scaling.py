@@ -1,7 +1,8 @@
-"""What a token costs in lodos by row length, rank and number of layers.
+"""What a token costs in lodos by row length, rank, number of layers and gradient checkpointing.
 
-    python -m bench.scaling                     all three sweeps
-    python -m bench.scaling --sweeps length     row lengths from 512 to 8192, full rows and packed ones
+    python -m bench.scaling                              all sweeps
+    python -m bench.scaling --sweeps length packed       row lengths from 512 to 8192, full rows and packed ones
+    python -m bench.scaling --sweeps checkpointing --layers 30 --tokens 2048
 
 The shape is SmolLM2-135M's with random weights. Every step of a sweep has the same number of tokens (`--tokens`), so
 that only what is swept changes. Full rows are one example each; packed rows hold examples of about 200 tokens, of which
@@ -11,7 +12,6 @@ relative to the sweep's first point. A point that runs out of memory is said so 
 
 import argparse
 import contextlib
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ from bench.contestants import Contestant, ContestantFailedError
 from bench.floor import MatrixWork
 from bench.measure import print_table, write_report
 from bench.peers.random_tokens import RandomTokens
-from bench.step import FLAG_HELP, OPTIMIZER
+from bench.step import FLAG_HELP, LODOS_OPTIMIZER, Measured
 
 EXAMPLE_LENGTH = 200
 
@@ -35,14 +35,17 @@ class Point:
     tokens: RandomTokens
     rank: int
     layers: int
-    seconds: list[float] = field(default_factory=list)
-    """A step, of each round."""
-    peak_bytes: int = 0
+    flags: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of `lodos train`."""
+    measured: Measured = field(init=False)
     failure: str | None = None
+
+    def __post_init__(self) -> None:
+        self.measured = Measured(f"{self.sweep} {self.value}")
 
     @property
     def microseconds_per_token(self) -> float:
-        return statistics.median(self.seconds) / self.tokens.tokens_per_batch * 1e6
+        return self.measured.step_seconds / self.tokens.tokens_per_batch * 1e6
 
     def report(self, first: "Point") -> dict[str, Any]:
         found: dict[str, Any] = {"sweep": self.sweep, "value": self.value, "rank": self.rank, "layers": self.layers}
@@ -50,7 +53,12 @@ class Point:
             return {**found, "failure": self.failure}
         relative = None if first.failure else self.microseconds_per_token / first.microseconds_per_token
         cost = {"microseconds_per_token": self.microseconds_per_token, "of_the_first": relative}
-        return {**found, **cost, "peak_bytes": self.peak_bytes, "step_seconds_of_rounds": self.seconds}
+        return {
+            **found,
+            **cost,
+            "peak_bytes": self.measured.peak_bytes,
+            "step_seconds_of_rounds": self.measured.seconds,
+        }
 
 
 def measure(folder: Path, points: Sequence[Point], *, rounds: int, steps: int, flags: Mapping[str, Any]) -> None:
@@ -62,26 +70,23 @@ def measure(folder: Path, points: Sequence[Point], *, rounds: int, steps: int, f
                 "folder": str(folder),
                 "tokens": point.tokens.__dict__,
                 "lora": {"r": point.rank, "alpha": 2.0 * point.rank},
-                "optimizer": {**OPTIMIZER, "lr_schedule": "constant", "warmup": 0},
+                "optimizer": LODOS_OPTIMIZER,
                 "layers": point.layers,
-                "flags": flags,
+                "flags": {**flags, **point.flags},
             }
-            name = f"{point.sweep} {point.value}"
-            contestant = stack.enter_context(Contestant(name, "bench.peers.lodos_steps:steps", settings))
-            going.append((point, contestant))
+            try:
+                contestant = Contestant(point.measured.name, "bench.peers.lodos_steps:steps", settings)
+            except ContestantFailedError as error:
+                point.failure = error.cause
+            else:
+                going.append((point, stack.enter_context(contestant)))
         for round_number in range(rounds):
             for point, contestant in list(going):
-                first = round_number * (1 + steps)
                 try:
-                    contestant.ask(first=first, steps=1)
-                    answer = contestant.ask(first=first + 1, steps=steps)
-                    contestant.rest()
+                    point.measured.take_turn(contestant, first=round_number * (1 + steps), steps=steps)
                 except ContestantFailedError as error:
-                    point.failure = str(error).splitlines()[-1]
+                    point.failure = error.cause
                     going.remove((point, contestant))
-                    continue
-                point.seconds.append(answer["seconds"] / steps)
-                point.peak_bytes = answer["peak_bytes"]
 
 
 def sweep_points(name: str, args: argparse.Namespace, vocab_size: int) -> list[Point]:
@@ -98,8 +103,13 @@ def sweep_points(name: str, args: argparse.Namespace, vocab_size: int) -> list[P
             return [Point(name, str(length), tokens(length, EXAMPLE_LENGTH), rank, layers) for length in args.lengths]
         case "rank":
             return [Point(name, str(rank), tokens(args.lengths[0]), rank, layers) for rank in args.ranks]
-        case _:
+        case "layers":
             return [Point(name, str(count), tokens(args.lengths[0]), rank, count) for count in args.layer_counts]
+        case _:
+            return [
+                Point(name, kept, tokens(args.lengths[0]), rank, layers, {"gradient_checkpointing": kept})
+                for kept in ("dots", "none", "full")
+            ]
 
 
 def print_points(points: Sequence[Point]) -> None:
@@ -110,14 +120,16 @@ def print_points(points: Sequence[Point]) -> None:
             rows.append([point.value, "failed", "", point.failure[:60]])
             continue
         relative = "" if found["of_the_first"] is None else f"{found['of_the_first']:.2f}"
-        rows.append([point.value, f"{point.microseconds_per_token:.0f}", relative, f"{point.peak_bytes / 1e9:.2f} GB"])
+        rows.append(
+            [point.value, f"{point.microseconds_per_token:.0f}", relative, f"{point.measured.peak_bytes / 1e9:.2f} GB"]
+        )
     print()
     print_table([points[0].sweep, "us/token", "of the first", "memory"], rows)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    sweeps = ["length", "packed", "rank", "layers"]
+    sweeps = ["length", "packed", "rank", "layers", "checkpointing"]
     parser.add_argument("--sweeps", nargs="+", choices=sweeps, default=sweeps)
     parser.add_argument("--tokens", type=int, default=8192, help="of a step")
     parser.add_argument("--lengths", type=int, nargs="+", default=[512, 1024, 2048, 4096, 8192])

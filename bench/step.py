@@ -40,6 +40,9 @@ OPTIMIZER = {
 }
 """AdamW with a constant rate, on all sides."""
 
+LODOS_OPTIMIZER = {**OPTIMIZER, "lr_schedule": "constant", "warmup": 0}
+"""The same as fields of lodos's `OptimizerConfig`."""
+
 FLAG_HELP = "a setting of lodos train other than its default; may be given again"
 
 COMPARED_STEPS = 3
@@ -201,8 +204,7 @@ def _start(
     """lodos first: it writes the adapter that all start from."""
     initial = str(Path(stack.enter_context(tempfile.TemporaryDirectory())) / "initial")
     common = {"folder": str(folder), "tokens": tokens.__dict__, "initial_adapter": initial}
-    for_lodos = {**common, "lora": lora, "optimizer": {**OPTIMIZER, "lr_schedule": "constant", "warmup": 0}}
-    for_lodos["flags"] = flags
+    for_lodos = {**common, "lora": lora, "optimizer": LODOS_OPTIMIZER, "flags": flags}
     yield stack.enter_context(Contestant(LODOS, "bench.peers.lodos_steps:steps", for_lodos))
     environments = {PEFT: {}, TUNED: tuned_for_torch()}
     for name in contestants:

@@ -117,7 +117,7 @@ class TrainingRun:
                 self._peak_read = time.monotonic()
             return is_over
 
-        wait_until(over, seconds=LONGEST_WAIT, what=f"{self.name}: {self.words[-1000:]}")
+        wait_until(over, seconds=LONGEST_WAIT, what=lambda: f"{self.name}: {self.words[-1000:]}")
         if self.ended and self._process.returncode != 0:
             raise RuntimeError(f"{self.name}: exit status {self._process.returncode}\n{self.words[-3000:]}")
 

@@ -11,7 +11,10 @@ Product = Callable[[], Any]
 
 
 def jax_matrix(channel: Channel, *, shapes: list[tuple[int, int, int]]) -> None:
-    """`[tokens, inputs] x [outputs, inputs]^T` in JAX."""
+    """`[tokens, inputs] x [outputs, inputs]^T` in JAX, with the memory of lodos."""
+    from lodos.runtime import prepare_runtime
+
+    prepare_runtime()
     import jax
 
     product = jax.jit(lambda x, weight: x @ weight.T)

@@ -1,6 +1,7 @@
 """Contestants work when asked and sleep otherwise."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,15 @@ def test_a_contestant_answers_each_request_and_is_stopped_in_between(library: st
             assert len(speeds) == 2
             assert min(speeds) > 0
             contestant.rest()
-            wait_until(lambda: _state(contestant.process_id) == "T", seconds=5, what="stopped")
+            wait_until(lambda: _state(contestant.process_id) == "T", seconds=5, what=lambda: "stopped")
+
+
+def test_one_that_is_killed_is_said_to_be() -> None:
+    with Contestant("torch", "bench.peers.matrix:torch_matrix", SHAPES) as contestant:
+        os.kill(contestant.process_id, signal.SIGKILL)
+        with pytest.raises(ContestantFailedError, match="torch: killed") as failed:
+            contestant.ask(seconds=0.01)
+    assert failed.value.cause == "killed, probably for want of memory"
 
 
 def test_the_environment_is_its_own() -> None:
@@ -57,7 +66,7 @@ def test_none_outlives_a_benchmark_that_is_killed() -> None:
         assert benchmark.stdout is not None
         process_id = int(benchmark.stdout.readline())
         benchmark.kill()
-    wait_until(lambda: not _alive(process_id), seconds=5, what="ended")
+    wait_until(lambda: not _alive(process_id), seconds=5, what=lambda: "ended")
 
 
 def _alive(process_id: int) -> bool:

@@ -1,6 +1,8 @@
 """What is written is what is read, from anywhere in the file; what is not whole is not opened."""
 
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -67,6 +69,20 @@ def test_examples_are_views_of_the_file_that_nobody_can_change(tmp_path: Path, m
         example.ids[0] = 1
     with pytest.raises(ValueError, match="read-only"):
         example.trained[0] = True
+
+
+def test_opening_imports_no_pandas(tmp_path: Path, make_examples: Make) -> None:
+    """Which takes longer than all else at the start of a run over a small file."""
+    write(tmp_path / "store", make_examples([3, 4]))
+    script = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from lodos.data.tokens.store import ExampleStore\n"
+        "print(ExampleStore(Path(sys.argv[1]))[1].ids.size)\n"
+        "assert 'pyarrow' in sys.modules and 'pandas' not in sys.modules\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "store")]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "4\n"
 
 
 def test_beyond_the_end_is_an_error(tmp_path: Path, make_examples: Make) -> None:
