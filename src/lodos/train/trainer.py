@@ -188,8 +188,8 @@ class Trainer:
     def train_step(self, state: TrainerState, batch: PyTree) -> tuple[TrainerState, StepMetrics]:
         """One optimizer step on one batch. The trainable arrays and optimizer state of `state` are used up.
 
-        It returns when the step is dispatched; the numbers are arrays that come later. On a CPU a step is dispatched when
-        the one before is done.
+        It returns when the step is dispatched; the numbers are arrays that come later. On a CPU it is dispatched
+        when the one before is done.
         """
         self._wait_for_memory(state)
         with self.config.device_mesh:
