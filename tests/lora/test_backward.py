@@ -22,7 +22,7 @@ from tiny_training import VOCAB, tiny_config
 
 LAYERS, LAST = 4, 3
 KEY = jax.random.key(1)
-TOKENS = np.random.default_rng(0).integers(0, VOCAB, (2, 30))
+TOKENS = np.random.default_rng(0).integers(0, VOCAB, (2, 30), np.int32)
 """Enough for the summed form in all layers, and few enough for attention to be small beside the linear layers."""
 EVERYTHING, LAST_ALONE = LoraConfig(r=2), LoraConfig(r=2, target_modules=rf".*layers\.{LAST}\..*_proj")
 
