@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from typing import Any
 
 import jax
@@ -75,6 +76,8 @@ def test_the_device_is_still_at_a_step_when_the_next_is_dispatched_but_for_a_cpu
     step: Any = trainer._step
 
     def dispatch(*arguments: Any) -> Any:
+        # The results of a step become ready one after the other.
+        time.sleep(0.02)
         at_dispatch.append(trainer._reports.device_is_busy)
         return step(*arguments)
 
