@@ -5,11 +5,10 @@ from collections.abc import Callable
 import jax
 import numpy as np
 import pytest
-from bench.kernels import Contestants, measure
 
 from bench import kernels
 
-PARTS: dict[str, Callable[[], Contestants]] = {
+PARTS: dict[str, Callable[[], kernels.Contestants]] = {
     "attention": lambda: kernels.attention(2, 32, None),
     "packed attention": lambda: kernels.attention(1, 64, 20),
     "a LoRA layer": lambda: kernels.lora_linear(24, 16, rank=3),
@@ -29,4 +28,4 @@ def test_the_ways_of_a_part_compute_the_same(part: str, monkeypatch: pytest.Monk
     for found in others:
         for one, other in zip(found, expected, strict=True):
             np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * np.abs(other).max())
-    assert all(milliseconds > 0 for milliseconds in measure(contestants, rounds=1).values())
+    assert all(milliseconds > 0 for milliseconds in kernels.measure(contestants, rounds=1).values())
