@@ -70,7 +70,7 @@ def prepare_as_trl(data: str, tokenizer: Any, temporary: str) -> int:
     """Tokens prepared as TRL's SFTTrainer does rows of prompt and completion: a map, row by row, the prompt twice."""
     from datasets import load_dataset
 
-    from lodos.data.text.prompts import ALPACA_PROMPTS
+    from lodos.prompting.prompts import ALPACA_PROMPTS
 
     def tokenize(row: dict[str, str]) -> dict[str, list[int]]:
         prompt = ALPACA_PROMPTS.render(row["instruction"], row["input"])
@@ -87,7 +87,7 @@ def prepare_as_trainer(data: str, tokenizer: Any, temporary: str) -> int:
     """Tokens prepared as scripts around `Trainer` do: a map in batches, the prompts again for the mask."""
     from datasets import load_dataset
 
-    from lodos.data.text.prompts import ALPACA_PROMPTS
+    from lodos.prompting.prompts import ALPACA_PROMPTS
 
     def tokenize(rows: dict[str, list[str]]) -> dict[str, list[list[int]]]:
         prompts = [ALPACA_PROMPTS.render(*row) for row in zip(rows["instruction"], rows["input"], strict=True)]

@@ -9,7 +9,7 @@ import yaml
 
 from lodos.config import TrainArgs
 from lodos.config_parsing import parse_config
-from lodos.data.text.prompts import read_prompts
+from lodos.prompting.prompts import read_prompts
 from lodos.tracking.config import WandbConfig
 from test_levanter import CONFIGS as LEVANTER
 

@@ -95,7 +95,7 @@ def test_data_are_named_without_their_places_and_what_a_url_carries(tmp_path: Pa
 
 
 def test_the_prompts_it_was_trained_with_are_in_the_card_as_generate_reads_them(tmp_path: Path) -> None:
-    from lodos.data.text.prompts import ALPACA_PROMPTS, read_prompts
+    from lodos.prompting.prompts import ALPACA_PROMPTS, read_prompts
 
     templates = {"prompt_input": ALPACA_PROMPTS.prompt_input, "prompt_no_input": ALPACA_PROMPTS.prompt_no_input}
     card = adapter_card(LoraConfig(), "some/model", ["q_proj"], RunFacts(prompts=templates), repo="me/a")

@@ -21,7 +21,6 @@ from lodos.config import TrainArgs
 from lodos.config_parsing import parse_config
 from lodos.data.reading.rows import Row
 from lodos.data.reading.sources import read_rows
-from lodos.data.text.prompts import read_prompts
 from lodos.demo.base_model import smollm2_folder
 from lodos.demo.task import HELD_OUT_FILE, PROMPTS, TRAIN_FILE
 from lodos.formats.hf import HFCheckpointConverter
@@ -29,6 +28,7 @@ from lodos.formats.peft import load_peft_pretrained
 from lodos.infer.text import generate_texts
 from lodos.lora.config import LoraConfig
 from lodos.models.decoder import LmHeadModel
+from lodos.prompting.prompts import read_prompts
 from lodos.train.config import CheckpointerConfig, TrainerConfig
 from lodos.train.optim import OptimizerConfig
 

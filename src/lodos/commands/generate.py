@@ -143,7 +143,7 @@ def _prompt_ids(args: GenerateArgs, tokenizer: "PreTrainedTokenizerBase") -> lis
     if not prompt:
         raise UserError("prompt: it is empty.")
     if args.prompts is not None:
-        from lodos.data.text.prompts import read_prompts
+        from lodos.prompting.prompts import read_prompts
 
         templates = read_prompts(None if args.prompts == ALPACA else args.prompts)
         return encode_prompt(tokenizer, templates.render(prompt, args.input))

@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 from lodos.config import TrainArgs
 from lodos.data.reading.locations import is_remote
 from lodos.data.reading.sources import DataSource, parse_sources
-from lodos.data.text.prompts import read_prompts
 from lodos.formats.model_card import RunFacts
+from lodos.prompting.prompts import read_prompts
 from lodos.tracking.jsonl import read_records
 from lodos.train.hooks import StepInfo
 

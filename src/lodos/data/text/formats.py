@@ -20,9 +20,9 @@ from lodos.data.examples import TextExample
 from lodos.data.reading.rows import EmptyAnswerError, Row, RowError, is_unicode, shown
 from lodos.data.text.chat import ChatTemplate
 from lodos.data.text.messages import messages_of, tools_of
-from lodos.data.text.prompts import Prompts, read_prompts
 from lodos.data.text.special_tokens import SpecialTokens
 from lodos.errors import UserError
+from lodos.prompting.prompts import Prompts, read_prompts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

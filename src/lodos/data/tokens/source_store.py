@@ -22,7 +22,6 @@ from lodos.data.reading.sources import DataSource, fingerprint, iter_rows
 from lodos.data.report import FileReport, add_reports, from_json, to_json
 from lodos.data.text.chat import read_template
 from lodos.data.text.formats import make_format, recognise
-from lodos.data.text.prompts import read_prompts
 from lodos.data.tokens.cache import cache_key, data_cache_folder, load_or_build
 from lodos.data.tokens.chunks import (
     EMPTY_ANSWER,
@@ -37,6 +36,7 @@ from lodos.data.tokens.store import BrokenStoreError, ExampleStore, StoreWriter
 from lodos.data.tokens.tokenize import TOO_LONG, ExampleTokenizer
 from lodos.data.tokens.workers import MOST_WORKERS, Workers, core_count
 from lodos.errors import UserError
+from lodos.prompting.prompts import read_prompts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lodos.data.text.prompts import ALPACA_PROMPTS, Prompts, read_prompts
 from lodos.errors import UserError
+from lodos.prompting.prompts import ALPACA_PROMPTS, Prompts, read_prompts
 
 
 def test_the_default_prompts_are_stanfords() -> None:
