@@ -1,4 +1,4 @@
-"""Runs a test file as a script in a process with several devices, and says what these exchange.
+"""Devices that are not here: described ones; and several in a process that runs a test file as a script.
 
 Devices are made of one CPU by XLA_FLAGS, which is read when JAX starts: so it has to be another process.
 """
@@ -8,6 +8,10 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from lodos.target import Target
 
 
 def run_with_devices(count: int, script: str, *arguments: str | Path) -> None:
@@ -30,3 +34,9 @@ def travelling(program: str) -> list[str]:
         if name and not alone:
             found.append(f"{name[2]} {name[1].split('{')[0]}")
     return found
+
+
+def described(platform: str, **device: Any) -> Target:
+    """One device of a platform that need not be here."""
+    about = {"platform": platform, "device_kind": f"some {platform}", "process_index": 0, **device}
+    return Target([SimpleNamespace(**about)])

@@ -16,6 +16,7 @@ from lodos.lora.transform import lora_parameter_count
 from lodos.models.decoder import LmHeadModel
 from lodos.models.flops import TrainingFlops, training_flops
 from lodos.nn.matrix_peak import matrix_peak
+from lodos.target import target
 from lodos.tracking.console import ConsoleTracker
 from lodos.tracking.external import open_trackers
 from lodos.tracking.jsonl import JsonlTracker, read_records
@@ -70,7 +71,8 @@ class RunLog:
         """Says what is about to be trained on what, and measures how fast the machine could be."""
         self._flops = training_flops(model, is_trainable)
         # On the CPU every device has all cores.
-        devices = jax.process_count() if jax.default_backend() == "cpu" else jax.device_count()
+        here = target()
+        devices = here.process_count if here.platform == "cpu" else here.device_count
         self._peak = devices * matrix_peak(self._config.trainer.policy.compute_dtype)
         # A model without adapters is trained whole.
         every = parameter_count(model)

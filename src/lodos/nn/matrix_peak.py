@@ -6,6 +6,8 @@ from typing import Any
 
 import jax
 
+from lodos.target import target
+
 _SIZES = {"cpu": 1024}
 """Rows of the square matrices; large enough to keep the device busy, small enough to be done at once."""
 _SIZE_ELSEWHERE = 8192
@@ -21,7 +23,7 @@ def matrix_peak(dtype: Any = "float32") -> float:
     The best of a few short measurements, a tenth of a second in all on a slow machine; a product of n x n matrices
     counts 2 n^3. On the CPU one device has all cores, whatever their number.
     """
-    n = _SIZES.get(jax.default_backend(), _SIZE_ELSEWHERE)
+    n = _SIZES.get(target().platform, _SIZE_ELSEWHERE)
 
     @jax.jit
     def products(a: jax.Array, b: jax.Array) -> jax.Array:

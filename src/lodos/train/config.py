@@ -12,6 +12,7 @@ import jax
 from lodos.errors import UserError
 from lodos.files import local_path
 from lodos.sharding import AxisMapping, DeviceMesh
+from lodos.target import target
 from lodos.tracking.config import TrackerConfig, parse_trackers
 from lodos.train.precision import Policy
 from lodos.train.save_schedule import schedule_problems
@@ -159,17 +160,21 @@ class TrainerConfig:
         Raises:
             UserError: when the devices cannot be so arranged, or the batch not so divided.
         """
-        devices = jax.device_count()
+        devices = target().device_count
         if devices % self.model_axis_size:
             raise UserError(f"model_axis_size: {self.model_axis_size} does not divide the {devices} devices.")
         shape = (devices // self.model_axis_size, self.model_axis_size)
-        mesh = DeviceMesh(jax.make_mesh(shape, ("data", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2))
+        mesh = DeviceMesh(
+            jax.make_mesh(
+                shape, ("data", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2, devices=target().devices
+            )
+        )
         self._check_batch(shape[0])
         return mesh
 
     @property
     def data_axis_size(self) -> int:
-        return jax.device_count() // self.model_axis_size
+        return target().device_count // self.model_axis_size
 
     @property
     def microbatch_size(self) -> int:

@@ -15,6 +15,7 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from lodos.jit import named_jit
 from lodos.sharding import named_shardings, partition_spec
+from lodos.target import target
 from lodos.train.config import TrainerConfig
 from lodos.train.precision import Policy
 from lodos.train.state import TrainerState
@@ -83,7 +84,7 @@ def batch_shapes(batch: PyTree, config: TrainerConfig) -> PyTree:
 
         def shape(leaf: Any) -> jax.ShapeDtypeStruct:
             rows, *rest = leaf.shape
-            size = (rows * jax.process_count(), *rest)
+            size = (rows * target().process_count, *rest)
             spec = partition_spec(("batch", *[None] * len(rest)), size, config.compute_axis_mapping)
             return jax.ShapeDtypeStruct(size, leaf.dtype, sharding=NamedSharding(mesh, spec))
 

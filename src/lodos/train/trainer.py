@@ -27,6 +27,7 @@ from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 from lodos.errors import UserError
 from lodos.jit import named_jit
 from lodos.runtime import COMPILER_THREAD
+from lodos.target import target
 from lodos.train.checkpoint import Checkpointer
 from lodos.train.compilations import Compilations
 from lodos.train.config import TrainerConfig
@@ -329,7 +330,7 @@ def _step_arguments(state: TrainerState, batch: PyTree) -> tuple[Any, ...]:
 def _dispatches_ahead() -> bool:
     # On a CPU a program has its temporary memory from when it is dispatched, not from when it runs: a step ahead would
     # double it, to save the milliseconds in which a step is dispatched.
-    return jax.default_backend() != "cpu"
+    return target().platform != "cpu"
 
 
 def _from_step(loader: Iterable[Any], step: int) -> Iterator[Any]:

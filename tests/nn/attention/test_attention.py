@@ -1,14 +1,14 @@
 """Which implementation is chosen where, and which cannot do what is asked."""
 
-from types import SimpleNamespace
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import pytest
 
+from devices import described
 from lodos.errors import UserError
 from lodos.nn.attention.attention import AttentionImplementation, _choose, attention
+from lodos.target import compiling_for
 
 TRACED = jnp.asarray(3)
 
@@ -27,12 +27,9 @@ TRACED = jnp.asarray(3)
         ("metal", jnp.bfloat16, None, "blockwise"),
     ],
 )
-def test_the_platform_chooses(
-    platform: str, dtype: Any, window: Any, expected: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(jax, "default_backend", lambda: platform)
-    monkeypatch.setattr(jax, "local_devices", lambda: [SimpleNamespace(compute_capability="8.0")])
-    assert _choose("auto", jnp.dtype(dtype), 64, window) == expected
+def test_the_platform_chooses(platform: str, dtype: Any, window: Any, expected: str) -> None:
+    with compiling_for(described(platform, compute_capability="8.0")):
+        assert _choose("auto", jnp.dtype(dtype), 64, window) == expected
 
 
 @pytest.mark.parametrize(
@@ -47,22 +44,19 @@ def test_the_platform_chooses(
         ("gfx90a", 64, "blockwise"),
     ],
 )
-def test_heads_that_cudnn_does_not_take_are_blockwise(
-    capability: str, head_size: int, expected: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(jax, "local_devices", lambda: [SimpleNamespace(compute_capability=capability)])
-    assert _choose("auto", jnp.dtype(jnp.bfloat16), head_size, None) == expected
-    if expected == "blockwise":
-        with pytest.raises(UserError, match=f"this model's have {head_size}"):
-            _choose("cudnn", jnp.dtype(jnp.bfloat16), head_size, None)
+def test_heads_that_cudnn_does_not_take_are_blockwise(capability: str, head_size: int, expected: str) -> None:
+    with compiling_for(described("gpu", compute_capability=capability)):
+        assert _choose("auto", jnp.dtype(jnp.bfloat16), head_size, None) == expected
+        if expected == "blockwise":
+            with pytest.raises(UserError, match=f"this model's have {head_size}"):
+                _choose("cudnn", jnp.dtype(jnp.bfloat16), head_size, None)
 
 
 @pytest.mark.parametrize("name", ["blockwise", "plain", "splash"])
 @pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
-def test_the_user_may_choose(name: AttentionImplementation, platform: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jax, "default_backend", lambda: platform)
-    assert _choose(name, jnp.dtype(jnp.bfloat16), 64, None) == name
+def test_the_user_may_choose(name: AttentionImplementation, platform: str) -> None:
+    with compiling_for(described(platform)):
+        assert _choose(name, jnp.dtype(jnp.bfloat16), 64, None) == name
 
 
 @pytest.mark.parametrize(
@@ -80,9 +74,7 @@ def test_what_cannot_be_is_refused(
     dtype: Any,
     window: Any,
     message: str,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(jax, "default_backend", lambda: platform)
     x = jnp.ones((1, 4, 1, 2), dtype)
-    with pytest.raises(UserError, match=message):
+    with compiling_for(described(platform)), pytest.raises(UserError, match=message):
         attention(x, x, x, jnp.zeros((1, 4), jnp.int32), window, implementation=name)

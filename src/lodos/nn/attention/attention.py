@@ -13,6 +13,7 @@ from lodos.nn.attention.plain import plain_attention
 from lodos.nn.attention.segments import first_visible
 from lodos.nn.attention.splash import splash_attention
 from lodos.sharding import on_each_device, shard_count
+from lodos.target import target
 
 AttentionImplementation = Literal["auto", "blockwise", "splash", "cudnn", "plain"]
 """How attention is computed; `auto` is splash on TPU where all layers have one window or none, cudnn on GPU in 16 bits
@@ -43,7 +44,7 @@ def attention(
     match _choose(implementation, q.dtype, q.shape[3], window):
         case "splash":
             assert window is None or isinstance(window, int)
-            interpret = jax.default_backend() != "tpu"
+            interpret = target().platform != "tpu"
             compute, keys = functools.partial(splash_attention, window=window, interpret=interpret), starts
         case "cudnn":
             compute, keys = cudnn_attention, first
@@ -61,7 +62,7 @@ def attention(
 def _choose(
     implementation: AttentionImplementation, dtype: Any, head_size: int, window: Window
 ) -> AttentionImplementation:
-    platform = jax.default_backend()
+    platform = target().platform
     same_window = window is None or isinstance(window, int)
     if implementation == "auto":
         if platform == "tpu" and same_window:

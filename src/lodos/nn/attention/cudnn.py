@@ -6,19 +6,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from lodos.target import target
+
 CUDNN_DTYPES = (jnp.bfloat16, jnp.float16)
 """What cuDNN's kernels compute in."""
 
-_HOPPER = 9
+_HOPPER = (9, 0)
 
 
 def fits_cudnn(head_size: int) -> bool:
-    """Whether cuDNN's kernels take heads of this size on the GPU that is here."""
-    # Such as 9.0; AMD's are called gfx90a, and other devices have none.
-    major = str(getattr(jax.local_devices()[0], "compute_capability", "")).split(".")[0]
-    if not major.isdecimal():
+    """Whether cuDNN's kernels take heads of this size on the GPU that is compiled for."""
+    capability = target().compute_capability
+    if capability is None:
         return False
-    return head_size % 8 == 0 and head_size <= (256 if int(major) >= _HOPPER else 128)
+    return head_size % 8 == 0 and head_size <= (256 if capability >= _HOPPER else 128)
 
 
 def cudnn_attention(
