@@ -1,3 +1,4 @@
+import logging
 import os
 import subprocess
 import sys
@@ -5,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lodos.cli import VERBS, main
+from lodos.cli import VERBS, main, set_logging
 from lodos.version import __version__
 
 BAD_COMMAND = ["merge", "--adapter", "./no/such/folder", "--output", "./never"]
@@ -160,3 +161,19 @@ def test_a_scripts_help_is_that_of_its_config() -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT, "--help"], capture_output=True, text=True, check=True)
     assert "What the script does." in done.stdout
     assert "--number INT" in done.stdout
+
+
+def test_on_a_terminal_what_is_said_ends_between_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    text = "rows.jsonl: 180 of 180 rows kept, 7866 tokens, 1356 trained"
+    set_logging()
+    for on_terminal in (True, False):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda on_terminal=on_terminal: on_terminal)
+        logging.getLogger("lodos.anything").warning(text)
+    *wrapped, plain = capsys.readouterr().err.splitlines()
+    assert plain == f"warning: {text}"
+    assert " ".join(wrapped) == plain
+    assert len(wrapped) == 3
+    assert all(len(line) <= 30 for line in wrapped)

@@ -7,7 +7,9 @@ import difflib
 import importlib
 import logging
 import os
+import shutil
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable
 from typing import Any, get_type_hints
@@ -126,15 +128,29 @@ def set_logging() -> None:
     class Plain(logging.Formatter):
         def format(self, record: logging.LogRecord) -> str:
             prefix = "warning: " if record.levelno >= logging.WARNING else ""
-            return prefix + super().format(record)
+            text = prefix + super().format(record)
+            return _wrapped(text, shutil.get_terminal_size().columns) if sys.stderr.isatty() else text
+
+    class ToStandardError(logging.StreamHandler[Any]):
+        """Where standard error is now: while a bar is drawn, lines go above it."""
+
+        def emit(self, record: logging.LogRecord) -> None:
+            self.stream = sys.stderr
+            super().emit(record)
 
     logger = logging.getLogger("lodos")
     if not logger.handlers:
-        handler = logging.StreamHandler()
+        handler = ToStandardError()
         handler.setFormatter(Plain("%(message)s"))
         logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
+
+
+def _wrapped(text: str, width: int) -> str:
+    """`text` in lines that end between words: a terminal would cut numbers in two."""
+    lines = (textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False) for line in text.splitlines())
+    return "\n".join("\n".join(part) for part in lines)
 
 
 def _fail(message: str) -> int:

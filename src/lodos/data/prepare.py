@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_RATE_NEEDS = 60
+"""Columns of a terminal from which there is room for the rate beside the rows and the time."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
@@ -198,11 +201,12 @@ def _progress_bar(*, enabled: bool) -> Iterator[Callable[[int], None]]:
         TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console, transient=True, disable=not (enabled and console.is_terminal)) as bar:
+    with Progress(*columns, console=console, transient=True, disable=not (enabled and console.is_interactive)) as bar:
         task = bar.add_task("", total=None, rate="")
 
         def advance(rows: int) -> None:
             speed = bar.tasks[0].speed
-            bar.update(task, advance=rows, rate=f"{speed:,.0f} rows/s" if speed else "")
+            shown = speed and console.width >= _RATE_NEEDS
+            bar.update(task, advance=rows, rate=f"{speed:,.0f} rows/s" if shown else "")
 
         yield advance

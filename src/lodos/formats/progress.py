@@ -11,9 +11,13 @@ def progress_bar(description: str, total: int, *, enabled: bool) -> Iterator[Cal
         yield lambda: None
         return
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.table import Column
 
     console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    # On a narrow terminal it is the bar that gives way, not the words or the numbers.
+    bar = BarColumn(bar_width=None, table_column=Column(max_width=40))
+    columns = (TextColumn("{task.description}"), bar, TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_interactive) as progress:
         task = progress.add_task(description, total=total)
         yield lambda: progress.advance(task)
