@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lodos.errors import UserError
+from lodos.git_lfs import refuse_pointers
 
 
 def cache_folder() -> Path:
@@ -121,6 +122,7 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        refuse_pointers(path)
         raise UserError(f"{path}: not valid JSON: {error}.") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}.") from None

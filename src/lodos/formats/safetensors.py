@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 
 from lodos.errors import UserError
 from lodos.files import read_json, write_json
+from lodos.git_lfs import refuse_pointers
 
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
@@ -61,7 +62,7 @@ class SafetensorsReader:
             try:
                 handle = safe_open(file, framework="np")
             except (SafetensorError, OSError) as error:
-                problems.append(f"{file}: not a whole safetensors file: {error}.")
+                problems.append(_unreadable(file, error))
                 continue
             self._files[file] = handle
             for name in handle.keys():  # noqa: SIM118 - the handle is no mapping
@@ -131,6 +132,14 @@ def save_and_compare(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
         ]
     if differing or len(names) != len(contiguous):
         raise OSError(f"{path}: read back differently than written: {', '.join(differing) or 'more tensors'}.")
+
+
+def _unreadable(file: Path, error: Exception) -> str:
+    try:
+        refuse_pointers(file)
+    except UserError as pointer:
+        return str(pointer)
+    return f"{file}: not a whole safetensors file: {error}."
 
 
 def _files_of(folder: Path) -> list[Path]:

@@ -5,6 +5,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lodos.git_lfs import refuse_pointers
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -12,6 +14,14 @@ _PATTERNS = (
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "chat_template*", "*.jinja",
     "additional_chat_templates/*.jinja",
 )  # fmt: skip
+
+
+def refuse_pointer_files(folder: Path) -> None:
+    """
+    Raises:
+        UserError: that names the files of the folder's tokenizer and chat template that are pointers of Git LFS.
+    """
+    refuse_pointers(*sorted({file for pattern in _PATTERNS for file in folder.glob(pattern)}))
 
 
 def copy_tokenizer(source: Path, destination: Path, *, chat_template: str | None = None) -> None:

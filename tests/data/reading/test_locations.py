@@ -39,6 +39,20 @@ def test_home_is_known_and_a_name_with_wildcards_is_a_name(tmp_path: Path, monke
     assert _below(tmp_path, "~/rows[0-9].json") == ["rows1.json"]
 
 
+def test_a_pattern_that_matches_nothing_says_what_is_there_and_what_to_write(tmp_path: Path) -> None:
+    _make(tmp_path, "rows[1]a.jsonl", "rows[1]b.jsonl", "sub/x.csv")
+    with pytest.raises(UserError, match=r"holds rows\[1\].\.jsonl, rows\[1\].\.jsonl, sub\)") as error:
+        find_files(f"{tmp_path}/rows[1]*.jsonl")
+    (written,) = re.findall(r"Write '(.*?)', which finds .*rows\[1\]a.jsonl, .*rows\[1\]b.jsonl\.", str(error.value))
+    assert _below(tmp_path, written) == ["rows[1]a.jsonl", "rows[1]b.jsonl"]
+    with pytest.raises(UserError, match=r"Write '.*rows\[\[\]2\].jsonl', if the brackets are part of a name"):
+        find_files(f"{tmp_path}/rows[2].jsonl")
+    with pytest.raises(UserError, match=r"sub holds x.csv\).$"):
+        find_files(f"{tmp_path}/sub/*.json")
+    with pytest.raises(UserError, match=r"no such file .*holds .*rows\[1\]a.jsonl"):
+        find_files(f"{tmp_path}/none/rows1a.jsonl")
+
+
 def test_files_behind_links_are_found_once(tmp_path: Path) -> None:
     _make(tmp_path, "far/a.json", "here/b.json")
     (tmp_path / "here" / "link").symlink_to(tmp_path / "far")

@@ -8,6 +8,7 @@ what is there, for a row that is not read is a row lost.
 Knows nothing of what is inside the files.
 """
 
+import difflib
 import glob
 import logging
 import os
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from lodos.data.reading.saved_to_disk import INFO, SPLITS, STATE, split_names, without_leftovers
 from lodos.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -34,7 +36,7 @@ SUFFIXES = {
 }
 """What a file holds, by its suffix; .gz or .zst may follow those of text."""
 COMPRESSIONS = (".gz", ".zst")
-DESCRIPTIONS = {"config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
+DESCRIPTIONS = {"config.json", INFO, "dataset_infos.json", SPLITS, STATE}
 """Files that `datasets` writes beside the data."""
 
 _SPLIT_OF_WORD = {
@@ -96,10 +98,19 @@ def find_files(path: str, split: str | None = None) -> list[str]:
     """
     found, base = _found_remote(path) if is_remote(path) else _found_local(path)
     if not base:
-        if split is not None and found == [path]:
-            raise UserError(f"{shown_path(path)}: split {split!r}: a single file has no splits. Leave out the split.")
+        if found in ([path], [str(local_path(path))]):
+            if split is not None:
+                raise UserError(
+                    f"{shown_path(path)}: split {split!r}: a single file has no splits. Leave out the split."
+                )
+            return found
+        found = without_leftovers(matched := found, _is_there, _content)
+        if not found:
+            raise UserError(f"{path}: what it matches is none of the data set's files: {_listed(matched, '')}.")
         return _of_split(found, split, _fixed_part(path), path) if split is not None else found
-    data = [file for file in found if kind_of(file) and os.path.basename(file) not in DESCRIPTIONS]
+    if os.path.join(base, SPLITS) in found:
+        return _of_saved_splits(found, base, split, path)
+    data = without_leftovers(filter(_is_data, found), set(found).__contains__, _content)
     if not data:
         raise UserError(
             f"{path}: no data in this folder, which holds {_listed(found, base) or 'no files'}. "
@@ -115,6 +126,42 @@ def find_files(path: str, split: str | None = None) -> list[str]:
     return chosen
 
 
+def _of_saved_splits(found: Sequence[str], base: str, split: str | None, path: str) -> list[str]:
+    """The files of one split of a `DatasetDict` that was saved; a split is a folder of that very name."""
+    names = split_names(base, _content)
+    if split is None and len(names) > 1 and "train" in names:
+        logger.info("%s: took the split train of %s", path, ", ".join(names))
+    chosen = split or (names[0] if len(names) == 1 else "train")
+    if chosen not in names:
+        asked = f"split {split!r}: there is none of that name" if split else "which of its splits is meant"
+        raise UserError(f"{path}: {asked}, of {', '.join(names)}. Name one as `split`.")
+    folder = os.path.join(base, chosen, "")
+    inside = [file for file in found if file.startswith(folder)]
+    files = without_leftovers(filter(_is_data, inside), set(inside).__contains__, _content)
+    if not files:
+        raise UserError(f"{path}: {SPLITS} lists the split {chosen}, whose folder holds no data. Copy it again.")
+    return files
+
+
+def _is_data(file: str) -> bool:
+    return kind_of(file) is not None and os.path.basename(file) not in DESCRIPTIONS
+
+
+def _is_there(file: str) -> bool:
+    if not is_remote(file):
+        return os.path.isfile(file)
+    system, place = filesystem(file)
+    return bool(system.isfile(place))
+
+
+def _content(file: str) -> bytes:
+    if not is_remote(file):
+        return Path(file).read_bytes()
+    with remote_errors(file):
+        system, place = filesystem(file)
+        return bytes(system.cat_file(place))
+
+
 def _found_local(path: str) -> tuple[list[str], str]:
     """The files, and the folder they were searched in ("" when they were named)."""
     place = str(local_path(path))
@@ -128,13 +175,42 @@ def _found_local(path: str) -> tuple[list[str], str]:
         raise UserError(f"{path}: neither a file nor a folder, and data is read more than once. Save it to a file.")
     if not _MAGIC.search(place):
         raise UserError(
-            f"{path}: there is no such file (looked in {Path.cwd()}). Give a file, a folder, a glob, a URL, or the "
-            "name of a data set on the Hugging Face hub."
+            f"{path}: there is no such file (looked in {Path.cwd()}{_nearest_names(place)}). Give a file, a folder, a "
+            "glob, a URL, or the name of a data set on the Hugging Face hub."
         )
-    found = sorted(file for file in glob.glob(place, recursive=True) if os.path.isfile(file))
+    found = _matches(place)
     if not found:
-        raise UserError(f"{path}: no file matches (looked in {Path.cwd()}).")
+        raise UserError(
+            f"{path}: no file matches (looked in {Path.cwd()}{_nearest_names(place)}).{_on_brackets(place)}"
+        )
     return found, ""
+
+
+def _matches(pattern: str) -> list[str]:
+    return sorted(file for file in glob.glob(pattern, recursive=True) if os.path.isfile(file))
+
+
+def _nearest_names(place: str) -> str:
+    """What the innermost folder of `place` that is there holds, the nearest names first."""
+    folder, name = os.path.dirname(place), os.path.basename(place)
+    while folder and not os.path.isdir(folder):
+        folder, name = os.path.dirname(folder), os.path.basename(folder)
+    try:
+        there = sorted(entry for entry in os.listdir(folder or ".") if not entry.startswith("."))
+    except OSError:
+        return ""
+    near = dict.fromkeys([*difflib.get_close_matches(name, there, n=_SHOWN, cutoff=0.5), *there])
+    return f"; {folder or 'it'} holds {_listed(near, '') or 'nothing'}"
+
+
+def _on_brackets(pattern: str) -> str:
+    """What to write where a name with brackets in it was taken for a pattern: [1] is one character, a 1."""
+    if not re.search(r"\[.*\]", pattern):
+        return ""
+    literal = re.sub(r"\[(?=[^\]]+\])", "[[]", pattern)
+    found = _matches(literal)
+    advice = f"which finds {_listed(found, '')}" if found else "if the brackets are part of a name"
+    return f" In a pattern [...] stands for one of the characters between the brackets. Write {literal!r}, {advice}."
 
 
 def _walk(folder: str) -> Iterator[str]:

@@ -27,6 +27,8 @@ MAX_ROW_BYTES = 256 * 2**20
 
 _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
+COMPRESSED = (_GZIP, _ZSTD)
+"""How compressed files begin that are unpacked on the way."""
 
 
 class DamagedFileError(Exception):

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from lodos.data.reading.csv_rows import csv_rows
+from lodos.data.reading.file_kinds import HEAD_BYTES, kind_by_bytes, kind_problem
 from lodos.data.reading.fingerprints import file_fingerprint
 from lodos.data.reading.hub_rows import hub_fingerprint, hub_rows
 from lodos.data.reading.json_rows import json_rows
@@ -147,19 +148,25 @@ def read_rows(path: str | os.PathLike[str]) -> list[Row]:
 
 def _file_rows(file: str) -> Iterator[Row]:
     label, kind = shown_path(file), kind_of(file)
-    if kind is None:
+    if kind not in ("parquet", "arrow"):
         with open_bytes(file) as stream:
-            head = stream.peek(6)
-        kind = "parquet" if head.startswith(b"PAR1") else "arrow" if head.startswith(b"ARROW1") else "json"
-    if kind in ("parquet", "arrow"):
-        with open_random_access(file) as source:
-            yield from (parquet_rows if kind == "parquet" else arrow_rows)(source, label)
-    else:
-        with open_bytes(file) as stream:
+            head = stream.peek(HEAD_BYTES)[:HEAD_BYTES]
+            _refuse_other_kinds(label, kind, head)
+            kind = kind or kind_by_bytes(head)
             if kind == "csv":
                 yield from csv_rows(stream, label, delimiter="\t" if ".tsv" in Path(label).suffixes else ",")
-            else:
+            elif kind in ("json", None):
                 yield from json_rows(stream, label)
+    if kind in ("parquet", "arrow"):
+        with open_random_access(file) as source:
+            _refuse_other_kinds(label, kind, source.read(HEAD_BYTES))
+            source.seek(0)
+            yield from (parquet_rows if kind == "parquet" else arrow_rows)(source, label)
+
+
+def _refuse_other_kinds(file: str, kind: str | None, head: bytes) -> None:
+    if problem := kind_problem(file, kind, head):
+        raise UserError(f"{file}: {problem}.")
 
 
 def _located(file: str, rows: Iterator[Row]) -> Iterator[Row]:

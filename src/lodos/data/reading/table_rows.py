@@ -26,7 +26,7 @@ _END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 
 
 def parquet_rows(source: "pa.NativeFile", file: str, *, max_row: int = MAX_ROW_BYTES) -> Iterator[Row]:
-    """Reads a Parquet file; nulls are None, lists and structs are lists and dicts.
+    """Reads a Parquet file; nulls are None, lists are lists, structs and maps are dicts.
 
     Args:
         source: with random access.
@@ -148,7 +148,7 @@ def _refuse_long_row(part: "pa.RecordBatch", file: str, before: int, max_row: in
 
 def _as_python(part: "pa.RecordBatch", file: str, before: int) -> list[dict[str, Any]]:
     try:
-        return part.to_pylist()
+        return part.to_pylist(maps_as_pydicts="strict")
     except _failures() as error:
         raise _first_unreadable(part, file, before) or DamagedFileError(_first_line(error)) from None
 
@@ -159,7 +159,7 @@ def _first_unreadable(part: "pa.RecordBatch", file: str, before: int) -> UserErr
             try:
                 value = column.slice(i, 1)
                 value.validate(full=True)
-                value.to_pylist()
+                value.to_pylist(maps_as_pydicts="strict")
             except _failures() as error:
                 where = f"{file}, row {before + i + 1}: column {name!r} ({column.type})"
                 return UserError(f"{where} cannot be read: {_first_line(error)}.")
