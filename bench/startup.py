@@ -35,8 +35,9 @@ COLUMNS = ("imports", "loaded", "first step", "a step", "XLA")
 
 def start(arguments: Sequence[str], folder: Path, cache: Path) -> dict[str, float]:
     """The seconds of a run of two steps, each phase beside the whole."""
-    # Where lodos keeps what it can make again, by its own variable and by the system's.
+    # Where lodos keeps what it can make again, by its own variable, by JAX's and by the system's.
     environment = {"LODOS_CACHE": str(cache), "XDG_CACHE_HOME": str(cache), "JAX_LOG_COMPILES": "1"}
+    environment["JAX_COMPILATION_CACHE_DIR"] = str(cache / "xla")
     imports = time_command(["-c", "import lodos.commands.train"], environment)
     with TrainingRun("lodos", [*arguments, "--trainer.num_train_steps", "2"], folder, environment) as run:
         run.finish()

@@ -11,6 +11,11 @@ import pytest
 from hub_server import TOKEN, HubServer
 
 USERS_CACHE = os.environ.get("LODOS_CACHE")
+
+# Half of the tests' time is XLA's. What one process has compiled is there for the others, and for the next run of the
+# tests: set before anything imports JAX, and inherited by the processes that tests start.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parents[1] / ".pytest_cache" / "xla"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 

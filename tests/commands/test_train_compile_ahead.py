@@ -90,7 +90,7 @@ def test_refused_data_does_not_wait_for_the_compiler(args: TrainArgs, make_model
     places = ["--model_name_or_path", str(folder), "--data", args.data, "--trainer.run_dir", str(tmp_path)]
     done = subprocess.run(
         [sys.executable, "-m", "lodos", "train", *places, *flags],
-        env={**os.environ, "JAX_LOG_COMPILES": "1", "LODOS_CACHE": str(tmp_path / "cache")},
+        env={**os.environ, "JAX_LOG_COMPILES": "1", "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "xla")},
         capture_output=True,
         text=True,
         check=False,
