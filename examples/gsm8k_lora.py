@@ -1,6 +1,6 @@
 """Grade-school mathematics with LoRA: how many held-out problems come out right, before and after.
 
-    python examples/gsm8k_lora.py --config_path examples/gsm8k-lora.yaml --eval_rows 100
+    python examples/gsm8k_lora.py examples/gsm8k-lora.yaml --eval_rows 100
 
 An answer of GSM8K works the problem out and ends in a line `#### <number>`. Right is an answer whose number after
 `####` is that of the held-out row; the model itself chooses each token (greedy). The training is `alpaca_lora.py`'s.

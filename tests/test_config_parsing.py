@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shlex
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,6 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lodos.commands.data import DataReportArgs
+from lodos.commands.generate import GenerateArgs
+from lodos.commands.merge import MergeArgs
 from lodos.config import TrainArgs
 from lodos.config_parsing import HIDDEN, dump_config, parse_config, read_yaml
 from lodos.errors import UserError
@@ -103,6 +107,11 @@ def yaml_file(tmp_path: Path) -> Any:
         ("y", "y"),
         ("1:30", "1:30"),
         ("1_000", "1_000"),
+        ("0x1F", 31),
+        ("0o17", 15),
+        ("0x", "0x"),
+        ("2026-11-24", "2026-11-24"),
+        ("=", "="),
         ("'3e-4'", "3e-4"),
         ("e5", "e5"),
     ],
@@ -156,9 +165,17 @@ def test_a_file_that_is_no_config_is_named(content: str | bytes, message: str, y
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    assert (
-        refusal("--config_path", tmp_path / "no.yaml") == f"--config_path: {tmp_path}/no.yaml: there is no such file."
-    )
+    (tmp_path / "mine.yaml").write_text("steps: 3", encoding="utf-8")
+    path = tmp_path / "zzzzzzzzzzzz.yml"
+    assert refusal(path) == f"{path}: there is no such file. Give the path of your config file."
+    path = tmp_path / "mine.yml"
+    assert refusal("-c", path) == f"{path}: there is no such file. Did you mean {tmp_path / 'mine.yaml'}?"
+
+
+def test_a_folder_is_no_config_file(tmp_path: Path) -> None:
+    assert refusal("-c", tmp_path) == f"{tmp_path}: a folder, where a config file is wanted. Give a file in it."
+    (tmp_path / "config.yaml").touch()
+    assert refusal("-c", tmp_path).endswith(f"Write {tmp_path / 'config.yaml'}.")
 
 
 @pytest.mark.parametrize("content", ["", "# nothing yet\n"])
@@ -177,8 +194,48 @@ def test_every_unknown_key_is_listed_with_the_nearest_known_one(yaml_file: Any) 
         f"{path}: section.rat: unknown. Did you mean section.rate?",
         f"{path}: section.inner.keeep: unknown. Did you mean section.inner.keep?",
         f"{path}: kind: unknown. Did you mean section.kind?",
-        f"{path}: zzz: unknown. Known: name, on, section, share, steps, templates.",
+        f"{path}: zzz: unknown.",
         "--section.targts: unknown. Did you mean section.targets?",
+        "Known: name, on, section, share, steps, templates.",
+    ]
+
+
+def test_known_names_are_listed_once_for_each_place(yaml_file: Any) -> None:
+    path = yaml_file("zzz: 1\nqqq: 2\nsection: {zzzz: 1, xxxx: 2}\n")
+    lines = refusal("--config_path", path, "--wwww", "1").splitlines()
+    assert [line for line in lines if line.startswith("Known")] == [
+        "Known: name, on, section, share, steps, templates.",
+        "Known in section: section.axes, section.id, section.inner, section.kind, section.rate, section.targets.",
+    ]
+    assert len(lines) == 7
+
+
+def test_all_that_is_wrong_is_one_error(yaml_file: Any) -> None:
+    """A wrong key, wrong types, what a section refuses and what is missing, each once."""
+    path = yaml_file("stesp: 1\non: maybe\nsection: {rate: fast, zzz: 1, inner: {keep: 0}}\n")
+    with pytest.raises(UserError) as error:
+        parse_config(Config, [str(path), "--steps", "many"], prog="lodos do")
+    lines = str(error.value).splitlines()
+    assert [re.sub(rf"^{path}: ", "", line).split(":")[0] for line in lines] == [
+        "stesp",
+        "section.zzz",
+        "Known in section",
+        "steps",
+        "on",
+        "section.rate",
+        "section.inner.keep",
+        "name",
+    ]
+
+
+def test_what_a_class_refuses_is_said_beside_unknown_names(yaml_file: Any) -> None:
+    path = yaml_file("model_name_or_path: m\ndata: d\nz_loss: -1\nmax_dropped: 2\nmax_tune_lenght: 3\n")
+    with pytest.raises(UserError) as error:
+        parse_config(TrainArgs, [str(path)], prog="lodos train")
+    assert [line.split(": ")[-2] for line in str(error.value).splitlines()] == [
+        "max_tune_lenght",
+        "max_dropped",
+        "z_loss",
     ]
 
 
@@ -223,9 +280,119 @@ def test_wrong_values_of_several_sections_are_listed_at_once() -> None:
     assert sorted(prefixes) == ["lora", "optimizer", "trainer"]
 
 
-def test_what_is_missing_is_named() -> None:
-    with pytest.raises(UserError, match="name"):
-        parse_config(Config, [], prog="prog")
+@dataclasses.dataclass
+class Person:
+    """Who it is."""
+
+    name: str = dataclasses.field(metadata={"example": "Ada Lovelace"})
+    age: int | None = None
+
+
+@dataclasses.dataclass
+class Required:
+    """What must be given."""
+
+    data: str = dataclasses.field(metadata={"example": "rows.jsonl"})
+    count: int
+    kind: Literal["plain", "fancy"]
+    person: Person
+
+
+def test_all_that_is_missing_is_named_as_the_user_writes_it(yaml_file: Any) -> None:
+    with pytest.raises(UserError) as error:
+        parse_config(Required, [], prog="lodos do")
+    assert str(error.value).splitlines() == [
+        "data: not given. Write --data rows.jsonl",
+        "count: not given. Write --count 1",
+        "kind: not given. Write --kind plain",
+        "person.name: not given. Write --person.name 'Ada Lovelace'",
+        "Options can stand in a file too, as name: value. Give it as lodos do my.yaml",
+    ]
+    path = yaml_file("count: 2\nperson: {age: 3}\n")
+    with pytest.raises(UserError) as error:
+        parse_config(Required, [str(path), "--kind", "fancy"], prog="lodos do")
+    assert str(error.value).splitlines() == [
+        f"data: not given. Write data: rows.jsonl in {path} or --data rows.jsonl",
+        f"person.name: not given. Write person: {{name: Ada Lovelace}} in {path} or --person.name 'Ada Lovelace'",
+    ]
+
+
+@pytest.mark.parametrize("verb", ["train", "data", "generate", "merge"])
+def test_the_examples_of_what_is_missing_are_taken(verb: str) -> None:
+    """Writing what the error says is enough for the next try."""
+    args = {"train": TrainArgs, "data": DataReportArgs, "generate": GenerateArgs, "merge": MergeArgs}[verb]
+    with pytest.raises(UserError) as error:
+        parse_config(args, [], prog=f"lodos {verb}")
+    assert "Args" not in str(error.value)
+    flags = [shlex.split(line.split("Write ")[1]) for line in str(error.value).splitlines() if "Write" in line]
+    parse_config(args, [word for pair in flags for word in pair], prog="prog")
+
+
+def test_a_required_section_may_be_left_out_if_nothing_in_it_has_to_be_given() -> None:
+    @dataclasses.dataclass
+    class Outer:
+        section: Section
+
+    assert parse_config(Outer, [], prog="prog").section == Section()
+
+
+@pytest.mark.parametrize("flags", [["{}"], ["-c", "{}"], ["--config", "{}"], ["--config_path", "{}"], ["-c={}"]])
+@pytest.mark.parametrize("first", [True, False])
+def test_the_config_file_may_be_given_in_several_ways(flags: list[str], first: bool, yaml_file: Any) -> None:
+    path = yaml_file("name: file\nsteps: 3\n")
+    words, more = [word.format(path) for word in flags], ["--section.id", "x"]
+    config = parse_config(Config, words + more if first else more + words, prog="prog")
+    assert (config.name, config.steps, config.section.id) == ("file", 3, "x")
+
+
+def test_a_config_may_be_json(tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    path.write_text('{\n\t"name": "a\\/b",\n\t"section": {"rate": 1e-2}\n}', encoding="utf-8")
+    assert parse_config(Config, [str(path)], prog="prog") == Config(name="a/b", section=Section(rate=1e-2))
+    path.write_text('{"name": "a", "name": "b"}', encoding="utf-8")
+    assert "'name' is given twice" in refusal(path)
+    path.write_text('{"name": "a"', encoding="utf-8")
+    assert f"{path}: not valid JSON: line 1" in refusal(path)
+
+
+def test_text_that_looks_like_a_number_is_taken_as_written(yaml_file: Any) -> None:
+    path = yaml_file("section: {id: 007, targets: [1.10, q], rate: 007}\ntemplates: {a: 1e3, 1: 0x10}\n")
+    config = parse("-c", path)
+    assert (config.section.id, config.section.targets, config.section.rate) == ("007", ["1.10", "q"], 7)
+    assert config.templates == {"a": "1e3", "1": "0x10"}
+
+
+@pytest.mark.parametrize(
+    ("text", "fix"),
+    [
+        ("steps: 1_000", "Write 1000."),
+        ("steps: '12'", "Write 12."),
+        ("steps: 1e3", "Write 1000."),
+        ("section: {rate: '3e-4'}", "Write 0.0003."),
+        ("section: {rate: '1,000.5'}", "Write 1000.5."),
+        ("on: off", "Write false."),
+        ("on: 'yes'", "Write true."),
+        ("on: 1", "Write true."),
+        ("name: true", 'found true. Write "true" with quotes'),
+        ("steps: null", "found null. Leave it out for its default."),
+        ("section: {rate: null}", "found null. Leave it out for its default."),
+        ("section: {axes: mlp}", "Write [mlp]."),
+        ("section: {kind: fancyy}", "Did you mean fancy?"),
+    ],
+)
+def test_a_value_of_the_wrong_type_comes_with_what_to_write(text: str, fix: str, yaml_file: Any) -> None:
+    path = yaml_file(text)
+    with pytest.raises(UserError) as error:
+        parse_config(Config, [str(path), *([] if text.startswith("name") else ["--name", "n"])], prog="prog")
+    assert fix in str(error.value)
+
+
+def test_sections_take_what_an_anchor_holds(yaml_file: Any) -> None:
+    path = yaml_file("base: &base {rate: 1, id: x}\nsection: {<<: *base, rate: 2}\n")
+    assert (parse(path).section.rate, parse(path).section.id) == (2, "x")
+    misspelt = yaml_file("sectoin: &base {rate: 1}\nsection: {<<: *base}\n")
+    assert "sectoin: unknown. Did you mean section?" in refusal(misspelt)
+    assert "other: unknown." in refusal(yaml_file("other: {rate: 1}\n"))
 
 
 def test_flags_win_over_the_file_field_by_field(yaml_file: Any) -> None:
@@ -295,9 +462,32 @@ def test_a_switch_alone_is_true(argv: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("argv", "hint"),
+    [
+        (["rows.jsonl"], "--data rows.jsonl"),
+        (["What is it?"], "--count 'What is it?'"),
+        (["--count", "2", "--kind", "plain", "--data", "d", "--person.name", "n", "x"], "--name value"),
+    ],
+)
+def test_a_word_that_no_option_takes_comes_with_what_to_write(argv: list[str], hint: str) -> None:
+    with pytest.raises(UserError) as error:
+        parse_config(Required, argv, prog="lodos do")
+    assert str(error.value).endswith(f"Options are given by name: {hint}")
+
+
+def test_a_switch_leaves_the_config_file_alone(yaml_file: Any) -> None:
+    path = yaml_file("name: n\non: false\n")
+    assert parse_config(Config, ["--on", str(path)], prog="prog") == Config(name="n")
+
+
+@pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["steps"], "'steps': not a flag"),
+        (["steps"], "'steps': neither an option nor a config file"),
+        (["-steps", "1"], "'-steps': not an option"),
+        (["-c"], "-c: needs a file"),
+        (["--config", "--on", "true"], "--config: needs a file"),
+        (["a.yaml", "-c", "b.yml"], "a.yaml, b.yml: 2 config files. Give one"),
         (["--steps"], "--steps: needs a value"),
         (["--steps", "--on", "true"], "--steps: needs a value"),
         (["--steps", "1", "--steps=2"], "--steps: given twice"),
@@ -360,6 +550,31 @@ class Account:
     monkey: str = "m"
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "account: {hf_token: [canary]}",
+        "account: {api_key: {a: canary}}",
+        "account: {password: true, tokens_per_step: {WANDB_API_KEY: canary}}",
+        "account: {monkey: [{apiKey: canary}], hfToken: canary}",
+        "account:\n  hf_token: canary: x\n",
+        "account: {tokens_per_step: hf_canarycanary}",
+        "account: {hf_token: canary",
+    ],
+)
+def test_secrets_are_not_shown_in_errors(text: str, yaml_file: Any) -> None:
+    with pytest.raises(UserError) as error:
+        parse_config(WithSecrets, [str(yaml_file(text))], prog="prog")
+    assert "canary" not in str(error.value)
+
+
+def test_a_secret_flag_is_not_shown_in_errors() -> None:
+    with pytest.raises(UserError) as error:
+        parse_config(WithSecrets, ["--account.secret", "[canary", "--account.hf_tokn", "canary"], prog="prog")
+    assert "canary" not in str(error.value)
+    assert "Did you mean account.hf_token?" in str(error.value)
+
+
 @dataclasses.dataclass
 class WithSecrets:
     """A config that holds secrets."""
@@ -383,11 +598,12 @@ def test_help_shows_each_option_with_its_default_and_its_sentence(
         parse_config(Config, ["--whatever", flag], prog="lodos do", description="Does it.")
     assert leaving.value.code == 0
     assert capsys.readouterr().out.splitlines() == [
-        "usage: lodos do [--config_path FILE.yaml] [--option value ...]",
+        "usage: lodos do [FILE.yaml] [--option value ...]",
         "",
         "Does it.",
         "",
-        "Options are read from the YAML file, then from the flags, which win.",
+        "Options are read from the YAML file (also -c, --config or --config_path FILE.yaml), then from the",
+        "command line, which wins.",
         "",
         "  --name TEXT   (required)",
         "      A name that must be given.",

@@ -20,7 +20,10 @@ GROUND = [
     "sharding",
     "jit",
     "yaml12",
+    "config_secrets",
     "config_help",
+    "config_argv",
+    "config_problems",
     "config_parsing",
     "levanter",
 ]

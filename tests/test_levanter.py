@@ -59,11 +59,13 @@ def test_a_key_without_a_place_here_is_an_error_that_says_what_to_write(key: str
         return value
 
     for idle in (None, *ELSEWHERE[key].idle):
-        assert key.rsplit(".", 1)[-1] not in str(from_levanter(nested(idle)))
+        values, problems = from_levanter(nested(idle))
+        assert key.rsplit(".", 1)[-1] not in str(values)
+        assert not problems
     path = tmp_path / "c.yaml"
     path.write_text(yaml.safe_dump(nested("something")), encoding="utf-8")
     with pytest.raises(UserError) as error:
-        parsed(path)
+        parsed(path, "--model_name_or_path", "m", "--data", "d")
     assert str(error.value) == f"{path}: {key}: {ELSEWHERE[key].instead}"
     assert re.search(r"[.)]$", str(error.value))
 

@@ -37,8 +37,8 @@ verbs:
 
 examples:
   lodos demo
-  lodos data --config_path my.yaml
-  lodos train --config_path my.yaml --lora.r 16 --trainer.num_train_steps 100
+  lodos data my.yaml
+  lodos train my.yaml --lora.r 16 --trainer.num_train_steps 100
   lodos generate --adapter runs/<id>/peft/best --prompt 'What is a lodos?'
 """
 

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from lodos.config_parsing import dump_config
+from lodos.config_parsing import Translation, dump_config
 from lodos.data.config import DataArgs
 from lodos.errors import UserError
 from lodos.files import write_whole
@@ -24,7 +24,7 @@ _UPLOADS = ("hf_upload", "merged_hf_upload")
 class FineTuneArgs(DataArgs):
     """Fine-tune a Hugging Face model on instruction data: what is needed whichever of its parameters are trained."""
 
-    model_name_or_path: str
+    model_name_or_path: str = dataclasses.field(metadata={"example": "HuggingFaceTB/SmolLM2-135M-Instruct"})
     """Model to start from: a Hugging Face folder or a hub name."""
     trainer: TrainerConfig = TrainerConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -48,8 +48,11 @@ class FineTuneArgs(DataArgs):
     """Let transformers run Python code from the model's repository."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         problems = []
+        try:
+            super().__post_init__()
+        except UserError as error:
+            problems += str(error).splitlines()
         if self.z_loss < 0:
             problems.append(f"z_loss: {self.z_loss} must not be negative.")
         if self.hf_save_steps < 1:
@@ -66,9 +69,10 @@ class FineTuneArgs(DataArgs):
             raise UserError("\n".join(problems))
 
     @classmethod
-    def translated(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+    def translated(cls, values: Mapping[str, Any], origin: Literal["file", "flags"]) -> Translation:
         """The values of a config that was written for Levanter, by the names they have here."""
-        return from_levanter(values)
+        found, problems = from_levanter(values)
+        return Translation(found, problems)
 
     def save(self) -> None:
         """Writes the config into the run's folder, from where the run is resumed."""

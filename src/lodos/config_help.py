@@ -1,4 +1,7 @@
-"""The help of a command whose options are the fields of a dataclass, each with the sentence beneath it."""
+"""What is known of the fields of a config dataclass: names, types, the sentence beneath each; and a help made of it.
+
+A field that must be given has an example of its value in its metadata: `field(metadata={"example": "rows.jsonl"})`.
+"""
 
 import ast
 import dataclasses
@@ -7,18 +10,61 @@ import itertools
 import textwrap
 import types
 import typing
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 WIDTH = 100
+_EXAMPLES = {str: "TEXT", int: 1, float: 0.1, bool: "true"}
 
 
 def format_help(cls: Any, *, prog: str, description: str) -> str:
     """Every option of `cls`, in sections, with its type, its default and what it does."""
-    lines = [f"usage: {prog} [--config_path FILE.yaml] [--option value ...]", ""]
+    lines = [f"usage: {prog} [FILE.yaml] [--option value ...]", ""]
     lines += textwrap.wrap(inspect.cleandoc(description), WIDTH)
-    lines += ["", "Options are read from the YAML file, then from the flags, which win.", ""]
+    lines += ["", "Options are read from the YAML file (also -c, --config or --config_path FILE.yaml), then from the"]
+    lines += ["command line, which wins.", ""]
     lines += _section(cls, "")
     return "\n".join(lines)
+
+
+def known_names(cls: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The dotted name and the type of each field of a dataclass and of the dataclasses in it."""
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        name = f"{prefix}{field.name}"
+        yield name, hints[field.name]
+        if dataclasses.is_dataclass(hints[field.name]):
+            yield from known_names(hints[field.name], f"{name}.")
+
+
+def missing_names(cls: Any, values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """The dotted names of the fields that have to be given and are not."""
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        name, hint = f"{prefix}{field.name}", hints[field.name]
+        if field.name not in values and has_default(field):
+            continue
+        if dataclasses.is_dataclass(hint):
+            section = values.get(field.name, {})
+            if isinstance(section, Mapping):
+                yield from missing_names(hint, section, f"{name}.")
+        elif field.name not in values:
+            yield name
+
+
+def example(cls: Any, name: str) -> Any:
+    """A value that the field of a dotted name could have."""
+    *sections, last = name.split(".")
+    for section in sections:
+        cls = typing.get_type_hints(cls)[section]
+    (field,) = (field for field in dataclasses.fields(cls) if field.name == last)
+    if "example" in field.metadata:
+        return field.metadata["example"]
+    if field.default not in (dataclasses.MISSING, None):
+        return field.default
+    hint = typing.get_type_hints(cls)[last]
+    (first, *_) = typing.get_args(hint) if is_union(hint) or typing.get_origin(hint) is typing.Literal else (hint,)
+    return _EXAMPLES.get(first, first if isinstance(first, str) else type_name(first))
 
 
 def field_docs(cls: Any) -> dict[str, str]:
@@ -43,7 +89,7 @@ def _section(cls: Any, prefix: str) -> list[str]:
     hints, docs = typing.get_type_hints(cls), field_docs(cls)
     lines: list[str] = []
     nested: list[str] = []
-    for field in sorted(dataclasses.fields(cls), key=_has_default):
+    for field in sorted(dataclasses.fields(cls), key=has_default):
         hint, name = hints[field.name], f"{prefix}{field.name}"
         if dataclasses.is_dataclass(hint):
             title = (inspect.getdoc(hint) or "").split("\n\n")[0].replace("\n", " ")
@@ -73,7 +119,8 @@ def type_name(hint: Any) -> str:
     return {str: "TEXT", int: "INT", float: "NUMBER", bool: "true|false"}.get(hint, str(hint))
 
 
-def _has_default(field: dataclasses.Field[Any]) -> bool:
+def has_default(field: dataclasses.Field[Any]) -> bool:
+    """Whether a field may be left out."""
     return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
 
 
@@ -83,7 +130,7 @@ def _default(field: dataclasses.Field[Any]) -> str:
     elif field.default_factory is not dataclasses.MISSING:
         value = field.default_factory()
     else:
-        return "   (required)"
+        return f"   (required, such as {field.metadata['example']})" if "example" in field.metadata else "   (required)"
     if value is None:
         return ""
     if isinstance(value, bool):

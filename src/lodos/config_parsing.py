@@ -1,35 +1,58 @@
 """From a YAML file and flags to a dataclass, strictly.
 
-draccus decodes values into the types of the fields. Around it stands what a user of a config file trips over: unknown
-keys are listed all at once, each with the nearest known one, and so are values of the wrong type.
+draccus decodes values into the types of the fields. Around it stands what a user of a config file trips over: whatever
+is unknown, missing or of the wrong type is said in one error, with the nearest name and what to write.
 
-Flags are dotted names (`--trainer.num_train_steps 100`) and win over the file; `--strict` alone is `--strict true`. A
-dataclass may take keys of other names as well (`Translating`). This file knows nothing of the dataclasses it fills.
+Flags are dotted names (`--trainer.num_train_steps 100`) and win over the file. A dataclass may take keys of other names
+as well (`Translating`). This file knows nothing of the dataclasses it fills.
 """
 
 import dataclasses
 import difflib
-import re
+import json
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import yaml
 
-from lodos.config_help import field_docs, format_help, is_union, type_name
+from lodos.config_argv import CONFIG_SUFFIXES, split_argv
+from lodos.config_help import format_help, is_union, known_names
+from lodos.config_problems import (
+    as_written,
+    decoded,
+    known_part,
+    missing_problems,
+    nearest,
+    unknown_names,
+    unknown_problems,
+    value_problems,
+)
+from lodos.config_secrets import HIDDEN, shown, without_secrets
 from lodos.errors import UserError
-from lodos.yaml12 import dump_yaml, load_yaml
+from lodos.yaml12 import anchor_holders, dump_yaml, load_yaml
+
+__all__ = [
+    "HIDDEN",
+    "Translating",
+    "Translation",
+    "dump_config",
+    "encode_config",
+    "known_names",
+    "parse_config",
+    "parse_section",
+    "read_yaml",
+]
 
 T = TypeVar("T")
 
-CONFIG_FLAG = "--config_path"
-HIDDEN = "<hidden>"
-_SECRET = re.compile(r"(^|_)(token|api_?key|key|password|secret)s?$")
+_SURELY = 0.8
+"""So much alike are a name and a misspelling of it, of 1."""
 
 
 def parse_config(cls: type[T], argv: Sequence[str], *, prog: str, description: str = "") -> T:
-    """An instance of the dataclass `cls` from `--config_path file.yaml` and flags.
+    """An instance of the dataclass `cls` from a config file and flags: `my.yaml --name value`.
 
     Args:
         prog: the command, for the help.
@@ -41,41 +64,24 @@ def parse_config(cls: type[T], argv: Sequence[str], *, prog: str, description: s
     if any(flag in ("-h", "--help") for flag in argv):
         print(format_help(cls, prog=prog, description=description))
         raise SystemExit(0)
-    hints = dict(known_names(cls))
-    path, texts = _split_flags(argv, switches={name for name, hint in hints.items() if hint is bool})
-    flags = {name: _flag_value(name, text, hints.get(name)) for name, text in texts.items()}
-    problems: list[str] = []
-    from_file = {} if path is None else _translated(cls, read_yaml(Path(path)), f"{path}: ", problems)
-    nested = _translated(cls, _nested(flags), "--", problems)
-    known = set(hints)
-    problems += [f"{path}: {problem}" for problem in _unknown(from_file, cls, known)]
-    problems += [f"--{problem}" for problem in _unknown(nested, cls, known)]
+    arguments, problems = split_argv(cls, argv), []
+    path = None if arguments.config_file is None else Path(arguments.config_file)
+    from_file = Translation({} if path is None else _read_config(cls, path))
+    from_flags = Translation(_nested(cls, arguments.flags, problems))
+    if issubclass(cls, Translating):
+        from_file = cls.translated(from_file.values, "file")
+        from_flags = cls.translated(from_flags.values, "flags")
+    problems += [f"{path}: {problem}" for problem in from_file.problems]
+    problems += [f"--{problem}" for problem in from_flags.problems]
+    unknown = {name: f"{path}: {name}" for name in unknown_names(cls, from_file.values)}
+    unknown |= {name: f"--{name}" for name in unknown_names(cls, from_flags.values)}
+    problems += unknown_problems(cls, unknown)
+    values = known_part(cls, _merged(known_part(cls, from_file.values), from_flags.values))
+    problems += value_problems(cls, values)
+    problems += missing_problems(cls, values, arguments.config_file, prog=prog)
     if problems:
-        raise UserError("\n".join(problems))
-    return _decode(cls, _without_empty_sections(cls, _merged(from_file, nested)))
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML 1.2 file; empty for an empty file.
-
-    Raises:
-        UserError: for a missing file, broken YAML, a repeated key, or something other than a mapping.
-    """
-    try:
-        value = load_yaml(path.read_text(encoding="utf-8-sig"))
-    except (FileNotFoundError, IsADirectoryError):
-        raise UserError(f"{CONFIG_FLAG}: {path}: there is no such file.") from None
-    except OSError as error:
-        raise UserError(f"{CONFIG_FLAG}: {path}: cannot be read: {error.strerror}.") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}.") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {error}") from None
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: holds a {type(value).__name__}; a config is a mapping of names to values.")
-    return value
+        raise UserError("\n".join([*problems, *from_file.remarks]))
+    return decoded(cls, values)
 
 
 def parse_section(cls: type[T], values: Mapping[str, Any], name: str) -> T:
@@ -85,11 +91,38 @@ def parse_section(cls: type[T], values: Mapping[str, Any], name: str) -> T:
         UserError: as `parse_config` does.
     """
     prefix = f"{name}."
-    known = {known for known, _ in known_names(cls, prefix)}
-    problems = list(_unknown(values, cls, known, prefix)) or list(_type_problems(cls, values, prefix))
+    unknown = {unknown: unknown for unknown in unknown_names(cls, values, prefix)}
+    problems = unknown_problems(cls, unknown, prefix) + value_problems(cls, known_part(cls, values), prefix)
     if problems:
         raise UserError("\n".join(problems))
-    return _decoded(cls, values, prefix)
+    return decoded(cls, values, prefix)
+
+
+def read_yaml(path: Path, *, numbers_as_text: bool = False) -> dict[str, Any]:
+    """The mapping in a YAML 1.2 or JSON file; empty for an empty file.
+
+    Args:
+        numbers_as_text: give numbers as they are written.
+
+    Raises:
+        UserError: for a missing file, broken YAML, a repeated key, or something other than a mapping.
+    """
+    text = _text_of(path)
+    try:
+        if path.suffix.lower() == ".json" and text.strip():
+            numbers: Any = {"parse_int": str, "parse_float": str} if numbers_as_text else {}
+            value = json.loads(text, object_pairs_hook=_without_repeats, **numbers)
+        else:
+            value = load_yaml(text, numbers_as_text=numbers_as_text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: not valid JSON: line {error.lineno}: {error.msg}.") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {_said(error)}") from None
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: holds a {type(value).__name__}; a config is a mapping of names to values.")
+    return value
 
 
 def dump_config(config: Any) -> str:
@@ -101,17 +134,18 @@ def encode_config(config: Any) -> dict[str, Any]:
     """The config as mappings, lists and plain values, without its secrets."""
     import draccus
 
-    return _without_secrets(draccus.encode(config))
+    return without_secrets(draccus.encode(config))
 
 
-def known_names(cls: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The dotted name and the type of each field of a dataclass and of the dataclasses in it."""
-    hints = typing.get_type_hints(cls)
-    for field in dataclasses.fields(cls):
-        name = f"{prefix}{field.name}"
-        yield name, hints[field.name]
-        if dataclasses.is_dataclass(hints[field.name]):
-            yield from known_names(hints[field.name], f"{name}.")
+@dataclasses.dataclass(frozen=True)
+class Translation:
+    """The nested values of a config under the names that the dataclass has for them."""
+
+    values: dict[str, Any]
+    problems: Sequence[str] = ()
+    """A line for each key without a place, with its name in front."""
+    remarks: Sequence[str] = ()
+    """What the error ends with if there is one."""
 
 
 @runtime_checkable
@@ -119,43 +153,76 @@ class Translating(Protocol):
     """A dataclass that can be filled from a config in other words than its own."""
 
     @classmethod
-    def translated(cls, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The nested values under the names of the fields; a UserError lists what has no place among them."""
+    def translated(cls, values: Mapping[str, Any], origin: Literal["file", "flags"]) -> Translation:
+        """The values under the names of the fields, and what is to be said of those that have none."""
         ...
 
 
-def _translated(cls: Any, values: dict[str, Any], origin: str, problems: list[str]) -> dict[str, Any]:
-    if not isinstance(cls, Translating):
-        return values
+def _read_config(cls: Any, path: Path) -> dict[str, Any]:
+    """The values of a file, without those that stand there for others to refer to."""
+    values = as_written(read_yaml(path), read_yaml(path, numbers_as_text=True), cls)
+    known = [name for name, _ in known_names(cls)]
+    holders = set() if path.suffix.lower() == ".json" else anchor_holders(_text_of(path))
+    idle = {name for name in holders - set(known) if nearest(name, known, cutoff=_SURELY) is None}
+    return {name: value for name, value in values.items() if name not in idle}
+
+
+def _text_of(path: Path) -> str:
     try:
-        return cls.translated(values)
-    except UserError as error:
-        problems += [f"{origin}{line}" for line in str(error).splitlines()]
-        return {}
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        there = [p.name for p in path.parent.glob("*") if p.suffix in CONFIG_SUFFIXES] if path.parent.is_dir() else []
+        close = difflib.get_close_matches(path.name, there, n=1)
+        hint = f" Did you mean {path.with_name(close[0])}?" if close else " Give the path of your config file."
+        raise UserError(f"{path}: there is no such file.{hint}") from None
+    except IsADirectoryError:
+        inner = path / "config.yaml"
+        hint = f" Write {inner}." if inner.exists() else " Give a file in it."
+        raise UserError(f"{path}: a folder, where a config file is wanted.{hint}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}.") from None
 
 
-def _split_flags(argv: Sequence[str], switches: set[str]) -> tuple[str | None, dict[str, str]]:
-    """The config path and the flags by dotted name, their values as they were typed; a switch alone is true."""
-    flags: dict[str, str] = {}
-    rest = list(argv)
-    while rest:
-        flag = rest.pop(0)
-        if not flag.startswith("--") or flag == "--":
-            raise UserError(f"{flag!r}: not a flag. Options are given as --name value.")
-        name, equals, value = flag.partition("=")
-        if not equals:
-            is_alone = not rest or re.match(r"--[A-Za-z]", rest[0])
-            if is_alone and name[2:] not in switches:
-                raise UserError(f"{name}: needs a value, such as {name} 1.")
-            value = "true" if is_alone else rest.pop(0)
-        name = name[2:]
-        if name in flags:
-            raise UserError(f"--{name}: given twice.")
-        flags[name] = value
-    return flags.pop(CONFIG_FLAG[2:], None), flags
+def _said(error: yaml.YAMLError) -> str:
+    """What PyYAML says, without the line itself, which may hold a secret."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        context = f"{error.context}, " if error.context else ""
+        return f"line {error.problem_mark.line + 1}: {context}{error.problem}."
+    return str(error)
 
 
-def _flag_value(name: str, text: str, hint: Any) -> Any:
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise yaml.YAMLError(f"{key!r} is given twice.")
+        found[key] = value
+    return found
+
+
+def _nested(cls: Any, texts: Mapping[str, str], problems: list[str]) -> dict[str, Any]:
+    """The flags' values in their sections."""
+    hints = dict(known_names(cls))
+    nested: dict[str, Any] = {}
+    for name, text in texts.items():
+        *sections, last = name.split(".")
+        place = nested
+        for section in sections:
+            inner = place.setdefault(section, {})
+            if not isinstance(inner, dict):
+                problems.append(f"--{name}: {section} is given both as a value and as a section.")
+                inner = {}
+            place = inner
+        try:
+            place[last] = _flag_value(text, hints.get(name))
+        except yaml.YAMLError as error:
+            problems.append(f"--{name}: {shown(text, name)} is not valid YAML: {_said(error)}")
+    return nested
+
+
+def _flag_value(text: str, hint: Any) -> Any:
     """The value of a flag: YAML, but text verbatim where the field takes text and nothing else fits."""
     kinds = set(typing.get_args(hint)) if is_union(hint) else {hint}
     origins = {typing.get_origin(kind) or kind for kind in kinds}
@@ -164,41 +231,7 @@ def _flag_value(name: str, text: str, hint: Any) -> Any:
     collection = text.lstrip()[:1] in ("[", "{") and origins & {list, dict, tuple}
     if str in kinds and not collection and not origins & {int, float}:
         return text
-    try:
-        return load_yaml(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"--{name}: {text!r} is not valid YAML: {error}") from None
-
-
-def _nested(flags: Mapping[str, Any]) -> dict[str, Any]:
-    nested: dict[str, Any] = {}
-    for name, value in flags.items():
-        *sections, last = name.split(".")
-        place = nested
-        for section in sections:
-            place = place.setdefault(section, {})
-            if not isinstance(place, dict):
-                raise UserError(f"--{name}: {section} is given both as a value and as a section.")
-        place[last] = value
-    return nested
-
-
-def _unknown(values: Mapping[str, Any], cls: Any, known: set[str], prefix: str = "") -> Iterator[str]:
-    hints = typing.get_type_hints(cls)
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        if key not in hints:
-            close = difflib.get_close_matches(name, known, n=1) or [
-                other for other in sorted(known) if other.rsplit(".", 1)[-1] == key
-            ]
-            hint = f" Did you mean {close[0]}?" if close else f" Known: {', '.join(_siblings(known, prefix))}."
-            yield f"{name}: unknown.{hint}"
-        elif dataclasses.is_dataclass(hints[key]) and isinstance(value, Mapping):
-            yield from _unknown(value, hints[key], known, f"{name}.")
-
-
-def _siblings(known: set[str], prefix: str) -> list[str]:
-    return sorted(name for name in known if name.startswith(prefix) and "." not in name[len(prefix) :])
+    return as_written(load_yaml(text), load_yaml(text, numbers_as_text=True), hint)
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -207,105 +240,3 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         both = isinstance(merged.get(key), Mapping) and isinstance(value, Mapping)
         merged[key] = _merged(merged[key], value) if both else value
     return merged
-
-
-def _without_empty_sections(cls: Any, values: Mapping[str, Any]) -> dict[str, Any]:
-    """A section of which everything is commented out is as if it were not there."""
-    hints = typing.get_type_hints(cls)
-    kept = {}
-    for name, value in values.items():
-        is_section = dataclasses.is_dataclass(hints[name])
-        if is_section and value is None:
-            continue
-        is_filled = is_section and isinstance(value, Mapping)
-        kept[name] = _without_empty_sections(hints[name], value) if is_filled else value
-    return kept
-
-
-def _decode(cls: type[T], values: dict[str, Any]) -> T:
-    problems = list(_type_problems(cls, values)) or list(_section_problems(cls, values))
-    if problems:
-        raise UserError("\n".join(problems))
-    return _decoded(cls, values, "")
-
-
-def _type_problems(cls: Any, values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """The values that cannot be of their fields' types."""
-    for name, hint in typing.get_type_hints(cls).items():
-        if name not in values:
-            continue
-        value = values[name]
-        if dataclasses.is_dataclass(hint):
-            if isinstance(value, Mapping):
-                yield from _type_problems(hint, value, f"{prefix}{name}.")
-            else:
-                yield f"{prefix}{name}: a section of settings, such as {{{_first_field(hint)}: ...}}; found {value!r}."
-        elif not _fits(value, hint):
-            meaning = " ".join(field_docs(cls).get(name, "").split())
-            yield f"{prefix}{name}: must be {type_name(hint)}, found {value!r}. {meaning}".rstrip()
-
-
-def _first_field(cls: Any) -> str:
-    return dataclasses.fields(cls)[0].name
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
-        return True
-    if is_union(hint):
-        return any(_fits(value, arg) for arg in args)
-    if origin is typing.Literal:
-        return value in args
-    if origin in (list, tuple):
-        return isinstance(value, list | tuple) and all(_fits(item, args[0]) for item in value)
-    if origin is dict:
-        return isinstance(value, Mapping) and all(_fits(item, args[1]) for item in value.values())
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is str:
-        # `id: 2026` is meant as a name.
-        return isinstance(value, str | int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint)
-
-
-def _section_problems(cls: Any, values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """What each section has to say against its values, innermost first, with its dotted name in front."""
-    for name, hint in typing.get_type_hints(cls).items():
-        section = values.get(name)
-        if not dataclasses.is_dataclass(hint) or not isinstance(section, Mapping):
-            continue
-        inner = list(_section_problems(hint, section, f"{prefix}{name}."))
-        yield from inner
-        if not inner:
-            try:
-                _decoded(hint, section, f"{prefix}{name}.")
-            except UserError as error:
-                yield str(error)
-
-
-def _decoded(cls: Any, values: Mapping[str, Any], prefix: str) -> Any:
-    import draccus
-    from draccus.utils import ParsingError
-
-    try:
-        return draccus.decode(cls, dict(values))
-    except ParsingError as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, UserError):
-            cause = cause.__cause__ or cause.__context__
-        lines = str(cause or error).replace("`", "").splitlines()
-        raise UserError("\n".join(prefix + line for line in lines)) from None
-
-
-def _without_secrets(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_without_secrets(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    return {
-        key: HIDDEN if item is not None and _SECRET.search(key) else _without_secrets(item)
-        for key, item in value.items()
-    }

@@ -11,8 +11,6 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from lodos.errors import UserError
-
 
 @dataclasses.dataclass(frozen=True)
 class Renamed:
@@ -135,17 +133,13 @@ ELSEWHERE: Mapping[str, Elsewhere] = {
 }
 
 
-def from_levanter(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The nested values of a config with Levanter's keys translated; those that are ours stay as they are.
+def from_levanter(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The nested values of a config with Levanter's keys translated, and what is to be said of those without a place.
 
-    Raises:
-        UserError: that lists every key without a place here, with what to write instead.
+    Those that are ours stay as they are. A line begins with the key, and says what to write instead.
     """
     problems: list[str] = []
-    translated = _translated(values, "", problems)
-    if problems:
-        raise UserError("\n".join(problems))
-    return translated
+    return _translated(values, "", problems), problems
 
 
 def _translated(values: Mapping[str, Any], prefix: str, problems: list[str]) -> dict[str, Any]:

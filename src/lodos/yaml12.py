@@ -1,23 +1,31 @@
 """YAML as its version 1.2 has it, read and written with PyYAML, which by itself reads version 1.1:
 
 3e-4                    PyYAML reads text; here it is a number
+1_000, 1:30, 2026-11-24 PyYAML reads numbers and a date; here they are text
 off, yes, no            PyYAML reads booleans; here they are text
 a key given twice       PyYAML keeps the last; here it is an error
+
+Of version 1.1 the merge key is kept, since configs are written with it: `<<: *base` gives a mapping what `base` has and
+it has not itself.
 """
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import yaml
 
 
-def load_yaml(text: str) -> Any:
+def load_yaml(text: str, *, numbers_as_text: bool = False) -> Any:
     """The value of a YAML document; None of an empty one.
+
+    Args:
+        numbers_as_text: give numbers as they are written, such as 007 or 1.10.
 
     Raises:
         yaml.YAMLError: with the line.
     """
-    return yaml.load(text, Loader=_Loader)
+    return yaml.load(text, Loader=_TextLoader if numbers_as_text else _Loader)
 
 
 def dump_yaml(value: Any) -> str:
@@ -25,38 +33,113 @@ def dump_yaml(value: Any) -> str:
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's core schema for numbers and booleans, and no repeated keys."""
+def anchor_holders(text: str) -> set[str]:
+    """The keys at the top of a document with an anchor in them that a later key refers to."""
+    root = yaml.compose(text, Loader=_Loader)
+    if not isinstance(root, yaml.MappingNode):
+        return set()
+    holder: dict[int, str] = {}
+    found: set[str] = set()
+    for key, value in root.value:
+        for node in _nodes(value, set()):
+            owner = holder.setdefault(id(node), str(key.value))
+            if owner != key.value:
+                found.add(owner)
+    return found
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+
+def _nodes(node: yaml.Node, seen: set[int]) -> Iterator[yaml.Node]:
+    """A node and those in it, each once."""
+    if id(node) in seen:
+        return
+    seen.add(id(node))
+    yield node
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield from _nodes(key, seen)
+            yield from _nodes(value, seen)
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from _nodes(item, seen)
+
+
+def _listed(node: yaml.Node) -> list[Any]:
+    return node.value if isinstance(node, yaml.SequenceNode) else [node]
+
+
+_TAG = "tag:yaml.org,2002:"
+_BOOL, _INT, _FLOAT, _MERGE = (f"{_TAG}{kind}" for kind in ("bool", "int", "float", "merge"))
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's core schema for numbers and booleans, merge keys, and no repeated keys."""
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream)
+        self._flattened: set[int] = set()
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Puts what it merges before its own keys: of several mappings the first that has a key gives it."""
+        if id(node) in self._flattened:
+            return
+        self._flattened.add(id(node))
+        self._check_keys(node)
+        own = [pair for pair in node.value if pair[0].tag != _MERGE]
+        have = {self.construct_object(key, deep=True) for key, _ in own}
+        merged = []
+        for key, value in node.value:
+            for source in _listed(value) if key.tag == _MERGE else []:
+                self.flatten_mapping(source)
+                for pair in source.value:
+                    if pair[0].tag != _MERGE and (name := self.construct_object(pair[0], deep=True)) not in have:
+                        have.add(name)
+                        merged.append(pair)
+        node.value = merged + own
+
+    def _check_keys(self, node: yaml.MappingNode) -> None:
         seen: dict[Any, int] = {}
-        for key_node, _ in node.value:
-            key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
+        for key_node, value in node.value:
+            line = key_node.start_mark.line + 1
+            is_merge = key_node.tag == _MERGE
+            key = key_node.value if is_merge else self.construct_object(key_node, deep=True)
             if not isinstance(key, str | int | float | None):
                 raise yaml.YAMLError(f"line {line}: {key!r} cannot be a key.")
             if key in seen:
-                raise yaml.YAMLError(f"line {line}: {key!r} is given twice; the first is in line {seen[key]}.")
+                hint = " Write <<: [*one, *other]." if is_merge else ""
+                raise yaml.YAMLError(f"line {line}: {key!r} is given twice; the first is in line {seen[key]}.{hint}")
             seen[key] = line
-        return super().construct_mapping(node, deep)
+            if is_merge and not all(isinstance(item, yaml.MappingNode) for item in _listed(value)):
+                raise yaml.YAMLError(
+                    f"line {line}: << takes a mapping, or a list of mappings, that an anchor names: <<: *base with "
+                    "base: &base {...} above it."
+                )
 
-    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> Any:
         # PyYAML takes 0123 for octal.
-        return int(self.construct_scalar(node), 10)
+        text = self.construct_scalar(node)
+        return int(text, {"0x": 16, "0o": 8}.get(text[:2], 10))
 
 
-_BOOL, _INT, _FLOAT = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+class _TextLoader(_Loader):
+    """The same with numbers as they are written."""
+
+
 _Loader.add_constructor(_INT, _Loader.construct_yaml_int)
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag not in (_BOOL, _INT, _FLOAT)]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(_BOOL, re.compile(r"(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
-_Loader.add_implicit_resolver(_INT, re.compile(r"[-+]?[0-9]+$"), list("-+0123456789"))
-_Loader.add_implicit_resolver(
-    _FLOAT,
-    re.compile(r"([-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"),
-    list("-+.0123456789"),
-)
+_TextLoader.add_constructor(_INT, _TextLoader.construct_scalar)
+_TextLoader.add_constructor(_FLOAT, _TextLoader.construct_scalar)
+_NOT_IN_1_2 = (_BOOL, _INT, _FLOAT, f"{_TAG}timestamp", f"{_TAG}value")
+for _loader in (_Loader, _TextLoader):
+    _loader.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag not in _NOT_IN_1_2]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    _loader.add_implicit_resolver(_BOOL, re.compile(r"(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+    _loader.add_implicit_resolver(_INT, re.compile(r"([-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$"), list("-+0123456789"))
+    _loader.add_implicit_resolver(
+        _FLOAT,
+        re.compile(r"([-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"),
+        list("-+.0123456789"),
+    )
 
 
 class _Dumper(yaml.SafeDumper):

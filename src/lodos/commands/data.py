@@ -42,7 +42,7 @@ why others are not; how long they are; how much of them is trained; what is empt
 model to stop; how full the batches are and how many steps an epoch takes; and the first rows token by token, with what
 is trained in brackets and coloured. Look there first: the answer and its end should be trained, and nothing else. The
 report goes to standard output; --html writes it as a page, too; --strict makes what would train wrongly an error,
-for scripts. Example: lodos data --config_path my.yaml --html data.html"""
+for scripts. Example: lodos data my.yaml --html data.html"""
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -32,7 +32,7 @@ ALPACA = "alpaca"
 class GenerateArgs:
     """Answer a prompt with a model and, if given, a LoRA adapter."""
 
-    prompt: str
+    prompt: str = dataclasses.field(metadata={"example": "What is a lodos?"})
     """The prompt; - reads it from the standard input."""
     model: str | None = None
     """The model: a folder or a hub name; by default the one that the adapter names."""

@@ -19,9 +19,9 @@ from lodos.formats.safetensors import MAX_SHARD_SIZE
 class MergeArgs:
     """Merge a LoRA adapter into its base model."""
 
-    adapter: str
+    adapter: str = dataclasses.field(metadata={"example": "runs/<id>/peft/best"})
     """The adapter: a PEFT folder or a hub name."""
-    output: str
+    output: str = dataclasses.field(metadata={"example": "merged"})
     """Folder to write the merged model to."""
     model: str | None = None
     """The base model: a folder or a hub name; by default the one that the adapter names."""

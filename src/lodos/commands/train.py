@@ -230,7 +230,7 @@ def _print_outcome(result: TrainResult) -> None:
         lines.append(f"Merged model: {result.merged}")
     if result.interrupted:
         config_path = result.config.trainer.run_folder / "config.yaml"
-        lines.append(f"Resume: lodos train --config_path {config_path}")
+        lines.append(f"Resume: lodos train {config_path}")
     else:
         adapter = result.best_adapter or result.adapter
         lines.append(f"Next: lodos generate --adapter {adapter}{result.prompts_flag} --prompt '...'")

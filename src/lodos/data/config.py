@@ -19,7 +19,7 @@ Sources = list[dict[str, Any] | str] | dict[str, Any] | str
 class DataArgs:
     """Training and held-out rows, and how they are read."""
 
-    data: Sources
+    data: Sources = dataclasses.field(metadata={"example": "rows.jsonl"})
     """Training rows: a file, folder, glob, URL or hub name, a mapping (path, split, name, revision, weight), or a list
     of these."""
     validation: int | float | Sources | None = None
