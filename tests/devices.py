@@ -3,6 +3,7 @@
 Devices are made of one CPU by XLA_FLAGS, which is read when JAX starts: so it has to be another process.
 """
 
+import dataclasses
 import os
 import re
 import subprocess
@@ -22,17 +23,31 @@ def run_with_devices(count: int, script: str, *arguments: str | Path) -> None:
     subprocess.run([sys.executable, script, *map(str, arguments)], check=True, env=environment)
 
 
-def travelling(program: str) -> list[str]:
-    """Of a compiled program's text the collective operations, `all-gather f32[64,16]` and the like.
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """An operation that several devices take part in."""
+
+    kind: str
+    shapes: tuple[str, ...]
+    """Of what comes of it, as f32[64,16]."""
+    loops: int
+    """How many loops it is in."""
+
+
+def collectives(program: str) -> list[Collective]:
+    """The collective operations of a compiled program's text.
 
     What only one device takes part in moves nothing and is left out.
     """
+    kinds = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter|collective-broadcast"
     found = []
     for line in program.splitlines():
-        name = re.search(r"= (\S+) (all-gather|all-reduce|all-to-all|collective-permute)[\w-]*\(", line)
+        name = re.search(rf"= (\(.*?\)|\S+) ({kinds})[\w-]*\(", line)
         alone = re.search(r"replica_groups=(\[\d+,1\]<=|\{\{0\},)", line)
         if name and not alone:
-            found.append(f"{name[2]} {name[1].split('{')[0]}")
+            source = re.search(r'op_name="([^"]*)"', line)
+            shapes = tuple(re.findall(r"\w+\[[\d,]*\]", name[1]))
+            found.append(Collective(name[2], shapes, source[1].count("while/body") if source else 0))
     return found
 
 
@@ -40,3 +55,8 @@ def described(platform: str, **device: Any) -> Target:
     """One device of a platform that need not be here."""
     about = {"platform": platform, "device_kind": f"some {platform}", "process_index": 0, **device}
     return Target([SimpleNamespace(**about)])
+
+
+def travelling(program: str) -> list[str]:
+    """The collective operations of a compiled program's text, `all-gather f32[64,16]` and the like."""
+    return [f"{found.kind} {found.shapes[0]}" for found in collectives(program)]

@@ -18,6 +18,7 @@ GROUND = [
     "types",
     "tree",
     "sharding",
+    "shares",
     "jit",
     "yaml12",
     "config_secrets",

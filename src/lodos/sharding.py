@@ -77,20 +77,27 @@ def partition_spec(names: Sequence[str | None], shape: Sequence[int], mapping: A
     An axis stays whole if the mapping does not name it, if the mesh axis does not divide its size, or if an
     earlier axis of the same array has taken the mesh axis.
     """
-    sizes = dict(jax.sharding.get_abstract_mesh().shape)
+    sizes = jax.sharding.get_abstract_mesh().shape
     taken: set[str] = set()
     spec: list[str | tuple[str, ...] | None] = []
     for name, size in zip(names, shape, strict=True):
-        target = mapping.get(name) if name is not None else None
-        axes = (target,) if isinstance(target, str) else tuple(target or ())
-        shards = 1
-        for axis in axes:
-            shards *= sizes.get(axis, 1)
+        axes = () if name is None else mesh_axes(name, mapping)
+        shards = math.prod(sizes[axis] for axis in axes)
         fits = shards > 1 and size % shards == 0 and not taken & set(axes)
         if fits:
             taken |= set(axes)
-        spec.append(target if fits else None)
+        spec.append(None if not fits else axes[0] if len(axes) == 1 else axes)
     return PartitionSpec(*spec)
+
+
+def mesh_axes(name: str, mapping: AxisMapping) -> tuple[str, ...]:
+    """The axes of the ambient mesh to which `mapping` sends a name.
+
+    Inside `jax.shard_map` only those that it left to XLA's partitioner: along the others each device has its part.
+    """
+    target, mesh = mapping.get(name), jax.sharding.get_abstract_mesh()
+    axes = (target,) if isinstance(target, str) else tuple(target or ())
+    return tuple(axis for axis in axes if axis in mesh.shape and axis not in mesh.manual_axes)
 
 
 def partition_specs(tree: PyTree, mapping: AxisMapping) -> PyTree:
@@ -124,7 +131,7 @@ def named_shardings(tree: PyTree, mapping: AxisMapping, mesh: Mesh) -> PyTree:
 
 def shard(tree: PyTree, mapping: AxisMapping) -> PyTree:
     """Inside `jit`: asks XLA to lay out the arrays of `tree` by `mapping`. Without a mesh it does nothing."""
-    if not jax.sharding.get_abstract_mesh().shape:
+    if not _partitioned_axes():
         return tree
     arrays, rest = eqx.partition(tree, eqx.is_array)
     specs = partition_specs(arrays, mapping)
@@ -134,7 +141,7 @@ def shard(tree: PyTree, mapping: AxisMapping) -> PyTree:
 def constrain(x: Array, *names: str | None) -> Array:
     """Inside `jit`: lays out an activation by the names of its axes; nothing outside `compute_axis_mapping`."""
     mapping = _compute_mapping.get()
-    if mapping is None or not jax.sharding.get_abstract_mesh().shape:
+    if mapping is None or not _partitioned_axes():
         return x
     return jax.lax.with_sharding_constraint(x, partition_spec(names, x.shape, mapping))
 
@@ -167,7 +174,8 @@ def on_each_device(
         if not any(part for spec in specs for part in spec):
             return fn(*args)
         out_spec = partition_spec(out_axes, args[0].shape, mapping)
-        return jax.shard_map(fn, in_specs=specs, out_specs=out_spec, check_vma=False)(*args)
+        axes = _partitioned_axes()
+        return jax.shard_map(fn, in_specs=specs, out_specs=out_spec, axis_names=axes, check_vma=False)(*args)
 
     return run
 
@@ -176,6 +184,12 @@ def constrain_parameters(tree: PyTree) -> PyTree:
     """Inside `jit`: gathers parameters from their storage layout to the one they are computed with."""
     mapping = _compute_mapping.get()
     return tree if mapping is None else shard(tree, mapping)
+
+
+def _partitioned_axes() -> set[str]:
+    """The axes of the ambient mesh that XLA's partitioner has to do with."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return set(mesh.axis_names) - set(mesh.manual_axes)
 
 
 def _axis_names(tree: PyTree, path: tuple[Any, ...]) -> tuple[str, ...] | None:

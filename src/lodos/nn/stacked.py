@@ -15,14 +15,16 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from lodos.nn.attention.blockwise import OUT_NAME
 from lodos.nn.linear import PRODUCT_NAME
-from lodos.sharding import constrain_parameters
+from lodos.shares import holds_shards, layer_parameters
 
 GradientCheckpointing = Literal["none", "full", "dots"]
 """What the backward pass recomputes: nothing; everything but each layer's input; or, `dots`, all but the products of
 activations and weights and the output of attention: norms, activations and rotations cost little to make again."""
 
 
-_READS = frozenset({"dynamic_slice", "squeeze", "transpose", "convert_element_type", "sharding_constraint"})
+_READS = frozenset(
+    {"dynamic_slice", "squeeze", "transpose", "convert_element_type", "sharding_constraint", "all_gather"}
+)
 """The primitives by which a layer's weights come from the stack."""
 
 
@@ -105,10 +107,10 @@ class Stacked(eqx.Module):
 
         def body(x: Array, of_layer: Any) -> tuple[Array, PyTree]:
             index, layer_arrays, (layer_inputs, layer_key) = of_layer
-            layer = constrain_parameters(eqx.combine(_weights_of_layer(whole, index), layer_arrays, static))
+            layer = layer_parameters(eqx.combine(_weights_of_layer(whole, index), layer_arrays, static))
             return apply(layer, x, layer_inputs, layer_key)
 
-        body = _checkpointed(body, self.gradient_checkpointing, reads_weights=is_part)
+        body = _checkpointed(body, self.gradient_checkpointing, reads_weights=is_part or holds_shards(layers))
         if self.scan:
             return jax.lax.scan(body, x, (jnp.arange(start, stop), sliced, inputs))
         outs = []

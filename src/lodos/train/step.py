@@ -17,6 +17,7 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from lodos.sharding import AxisMapping, compute_axis_mapping, shard
+from lodos.shares import shares_batch, sum_over_shares
 from lodos.train.precision import Policy
 from lodos.tree import cast_floating, combine
 
@@ -62,14 +63,22 @@ def train_step(
     """The trainable parameters and optimizer state after one step on `batch`, `[rows, ...]` arrays."""
     total = batch_weight(batch)
 
-    def weighted_loss(trainable: PyTree, microbatch: PyTree, key: PRNGKeyArray) -> Float[Array, ""]:
-        model = combine(cast_floating(trainable, policy.compute_dtype), frozen)
-        with compute_axis_mapping(compute_mapping):
-            loss = compute_loss(model, microbatch, key=key)
-        share = batch_weight(microbatch) / jnp.where(total > 0, total, 1.0)
-        return loss.astype(jnp.float32) * share
+    def gradient(frozen: PyTree, trainable: PyTree, rows: PyTree, key: PRNGKeyArray, total: Array) -> Any:
+        def weighted_loss(trainable: PyTree, microbatch: PyTree, key: PRNGKeyArray) -> Float[Array, ""]:
+            model = combine(cast_floating(trainable, policy.compute_dtype), frozen)
+            with compute_axis_mapping(compute_mapping):
+                loss = compute_loss(model, microbatch, key=key)
+            share = batch_weight(microbatch) / jnp.where(total > 0, total, 1.0)
+            return loss.astype(jnp.float32) * share
 
-    loss, grads = _accumulate(jax.value_and_grad(weighted_loss), trainable, batch, key, num_microbatches)
+        return _accumulate(jax.value_and_grad(weighted_loss), trainable, rows, key, num_microbatches)
+
+    mappings = dict(compute=compute_mapping, stored=parameter_mapping)
+    if shares_batch(batch, trainable, frozen, **mappings):
+        loss, grads = sum_over_shares(gradient, frozen, trainable, batch, key, total, **mappings)
+    else:
+        loss, grads = gradient(frozen, trainable, batch, key, total)
+    grads = jax.tree.map(lambda grad, leaf: grad.astype(leaf.dtype), grads, trainable)
     grads = shard(grads, parameter_mapping)
     grad_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
@@ -87,13 +96,26 @@ def train_step(
 
 
 def eval_step(
-    model: PyTree, batch: PyTree, *, compute_loss: ComputeLoss, policy: Policy, compute_mapping: AxisMapping
+    model: PyTree,
+    batch: PyTree,
+    *,
+    compute_loss: ComputeLoss,
+    policy: Policy,
+    compute_mapping: AxisMapping,
+    parameter_mapping: AxisMapping,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """The weighted sum of the losses of a batch, and the sum of its weights. Nothing is dropped out."""
-    with compute_axis_mapping(compute_mapping):
-        loss = compute_loss(cast_floating(model, policy.compute_dtype), batch, key=None)
-    weight = batch_weight(batch)
-    return loss.astype(jnp.float32) * weight, weight
+
+    def sums(model: PyTree, _: None, rows: PyTree) -> tuple[Array, Array]:
+        with compute_axis_mapping(compute_mapping):
+            loss = compute_loss(cast_floating(model, policy.compute_dtype), rows, key=None)
+        weight = batch_weight(rows)
+        return loss.astype(jnp.float32) * weight, weight
+
+    mappings = dict(compute=compute_mapping, stored=parameter_mapping)
+    if shares_batch(batch, None, model, **mappings):
+        return sum_over_shares(sums, model, None, batch, **mappings)
+    return sums(model, None, batch)
 
 
 def batch_weight(batch: PyTree) -> Float[Array, ""]:
@@ -118,7 +140,8 @@ def _accumulate(
         microbatch, micro_key = slices
         return jax.tree.map(jnp.add, carry, value_and_grad(trainable, microbatch, micro_key)), None
 
-    zeros = (jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, trainable))
+    # In float32 also where parameters have 16 bits, in which many small gradients would not add up.
+    zeros = (jnp.zeros((), jnp.float32), jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), trainable))
     slices = (jax.tree.map(split, batch), jax.random.split(key, num_microbatches))
     return jax.lax.scan(add, zeros, slices)[0]
 

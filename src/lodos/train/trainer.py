@@ -137,13 +137,18 @@ class Trainer:
         def compile_step() -> None:
             shapes = batch_shapes(batch, self.config)
             state = state_shapes(key, model, self.is_trainable, self.optimizer, self.config)
-            with self.config.device_mesh, self._compilations.watching(1, shapes):
-                self._step.lower(*_step_arguments(state, shapes)).compile()
+            with self._compilations.watching(1, shapes):
+                self.lower(state, shapes).compile()
 
         # No daemon, which would go on compiling in a process that is being taken apart.
         threads = ThreadPoolExecutor(1, thread_name_prefix=COMPILER_THREAD)
         self._compiling = threads.submit(compile_step)
         threads.shutdown(wait=False)
+
+    def lower(self, state: TrainerState, batch: PyTree) -> jax.stages.Lowered:
+        """The step of a placed batch, to be compiled; shapes with their layouts will do."""
+        with self.config.device_mesh:
+            return self._step.lower(*_step_arguments(state, batch))
 
     def wait_until_compiled(self) -> None:
         """Returns when the step that `compile_ahead` began to compile is there, and raises what went wrong with it."""
@@ -266,6 +271,7 @@ class Trainer:
             compute_loss=self._compute_loss,
             policy=self.config.policy,
             compute_mapping=self.config.compute_axis_mapping,
+            parameter_mapping=self.config.parameter_axis_mapping,
         )
 
     def _open_checkpointer(self) -> Checkpointer:

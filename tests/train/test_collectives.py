@@ -1,0 +1,145 @@
+"""What travels between eight devices in a training step, read from the compiled program.
+
+This file is also a script, which compiles the step of each layout and writes down its collective operations.
+"""
+
+import dataclasses
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import pytest
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
+
+from devices import Collective, collectives, run_with_devices
+from lodos.lora.config import LoraConfig
+from lodos.lora.filters import lora_trainable_params_filter
+from lodos.lora.transform import loraize
+from lodos.models.decoder import LmHeadModel
+from lodos.sharding import partition_specs
+from lodos.train.config import TrainerConfig
+from lodos.train.optim import OptimizerConfig
+from lodos.train.placement import batch_shapes, state_shapes
+from lodos.train.trainer import Trainer
+from lodos.tree import named_leaves
+from tiny_training import compute_loss, make_batch, tiny_config
+
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "data parallel": dict(fsdp_axis=None),
+    "fsdp": dict(fsdp_axis="embed"),
+    "full checkpointing": dict(fsdp_axis="embed"),
+    "no checkpointing": dict(fsdp_axis="embed"),
+}
+CHECKPOINTING = {"full checkpointing": "full", "no checkpointing": "none"}
+ROWS = 16
+"""Two microbatches of a row on each device."""
+
+
+def model(layout: str = "fsdp") -> LmHeadModel:
+    policy: Any = CHECKPOINTING.get(layout, "dots")
+    base = LmHeadModel.init(tiny_config(), gradient_checkpointing=policy, key=jax.random.key(0))
+    return loraize(base, LoraConfig(r=4, dropout=0.1), key=jax.random.key(1))
+
+
+def compiled_step(folder: Path, layout: str) -> str:
+    config = TrainerConfig(
+        id="run",
+        run_dir=str(folder),
+        train_batch_size=ROWS,
+        per_device_parallelism=1,
+        num_train_steps=1,
+        **LAYOUTS[layout],
+    )
+    shapes = eqx.filter_eval_shape(model, layout)
+    optimizer = OptimizerConfig().build(1)
+    trainer = Trainer(config, optimizer, compute_loss, lora_trainable_params_filter(shapes))
+    state = state_shapes(jax.random.key(0), shapes, trainer.is_trainable, optimizer, config)
+    with config.device_mesh:
+        return trainer.lower(state, batch_shapes(make_batch(0, rows=ROWS), config)).compile().as_text()
+
+
+def main(folder: Path) -> None:
+    assert jax.device_count() == 8
+    found = {
+        layout: [dataclasses.asdict(one) for one in collectives(compiled_step(folder, layout))] for layout in LAYOUTS
+    }
+    (folder / "found.json").write_text(json.dumps(found), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Collective]]:
+    folder = tmp_path_factory.mktemp("collectives")
+    run_with_devices(8, __file__, folder)
+    found = json.loads((folder / "found.json").read_text(encoding="utf-8"))
+    return {
+        layout: [Collective(one["kind"], tuple(one["shapes"]), one["loops"]) for one in steps]
+        for layout, steps in found.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def shapes() -> dict[str, tuple[int, ...]]:
+    """Of every parameter, by name."""
+    return {name: leaf.shape for name, leaf in named_leaves(eqx.filter_eval_shape(model)).items()}
+
+
+def arrays(steps: list[Collective], kind: str, *, loops: int) -> Counter[str]:
+    """What operations of a kind, in so many loops, give: all but single numbers."""
+    found = [one for one in steps if one.kind == kind and one.loops == loops]
+    return Counter(shape for one in found for shape in one.shapes if not shape.endswith("[]"))
+
+
+def written(shapes: list[tuple[int, ...]]) -> Counter[str]:
+    return Counter(f"f32[{','.join(map(str, shape))}]" for shape in shapes)
+
+
+def factors(shapes: dict[str, tuple[int, ...]]) -> Counter[str]:
+    return written([shape for name, shape in shapes.items() if "lora_" in name])
+
+
+def sharded_factors() -> Counter[str]:
+    """Those with an axis that is stored in shards."""
+    mesh = AbstractMesh((8, 1), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    structure = eqx.filter_eval_shape(model)
+    with jax.sharding.use_abstract_mesh(mesh):
+        specs = named_leaves(
+            partition_specs(structure, {"embed": "data"}), lambda node: isinstance(node, PartitionSpec)
+        )
+    shapes = {name: leaf.shape for name, leaf in named_leaves(structure).items()}
+    return written([shapes[name] for name, spec in specs.items() if "lora_" in name and "data" in spec])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_each_gradient_is_reduced_once_a_step(
+    layout: str, steps: dict[str, list[Collective]], shapes: dict[str, tuple[int, ...]]
+) -> None:
+    assert arrays(steps[layout], "all-reduce", loops=0) == factors(shapes)
+
+
+def test_data_parallel_devices_exchange_nothing_else(steps: dict[str, list[Collective]]) -> None:
+    assert {(one.kind, one.loops) for one in steps["data parallel"]} == {("all-reduce", 0)}
+
+
+@pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout != "data parallel"])
+def test_fsdp_gathers_the_base_layer_by_layer_and_exchanges_nothing_else(
+    layout: str, steps: dict[str, list[Collective]], shapes: dict[str, tuple[int, ...]]
+) -> None:
+    assert {(one.kind, one.loops) for one in steps[layout]} == {("all-reduce", 0), ("all-gather", 0), ("all-gather", 2)}
+    base = {name: shape for name, shape in shapes.items() if "lora_" not in name}
+    # In the loop over layers within that over microbatches: one layer, on the way forward and again backward.
+    of_a_layer = written([shape[1:] for name, shape in base.items() if "*" in name])
+    # Where nothing is recomputed, the way back needs no norm's weight: its product was kept.
+    again = written([shape[1:] for name, shape in base.items() if "*" in name and "norm" not in name])
+    again = again if layout == "no checkpointing" else of_a_layer
+    assert arrays(steps[layout], "all-gather", loops=2) == of_a_layer + again
+    # Once a step: what is not in layers, and the factors.
+    others = written([shape for name, shape in base.items() if "*" not in name])
+    assert arrays(steps[layout], "all-gather", loops=0) == others + sharded_factors()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
