@@ -11,13 +11,13 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 demo: $(VENV)/.installed
 	$(BIN)/lodos demo
 
-test: $(VENV)/.installed-test
+test: $(VENV)/.installed-test $(VENV)/.installed-skypilot
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
-test-long: $(VENV)/.installed-test
+test-long: $(VENV)/.installed-test $(VENV)/.installed-skypilot
 	$(BIN)/pytest --numprocesses 2 --dist loadfile -m 'long or not long'
 
 lint: $(VENV)/.installed-test
@@ -43,6 +43,12 @@ $(VENV)/.installed-test: $(VENV)/.created pyproject.toml
 	@echo "Installing lodos and what its tests need (torch, PEFT, ...) into $(VENV): a few minutes the first time."
 	$(PIP_INSTALL) --editable '.[test]'
 	@touch $@ $(VENV)/.installed
+
+# Apart, since it pins what lodos does not; a test has it read infra/sky.
+$(VENV)/.installed-skypilot: $(VENV)/.created
+	$(PYTHON) -m venv --clear $(VENV)/skypilot
+	$(VENV)/skypilot/bin/python -m pip install --quiet --disable-pip-version-check 'skypilot>=0.14,<0.15'
+	@touch $@
 
 clean:
 	rm -rf $(VENV)

@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Makes a worker ready: this repository in ~/lodos, at LODOS_BRANCH of LODOS_REPO, installed into ~/venv. May run again.
+set -euo pipefail
+cd "$HOME"
+
+: "${LODOS_REPO:?no repository to clone. Give --repo}" "${LODOS_BRANCH:=main}"
+if [ -d lodos/.git ]; then
+  git -C lodos fetch --quiet --depth 1 origin "$LODOS_BRANCH"
+else
+  git clone --quiet --depth 1 --branch "$LODOS_BRANCH" "$LODOS_REPO" lodos
+fi
+git -C lodos checkout --quiet --detach "$(git -C lodos rev-parse FETCH_HEAD 2>/dev/null || git -C lodos rev-parse HEAD)"
+
+# lodos needs 3.11; Ubuntu 22.04 comes with 3.10, for which uv fetches a newer one.
+if ! [ -x venv/bin/python ]; then
+  if python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+    python3 -m venv venv
+  else
+    python3 -m pip install --quiet --user uv
+    "$HOME/.local/bin/uv" venv --quiet --seed --python 3.12 venv
+  fi
+fi
+venv/bin/python -m pip install --quiet --upgrade "./lodos[${LODOS_EXTRAS-tpu,gcs}]"
