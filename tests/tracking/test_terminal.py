@@ -64,7 +64,7 @@ METRICS = {
     "train/data_wait_seconds": 0.5,
     "eval/loss": 1.9876,
 }
-SHOWN = "2.3456 3.00e-04 12,346 (2,346 0.50 1.00 1.9876".split()
+SHOWN = ["2.3456", "3.00e-04", "12,346", "(2,346", "0.50", "1.00", "1.9876"]
 
 
 class Terminal:

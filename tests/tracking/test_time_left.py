@@ -47,7 +47,7 @@ def test_steps_of_different_lengths_count_by_their_mean(clock: Clock) -> None:
 def test_pauses_seen_so_far_are_expected_to_go_on(clock: Clock) -> None:
     """Twenty seconds of evaluation every ten steps of one second: three seconds a step."""
     time_left = TimeLeft(1001, clock=clock)
-    run(time_left, clock, [1.0] * 101, pauses={step: 20.0 for step in range(10, 100, 10)} | {100: 20.0})
+    run(time_left, clock, [1.0] * 101, pauses=dict.fromkeys(range(10, 100, 10), 20.0) | {100: 20.0})
     assert time_left.seconds() == pytest.approx(900 * 3.0, rel=1e-6)
 
 
