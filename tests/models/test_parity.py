@@ -162,6 +162,50 @@ def test_rope_equals_transformers_past_the_original_length(
     assert relative_error(our_logits(folder, tokens), reference) < 1e-4
 
 
+YARN = ROPES["yarn"]
+LLAMA3 = ROPES["llama3"]
+# As published models have them: what is beside the rope settings, and the settings.
+PUBLISHED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "yarn, finetuned": ({}, {**YARN, "finetuned": True}),
+    "yarn, attn_factor": ({}, {**YARN, "attn_factor": 0.5, "extrapolation_factor": 1.0}),
+    "yarn, both factors": ({}, {**YARN, "attn_factor": 0.5, "attention_factor": 0.7}),
+    "yarn, type": ({}, {"type": "yarn", "factor": 3.0, "original_max_position_embeddings": 8}),
+    "yarn, type beside rope_type": ({}, {**YARN, "type": "linear"}),
+    "yarn, one mscale": ({}, {**YARN, "mscale": 0.7}),
+    "yarn, mscale of zero": ({}, {**YARN, "mscale": 1.0, "mscale_all_dim": 0}),
+    "yarn, betas of zero": ({}, {**YARN, "beta_fast": 0, "beta_slow": 0}),
+    "yarn, nulls": ({}, {**YARN, "attention_factor": None, "beta_fast": None, "mscale": None}),
+    "yarn, truncate null": ({}, {**YARN, "beta_fast": 1.0, "beta_slow": 0.02, "truncate": None}),
+    "yarn, no original length": ({}, {"rope_type": "yarn", "factor": 3.0}),
+    "yarn, original length beside": ({"original_max_position_embeddings": 4}, {"rope_type": "yarn", "factor": 3.0}),
+    "yarn, original length twice": ({"original_max_position_embeddings": 4}, YARN),
+    "yarn, longest length inside": ({}, {**YARN, "max_position_embeddings": 32}),
+    "llama3, original length twice": ({"original_max_position_embeddings": 4}, LLAMA3),
+    "llama3, a key of nobody": ({}, {**LLAMA3, "twist": 3}),
+    "linear, a yarn key": ({}, {**ROPES["linear"], "beta_fast": 3, "original_max_position_embeddings": 8}),
+    "dynamic, alpha": ({}, {**ROPES["dynamic"], "alpha": 1000.0}),
+}
+
+
+@pytest.mark.parametrize("case", PUBLISHED)
+def test_the_rope_settings_of_published_models_are_read_as_transformers_reads_them(
+    make_model: MakeModel, tokens: np.ndarray, case: str
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    beside, rope = PUBLISHED[case]
+    folder, _ = make_model("llama", **rope_config(ROPES["default"]), num_hidden_layers=1)
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    del config["rope_parameters"]
+    config |= {"rope_theta": THETA, "rope_scaling": rope, **beside}
+    if "dynamic" in case:
+        config["max_position_embeddings"] = 8
+    path.write_text(json.dumps(config))
+    reference = torch_logits(AutoModelForCausalLM.from_pretrained(folder).eval(), tokens)
+    assert relative_error(our_logits(folder, tokens), reference) < 1e-4
+
+
 @pytest.mark.parametrize("rope", ["dynamic", "longrope"])
 def test_rope_equals_transformers_within_the_original_length(
     make_model: MakeModel, tokens: np.ndarray, rope: str

@@ -60,10 +60,19 @@ def test_an_unknown_rope_type_is_refused(folder: Path) -> None:
         HFCheckpointConverter.from_hf(str(folder))
 
 
-def test_an_unknown_rope_parameter_is_refused(folder: Path) -> None:
-    rope = {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0, "twist": 3}
-    _edit_config(folder, rope_parameters=rope)
-    with pytest.raises(UserError, match="twist is not implemented"):
+def test_a_rope_setting_that_nothing_reads_is_said(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rope = {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}
+    _edit_config(folder, rope_parameters={**rope, "twist": 3, "finetuned": True})
+    HFCheckpointConverter.from_hf(str(folder))
+    (remark,) = [record.getMessage() for record in caplog.records if record.name.startswith("lodos")]
+    assert "twist among the rope settings: without effect for rope_type linear" in remark
+    assert "finetuned" not in remark
+
+
+def test_rope_settings_for_each_kind_of_layer_are_refused(folder: Path) -> None:
+    rope = {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}
+    _edit_config(folder, rope_parameters={"full_attention": rope, "sliding_attention": rope})
+    with pytest.raises(UserError, match="full_attention: settings for each kind of layer"):
         HFCheckpointConverter.from_hf(str(folder))
 
 

@@ -2,15 +2,19 @@
 
 transformers 5 writes `rope_parameters: {rope_theta, rope_type, ...}`, transformers 4 wrote `rope_theta` beside
 `rope_scaling: {type or rope_type, ...}`. Reading one as the other silently falls back to theta 10000, so
-both are read here and what is not understood is refused.
+both are read here. Keys that transformers reads for no rope type of these models are without effect, here as there: those
+in wide use silently, others with a remark.
 """
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 from lodos.errors import UserError
 from lodos.nn.rotary import ROPE_TYPES, RotaryConfig
+
+logger = logging.getLogger(__name__)
 
 _REQUIRED = {
     "linear": ("factor",),
@@ -18,7 +22,19 @@ _REQUIRED = {
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
     "longrope": ("short_factor", "long_factor"),
 }
-_FIELDS = {field.name for field in dataclasses.fields(RotaryConfig)}
+_WITHOUT_EFFECT = {
+    "attn_factor": "YaRN's own code reads it, transformers reads attention_factor",
+    "finetuned": "YaRN's own code",
+    "max_position_embeddings": "that of config.json counts",
+    "extrapolation_factor": "YaRN's own code",
+    "short_mscale": "PhiMoE's",
+    "long_mscale": "PhiMoE's",
+    "mrope_section": "in text all its positions are one",
+    "mrope_interleaved": "likewise",
+    "alpha": "Hunyuan's",
+}
+"""What models in wide use have among their rope settings, and why it changes nothing."""
+_FIELDS = {field.name for field in dataclasses.fields(RotaryConfig)} - {"rotary_dim", "max_position_embeddings"}
 
 
 def rotary_config(hf_config: Mapping[str, Any], head_dim: int) -> RotaryConfig:
@@ -46,15 +62,27 @@ def rotary_config(hf_config: Mapping[str, Any], head_dim: int) -> RotaryConfig:
         factors = parameters.get(name) or ()
         if factors and len(factors) != head_dim // 2:
             problems.append(f"{name}: {len(factors)} factors for the {head_dim // 2} frequencies of a head.")
-    problems += [f"rope_parameters: {name} is not implemented." for name in parameters if name not in _FIELDS]
+    unread = [name for name in parameters if name not in _FIELDS]
+    problems += [
+        f"rope_parameters: {name}: settings for each kind of layer are not implemented for this model_type."
+        for name in unread
+        if isinstance(parameters[name], Mapping)
+    ]
     if problems:
         raise UserError("\n".join(problems))
-    # A null in the file means "as if it were not there".
-    given = {name: value for name, value in parameters.items() if value is not None}
-    # Older long-context models keep the original length beside the rope settings instead of among them.
-    original = hf_config.get("original_max_position_embeddings")
-    if original is not None:
-        given.setdefault("original_max_position_embeddings", original)
+    if unknown := [name for name in unread if name not in _WITHOUT_EFFECT]:
+        logger.warning(
+            "config.json: %s among the rope settings: without effect for rope_type %s, in transformers too.",
+            ", ".join(unknown),
+            rope_type,
+        )
+    if parameters.get("truncate", True) is None:
+        parameters["truncate"] = False  # in transformers a null is no truth
+    # Any other null means "as if it were not there".
+    given = {name: value for name, value in parameters.items() if name in _FIELDS and value is not None}
+    # Older long-context models keep the original length beside the rope settings; there it wins, as in transformers.
+    if (original := hf_config.get("original_max_position_embeddings")) is not None:
+        given["original_max_position_embeddings"] = original
     for name in ("short_factor", "long_factor"):
         if name in given:
             given[name] = tuple(given[name])

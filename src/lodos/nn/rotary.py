@@ -123,7 +123,8 @@ def _yarn(config: RotaryConfig) -> np.ndarray:
     def correction_dim(rotations: float) -> float:
         return dim * math.log(original / (rotations * 2 * math.pi)) / (2 * math.log(theta))
 
-    low, high = correction_dim(config.beta_fast), correction_dim(config.beta_slow)
+    # A zero is none, as in transformers.
+    low, high = correction_dim(config.beta_fast or 32.0), correction_dim(config.beta_slow or 1.0)
     if config.truncate:
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, dim - 1)
