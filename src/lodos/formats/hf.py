@@ -22,7 +22,7 @@ from lodos.formats.hub import model_folder
 from lodos.formats.merged import EMBEDDING, TIED_HEAD, merged_tensors
 from lodos.formats.progress import progress_bar
 from lodos.formats.safetensors import MAX_SHARD_SIZE, SafetensorsReader, write_sharded
-from lodos.formats.tokenizer_files import copy_tokenizer, refuse_pointer_files, save_tokenizer
+from lodos.formats.tokenizer_files import copy_tokenizer, load_tokenizer, save_tokenizer
 from lodos.models.auto import check_model_type, decoder_config
 from lodos.models.config import DecoderConfig
 from lodos.models.decoder import LmHeadModel
@@ -97,13 +97,7 @@ class HFCheckpointConverter:
     @functools.cached_property
     def tokenizer(self) -> "PreTrainedTokenizerFast":
         """The folder's tokenizer."""
-        from transformers import AutoTokenizer
-
-        refuse_pointer_files(self.folder)
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(self.folder, trust_remote_code=self.trust_remote_code)
-        except (OSError, ValueError, ImportError) as error:
-            raise UserError(f"{self.folder}: no tokenizer that transformers can load: {error}") from None
+        tokenizer = load_tokenizer(self.folder, trust_remote_code=self.trust_remote_code)
         if self.chat_template is not None:
             tokenizer.chat_template = self.chat_template
         if self.pad_token is not None:

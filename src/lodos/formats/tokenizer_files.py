@@ -5,10 +5,15 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lodos.errors import UserError
+from lodos.formats import sentencepiece_model
 from lodos.git_lfs import refuse_pointers
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+WHOLE = "tokenizer.json"
+_VOCABULARIES = (WHOLE, sentencepiece_model.NAME, "vocab.json", "vocab.txt")
 
 _PATTERNS = (
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "chat_template*", "*.jinja",
@@ -24,8 +29,39 @@ def refuse_pointer_files(folder: Path) -> None:
     refuse_pointers(*sorted({file for pattern in _PATTERNS for file in folder.glob(pattern)}))
 
 
+def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> "PreTrainedTokenizerFast":
+    """The tokenizer of a model folder.
+
+    Args:
+        trust_remote_code: let transformers run Python code that the folder brings.
+
+    Raises:
+        UserError: when there is none, or not all of it.
+    """
+    from transformers import AutoTokenizer
+
+    refuse_pointer_files(folder)
+    # Without a vocabulary transformers makes a tokenizer of some special tokens, in which every text is empty.
+    if not trust_remote_code and not any((folder / name).is_file() for name in _VOCABULARIES):
+        raise UserError(f"{folder}: no tokenizer: none of {', '.join(_VOCABULARIES)} is there.")
+    if is_sentencepiece_alone(folder):
+        return sentencepiece_model.read_sentencepiece(folder)
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError(f"{folder}: no tokenizer that transformers can load: {error}") from None
+
+
+def is_sentencepiece_alone(folder: Path) -> bool:
+    """Whether the tokenizer is SentencePiece's file, and nothing that transformers has made of it."""
+    return (folder / sentencepiece_model.NAME).is_file() and not (folder / WHOLE).is_file()
+
+
 def copy_tokenizer(source: Path, destination: Path, *, chat_template: str | None = None) -> None:
     """Copies the tokenizer and chat template of one model folder to another, byte for byte.
+
+    A tokenizer.model that is alone gets the tokenizer.json that was trained with: from the former by itself transformers
+    would read other tokens.
 
     Args:
         chat_template: to be written in place of the folder's.
@@ -41,6 +77,8 @@ def copy_tokenizer(source: Path, destination: Path, *, chat_template: str | None
                 shutil.copyfile(file, place)
                 if not filecmp.cmp(file, place, shallow=False):
                     raise OSError(f"{place}: read back differently than written.")
+    if is_sentencepiece_alone(source):
+        save_tokenizer(load_tokenizer(source), destination)
     if chat_template is not None:
         (destination / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
 
