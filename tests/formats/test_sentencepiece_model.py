@@ -26,7 +26,9 @@ CONFIGS: dict[str, dict[str, Any] | None] = {
 }
 KINDS: dict[str, dict[str, Any]] = {
     "bpe": dict(model_type="bpe", byte_fallback=True, normalization_rule_name="identity"),
-    "bpe, user-defined": dict(model_type="bpe", byte_fallback=True, user_defined_symbols=["<|im_start|>", "<|im_end|>"]),
+    "bpe, user-defined": dict(
+        model_type="bpe", byte_fallback=True, user_defined_symbols=["<|im_start|>", "<|im_end|>"]
+    ),
     "unigram": dict(model_type="unigram", byte_fallback=True),
 }
 
@@ -39,7 +41,11 @@ def trained(folder: Path, kind: str) -> Path:
     (folder / "corpus.txt").write_text("\n".join(lines), encoding="utf-8")
     settings = dict(vocab_size=450, remove_extra_whitespaces=False, split_digits=True, hard_vocab_limit=False)
     SentencePieceTrainer.train(
-        input=str(folder / "corpus.txt"), model_prefix=str(folder / "tokenizer"), minloglevel=2, **settings, **KINDS[kind]
+        input=str(folder / "corpus.txt"),
+        model_prefix=str(folder / "tokenizer"),
+        minloglevel=2,
+        **settings,
+        **KINDS[kind],
     )
     return folder
 
