@@ -1,5 +1,6 @@
 """A tokenizer.model alone gives SentencePiece's ids, and what is written from it gives them everywhere."""
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -93,7 +94,7 @@ def test_offsets_cover_the_text(tmp_path: Path) -> None:
     for text in filter(None, TEXTS):
         offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
         assert (offsets[0][0], offsets[-1][1]) == (0, len(text))
-        assert all(end == start or end - 1 == start for (_, end), (start, _) in zip(offsets, offsets[1:], strict=False))
+        assert all(end == start or end - 1 == start for (_, end), (start, _) in itertools.pairwise(offsets))
 
 
 def test_llama_2s_own(tmp_path: Path, shared_data: Path) -> None:
@@ -123,5 +124,5 @@ def test_another_tokenizer_model_is_refused(content: bytes, said: str, tmp_path:
 def test_settings_without_a_vocabulary_are_no_tokenizer(named: str, tmp_path: Path) -> None:
     """transformers would make one in which every text is empty."""
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": named}))
-    with pytest.raises(UserError, match="no tokenizer: none of tokenizer.json, tokenizer.model"):
+    with pytest.raises(UserError, match="no tokenizer: none of tokenizer"):
         load_tokenizer(tmp_path)

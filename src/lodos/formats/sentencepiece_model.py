@@ -1,8 +1,8 @@
 """A `tokenizer.model` without a `tokenizer.json`: SentencePiece's own file, read into a tokenizer with offsets.
 
 transformers builds it from the pieces and their scores. Where tokenizer_config.json names LlamaTokenizer, it would take
-the pieces in the order of their ids instead, and cut runs of spaces otherwise than SentencePiece does: so the class that
-reads the scores is asked for by name, and what it gives is compared with SentencePiece.
+the pieces in the order of their ids instead, and cut runs of spaces otherwise than SentencePiece does: so the class
+that reads the scores is asked for by name, and what it gives is compared with SentencePiece.
 """
 
 from pathlib import Path
@@ -33,8 +33,8 @@ def read_sentencepiece(folder: Path) -> "PreTrainedTokenizerFast":
     with path.open("rb") as file:
         if file.read(1) != _FIRST_BYTE:
             raise UserError(
-                f"{path}: no SentencePiece model; the first Llama 3 has a vocabulary of tiktoken under this name, which "
-                "lacks the special tokens. Add the model's tokenizer.json: repositories with safetensors have it."
+                f"{path}: no SentencePiece model; the first Llama 3 has a vocabulary of tiktoken under this name, "
+                "which lacks the special tokens. Add the model's tokenizer.json: repositories with safetensors have it."
             )
     try:
         pieces = SentencePieceProcessor(model_file=str(path))

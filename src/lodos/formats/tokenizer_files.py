@@ -60,8 +60,8 @@ def is_sentencepiece_alone(folder: Path) -> bool:
 def copy_tokenizer(source: Path, destination: Path, *, chat_template: str | None = None) -> None:
     """Copies the tokenizer and chat template of one model folder to another, byte for byte.
 
-    A tokenizer.model that is alone gets the tokenizer.json that was trained with: from the former by itself transformers
-    would read other tokens.
+    A tokenizer.model that is alone gets the tokenizer.json that was trained with: from the former by itself
+    transformers could read other tokens.
 
     Args:
         chat_template: to be written in place of the folder's.

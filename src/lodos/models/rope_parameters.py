@@ -2,8 +2,8 @@
 
 transformers 5 writes `rope_parameters: {rope_theta, rope_type, ...}`, transformers 4 wrote `rope_theta` beside
 `rope_scaling: {type or rope_type, ...}`. Reading one as the other silently falls back to theta 10000, so
-both are read here. Keys that transformers reads for no rope type of these models are without effect, here as there: those
-in wide use silently, others with a remark.
+both are read here. Keys that transformers reads for no rope type of these models are without effect, here as there:
+those in wide use silently, others with a remark.
 """
 
 import dataclasses
