@@ -61,6 +61,8 @@ def test_the_numbers_are_those_of_the_rows(
     rows[6] = row(6, output="x" * 300)
     rows[8] = rows[1]
     rows[9] = row(9, instruction="What is </s>?")
+    rows[0] = row(0, source="web")
+    rows[11] = row(11, source="book", url="")
     options = dict(max_tune_length=100, on_bad_row="drop", trainer={"train_batch_size": 4, "num_epochs": 2})
     assert main(write(rows, **options)) == 0
     said = capsys.readouterr().out
@@ -86,6 +88,7 @@ def test_the_numbers_are_those_of_the_rows(
     assert has(r"1  duplicates of earlier rows\n.*1 \(row 9\)$")
     assert has(r"1  special token </s> in a row's own text\n.*1 \(row 10\)$")
     assert has(r"none  end of the answer not trained$")
+    assert has(r"1  columns and keys that nothing reads\n +source: in 2 rows, the first .*rows\.jsonl, row 1$")
     assert has("Read as alpaca: instruction, input, output$")
     assert "none that would train wrongly" in said
 
@@ -123,7 +126,8 @@ def test_first_rows_of_each_source_are_shown_once(
 @pytest.mark.parametrize(
     ("rows", "options", "problem"),
     [
-        ([row(1), row(2, output="")], {}, "1 of 2 rows cannot be trained"),
+        ([row(1), row(2, output=2)], {}, "1 of 2 rows cannot be trained"),
+        ([row(1), row(2, output=""), row(3, output="")], {}, "2 of 3 rows were left out (2 the answer is empty)"),
         (
             [row(n, output="x" * 50) for n in range(3)],
             dict(max_tune_length=30, overflow="truncate"),

@@ -137,10 +137,38 @@ def test_bad_rows_are_refused_by_default_all_at_once(tmp_path: Path, tiny_tokeni
 
 
 def test_a_file_of_bad_rows_is_not_read_to_its_end(tmp_path: Path, tiny_tokenizer: Any, rows_read: list[Row]) -> None:
-    data = write(tmp_path / "a.jsonl", [row(0), *(row(n, output="") for n in range(5000))])
+    data = write(tmp_path / "a.jsonl", [row(0), *(row(n, output=3) for n in range(5000))])
     with pytest.raises(UserError, match=r"999 of the first 1000 rows cannot be trained:(\n  .*){10}\n  and 989 more\."):
         run(tiny_tokenizer, data)
     assert len(rows_read) <= 2000
+
+
+def test_rows_of_empty_answers_are_left_out_and_counted(tmp_path: Path, tiny_tokenizer: Any) -> None:
+    data = write(tmp_path / "a.jsonl", [row(0), row(1, output=""), row(2, output=" \n"), row(3)])
+    report = run(tiny_tokenizer, data).report
+    assert {reason: rows.first for reason, rows in report.files[0].dropped.items()} == {"the answer is empty": [2, 3]}
+    assert check(report, DataArgs(data=data)) == []
+    assert "2 the answer is empty" in check(report, DataArgs(data=data, max_dropped=0.4))[0]
+    write(tmp_path / "a.jsonl", [row(0), row(1, output="", instruction="")])  # which is no row of an empty answer
+    with pytest.raises(UserError, match=r"row 2: instruction is empty, found ''\. output is empty"):
+        run(tiny_tokenizer, data)
+
+
+def test_columns_that_nothing_reads_are_said_once(
+    tmp_path: Path, tiny_tokenizer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    a = write(tmp_path / "a.jsonl", [row(0, id=1, text="rendered"), row(1, id=None, tags=[])])
+    b = write(tmp_path / "b.jsonl", [row(2, id=3), row(3)])
+    with caplog.at_level("INFO"):
+        first, second = (run(tiny_tokenizer, [a, b]).report for _ in range(2))  # of which the second is from the cache
+    assert first == second
+    assert first.unread() == {"id": 2, "text": 1}
+    said = [record.message for record in caplog.records if "nothing reads" in record.message]
+    assert said == ["columns and keys that nothing reads: id (in 2 rows), text (in 1 row)"] * 2
+    assert first.files[0].format == (
+        "alpaca: instruction, input, output; the column of text is taken for the same, rendered"
+    )
+    assert first.files[1].format == "alpaca: instruction, input, output"
 
 
 def test_long_rows_are_refused_by_choice(tmp_path: Path, tiny_tokenizer: Any) -> None:

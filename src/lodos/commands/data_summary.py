@@ -152,12 +152,25 @@ def _checks(report: PreparationReport, *, special_tokens_as_text: bool) -> Itera
     yield _check("end of the answer not trained", ((file, file.end_untrained) for file in files))
     yield _check("duplicates of earlier rows", ((file, file.duplicates) for file in files))
     yield Check("held-out rows that are also trained", report.held_out_in_training)
+    yield _unread(report)
     tokens = list(dict.fromkeys(token for file in files for token in file.special_tokens))
     if not tokens:
         yield Check("special tokens in a row's own text", 0)
     for token in tokens:
         named = f"special token {token} in a row's own text" + ", read as plain characters" * special_tokens_as_text
         yield _check(named, ((file, file.special_tokens.get(token)) for file in files))
+
+
+def _unread(report: PreparationReport) -> Check:
+    files = [*report.files, *report.held_out_files]
+    counts = report.unread()
+    said = []
+    for name, count in counts.items():
+        first = next(file for file in files if name in file.unread)
+        said.append(
+            f"{name}: in {count:,} row{'s' * (count > 1)}, the first {first.file}, row {first.unread[name].first[0]}"
+        )
+    return Check("columns and keys that nothing reads", len(counts), tuple(said))
 
 
 def _check(

@@ -129,6 +129,8 @@ def _streamed(config: FineTuneArgs, converter: HFCheckpointConverter) -> Loaders
         first = prepare_first_rows(config, converter.tokenizer, count=GATED_ROWS, folder=Path(folder))
         if problems := check(first.report, config):
             raise UserError("\n".join([f"Of the first {first.report.read} rows:", *problems]))
+        if unread := first.report.unread_line():
+            logger.info("%s", unread)
     logger.info(
         "Streaming: rows are shuffled among %d at a time, nothing is cached, and a resumed run reads again what it "
         "has seen.",

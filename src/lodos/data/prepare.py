@@ -183,6 +183,8 @@ def _log(report: PreparationReport) -> None:
         logger.info("%s", first)
         for remark in remarks:
             logger.warning("%s: %s", file.file, remark.strip())
+    if unread := report.unread_line():
+        logger.info("%s", unread)
     if report.held_out_in_training:
         logger.warning("%d held-out examples are also trained on.", report.held_out_in_training)
 

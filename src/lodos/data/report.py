@@ -13,6 +13,10 @@ SHOWN_ROWS = 10
 """How many row numbers a report remembers of each kind."""
 
 
+SHOWN_UNREAD = 10
+"""How many columns and keys that nothing reads are named in a line."""
+
+
 @dataclasses.dataclass
 class RowTally:
     """Rows of which something is true: how many, and the numbers of the first."""
@@ -77,6 +81,8 @@ class FileReport:
     """Kept, cut to the longest length."""
     special_tokens: dict[str, RowTally] = dataclasses.field(default_factory=dict)
     """Rows whose own text holds a special token, by token."""
+    unread: dict[str, RowTally] = dataclasses.field(default_factory=dict)
+    """Rows that have something in a column, or in a key of their messages, which nothing reads; by its name."""
     duplicates: RowTally = dataclasses.field(default_factory=RowTally)
     """Kept, with the same tokens as an earlier row of this or another file."""
 
@@ -92,6 +98,10 @@ class FileReport:
         """Counts a row whose own text holds a special token."""
         self.special_tokens.setdefault(token, RowTally()).add(number)
 
+    def note_unread(self, name: str, number: int) -> None:
+        """Counts a row that has something in a column or key which nothing reads."""
+        self.unread.setdefault(name, RowTally()).add(number)
+
     def extend(self, later: "FileReport") -> None:
         """Adds the report of a later part of the same file."""
         assert later.file == self.file
@@ -102,8 +112,9 @@ class FileReport:
             getattr(self, name).extend(getattr(later, name))
         for reason, rows in later.dropped.items():
             self.dropped.setdefault(reason, DroppedRows()).extend(rows)
-        for token, rows in later.special_tokens.items():
-            self.special_tokens.setdefault(token, RowTally()).extend(rows)
+        for own, others in ((self.special_tokens, later.special_tokens), (self.unread, later.unread)):
+            for name, rows in others.items():
+                own.setdefault(name, RowTally()).extend(rows)
 
     def lines(self) -> list[str]:
         """The report as text, the file first; what did not happen is not mentioned."""
@@ -157,10 +168,29 @@ class PreparationReport:
     def trained_tokens(self) -> int:
         return sum(file.trained_tokens for file in self.files)
 
+    def unread(self) -> dict[str, int]:
+        """The columns, and the keys of messages, that nothing reads, and in how many rows they hold something."""
+        counts: dict[str, int] = {}
+        for file in (*self.files, *self.held_out_files):
+            for name, rows in file.unread.items():
+                counts[name] = counts.get(name, 0) + rows.count
+        return counts
+
+    def unread_line(self) -> str | None:
+        """The columns and keys that nothing reads in one line; None where all are read."""
+        counts = self.unread()
+        if not counts:
+            return None
+        named = [f"{name} (in {count} row{'s' * (count > 1)})" for name, count in counts.items()]
+        more = f" and {len(named) - SHOWN_UNREAD} more" if len(named) > SHOWN_UNREAD else ""
+        return f"columns and keys that nothing reads: {', '.join(named[:SHOWN_UNREAD])}{more}"
+
     def lines(self) -> list[str]:
         """The report as text, file by file."""
         lines = [line for file in self.files for line in file.lines()]
         lines += [f"held out: {line}" for file in self.held_out_files for line in file.lines()]
+        if unread := self.unread_line():
+            lines.append(unread)
         if self.held_out_in_training:
             lines.append(f"held-out examples that are also trained on: {self.held_out_in_training}")
         return lines
@@ -185,7 +215,10 @@ def from_json(values: Iterable[Mapping[str, Any]]) -> list[FileReport]:
                 **value,
                 **{name: RowTally(**value[name]) for name in _TALLIES},
                 "dropped": {reason: DroppedRows(**rows) for reason, rows in value["dropped"].items()},
-                "special_tokens": {token: RowTally(**rows) for token, rows in value["special_tokens"].items()},
+                **{
+                    kind: {name: RowTally(**rows) for name, rows in value[kind].items()}
+                    for kind in ("special_tokens", "unread")
+                },
             }
         )
         for value in values

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from lodos.data.examples import TextExample
 from lodos.data.reading.rows import Row, RowError
 from lodos.data.reading.sources import read_rows
-from lodos.data.text.formats import FORMATS, Format, make_format, recognise
+from lodos.data.text.fields import FORMATS, recognise
+from lodos.data.text.formats import Format, make_format
 from lodos.errors import UserError
 
 GOOD = {"instruction": "Add.", "input": "1 and 2", "output": "3"}
@@ -147,69 +148,6 @@ def test_one_line_says_what_is_read(make: Make) -> None:
     ]
     named = make("chat", columns={"conversations": "dialogue"}, train_on_turns="last").describe()
     assert named == "chat: conversations=dialogue, tools; the last turn of the assistant is trained"
-
-
-# Which format it is --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("fields", "name"),
-    [
-        (GOOD, "alpaca"),
-        ({"instruction": "a", "output": "b", "id": 1}, "alpaca"),
-        ({"prompt": "a", "completion": "b"}, "prompt_completion"),
-        ({"messages": TALK, "prompt": "Hi"}, "chat"),  # as ultrachat has it
-        ({"conversations": SHAREGPT, "tools": None, "text": None}, "chat"),
-        ({"text": "a", "url": "b"}, "text"),
-    ],
-)
-def test_formats_are_told_by_their_columns(fields: dict[str, Any], name: str) -> None:
-    assert recognise(_rows(fields)) == name
-    assert recognise(_rows({"broken": 1}, fields, {})) == name
-
-
-def test_two_formats_that_fit_are_an_error_with_both() -> None:
-    with pytest.raises(
-        UserError,
-        match=r"a.jsonl: the format is not clear: the columns 'instruction', 'input', 'output', 'text' fit alpaca and "
-        r"text. Set format",
-    ):
-        recognise(_rows({**GOOD, "text": "all"}))  # as tatsu-lab/alpaca has it
-    with pytest.raises(UserError, match="fit alpaca and chat"):
-        recognise(_rows(GOOD, {"messages": TALK}))
-    assert recognise(_rows({**GOOD, "text": "all"}), {"output": "output"}) == "alpaca"
-
-
-def test_no_format_that_fits_is_an_error_with_what_each_needs() -> None:
-    with pytest.raises(UserError) as error:
-        recognise(_rows({"question": "a", "answer": "b"}))
-    assert str(error.value).split("\n") == [
-        "a.jsonl: no format fits the columns 'question', 'answer':",
-        "  alpaca needs instruction, output",
-        "  prompt_completion needs prompt, completion",
-        "  chat needs messages or conversations",
-        "  text needs text",
-        "Set columns to our names and the file's, such as columns: {instruction: question, output: answer}.",
-    ]
-    with pytest.raises(UserError, match=r"alpaca needs output\n  prompt_completion has no instruction, which columns"):
-        recognise(_rows({"question": "a", "answer": "b"}), {"instruction": "question"})
-    with pytest.raises(UserError, match="alpaca needs its fields in one and the same row"):
-        recognise(_rows({"instruction": "a"}, {"output": "b"}))
-    with pytest.raises(UserError, match=r"alpaca needs output \(null in every row\)"):
-        recognise(_rows({"instruction": "a", "output": None}))
-    with pytest.raises(UserError, match="no rows"):
-        recognise([])
-
-
-def test_columns_are_checked() -> None:
-    with pytest.raises(UserError, match=r"columns: 'instructions' is no field .*nearest: instruction"):
-        recognise(_rows(GOOD), {"instructions": "question"})
-    with pytest.raises(
-        UserError, match=r"a.jsonl: columns: no row has 'answers' .*; the columns are 'question', 'answer'"
-    ):
-        recognise(_rows({"question": "a", "answer": "b"}), {"instruction": "question", "output": "answers"})
-    with pytest.raises(UserError, match="output must be the name of a column, found int 3"):
-        recognise(_rows(GOOD), {"output": 3})  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize(

@@ -1,59 +1,43 @@
-"""The formats of rows: what fields they have, how to tell them apart, and the text each becomes.
+"""The formats of rows, and the text each becomes.
 
-    alpaca              instruction, [input], output    the prompts of `prompts.py`; the output is trained
+    alpaca              instruction, [input], output, [system], [history]    the prompts of instructions; outputs are
+                                                                             trained
     prompt_completion   prompt, completion              put together as they are; the completion is trained
-    chat                messages, [tools]               a chat template; the assistant's turns are trained
+    chat                messages, [system], [tools]     a chat template; the assistant's turns are trained
     text                text                            all of it is trained
 
-ShareGPT's `conversations` is chat, too. A file may call the fields otherwise: `columns` maps our names to its own, such
-as `{instruction: question, output: answer}` for GSM8K.
+ShareGPT's `conversations` is chat, too, and so is TRL's prompt and completion as lists of messages. A file may call the
+fields otherwise: `columns` maps our names to its own, such as `{instruction: question, output: answer}` for GSM8K.
 
 Knows nothing of token ids.
 """
 
-import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from lodos.data.examples import TextExample
 from lodos.data.reading.rows import EmptyAnswerError, Row, RowError, is_unicode, shown
 from lodos.data.text.chat import ChatTemplate
-from lodos.data.text.messages import messages_of, tools_of
+from lodos.data.text.conversation import conversation_of
+from lodos.data.text.fields import (
+    FORMATS,
+    Columns,
+    check_columns,
+    column_of,
+    columns_read,
+    has,
+    nearest,
+    unread_columns,
+)
+from lodos.data.text.foreign_fields import foreign_problems
+from lodos.data.text.history import SYSTEM_END, history_of
 from lodos.data.text.special_tokens import SpecialTokens
 from lodos.errors import UserError
 from lodos.prompting.prompts import Prompts, read_prompts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-
-@dataclass(frozen=True)
-class Fields:
-    """The names of a format's fields."""
-
-    required: tuple[str, ...]
-    """Each may be several names, of which a row has one: `messages|conversations`."""
-    optional: tuple[str, ...] = ()
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """All of them."""
-        return (*(name for one_of in self.required for name in one_of.split("|")), *self.optional)
-
-    def missing(self, has: Iterable[str]) -> list[str]:
-        """The required ones that are not among `has`."""
-        there = set(has)
-        return [one_of for one_of in self.required if not there.intersection(one_of.split("|"))]
-
-
-FORMATS: Mapping[str, Fields] = {
-    "alpaca": Fields(("instruction", "output"), ("input",)),
-    "prompt_completion": Fields(("prompt", "completion")),
-    "chat": Fields(("messages|conversations",), ("tools",)),
-    "text": Fields(("text",)),
-}
-"""The formats by name."""
 
 
 class Format(Protocol):
@@ -72,67 +56,17 @@ class Format(Protocol):
         """
         ...
 
-    def describe(self) -> str:
-        """One line: the format and the columns it reads, as the file calls them."""
+    def unread(self, row: Row) -> Sequence[str]:
+        """The columns that hold something and that nothing reads."""
         ...
 
+    def describe(self, has: Collection[str] = ()) -> str:
+        """One line: the format and the columns it reads, as the file calls them.
 
-def recognise(rows: Sequence[Row], columns: Mapping[str, str] | None = None) -> str:
-    """The name of the one format that fits the first rows of a file.
-
-    A format fits when some row has all its required fields, so that a broken row among the first is reported as such
-    later. A null is no field, since tables have every column in every row. With `columns`, only formats that have all
-    the fields it names can fit.
-
-    Raises:
-        UserError: when two formats fit or none does, with the columns and the candidates; or for `columns` that name a
-            field of no format or a column of no row.
-    """
-    columns = columns or {}
-    _check_names(columns)
-    if not rows:
-        raise UserError("There are no rows to recognise a format from.")
-    of_rows = [_our_names(row.fields, columns) for row in rows]
-    file = rows[0].file
-    present = list(dict.fromkeys(name for row in rows for name in row.fields))
-    lost = [f"{ours}: {theirs}" for ours, theirs in columns.items() if theirs not in present]
-    if lost:
-        raise UserError(
-            f"{file}: columns: no row has {', '.join(repr(entry.split(': ', 1)[1]) for entry in lost)} "
-            f"(of {', '.join(lost)}); the columns are {_listed(present)}."
-        )
-    fitting = [
-        name
-        for name, fields in FORMATS.items()
-        if set(columns) <= set(fields.names) and any(not fields.missing(names) for names in of_rows)
-    ]
-    if len(fitting) == 1:
-        return fitting[0]
-    if fitting:
-        raise UserError(
-            f"{file}: the format is not clear: the columns {_listed(present)} fit {' and '.join(fitting)}. "
-            f"Set format to one of them."
-        )
-    raise _no_format(f"{file}: no format fits the columns {_listed(present)}:", columns, of_rows, present)
-
-
-def _no_format(says: str, columns: Mapping[str, str], of_rows: Sequence[set[str]], present: Sequence[str]) -> UserError:
-    """Says why each format does not fit."""
-    lines = [says]
-    for name, fields in FORMATS.items():
-        strangers = [ours for ours in columns if ours not in fields.names]
-        missing = [
-            one_of.replace("|", " or ") + (" (null in every row)" if columns.get(one_of, one_of) in present else "")
-            for one_of in fields.missing(set().union(*of_rows))
-        ]
-        if strangers:
-            lines.append(f"  {name} has no {' or '.join(strangers)}, which columns names")
-        elif missing:
-            lines.append(f"  {name} needs {', '.join(missing)}")
-        else:
-            lines.append(f"  {name} needs its fields in one and the same row")
-    lines.append("Set columns to our names and the file's, such as columns: {instruction: question, output: answer}.")
-    return UserError("\n".join(lines))
+        Args:
+            has: fields that the rows have; of those that few rows have, only these are named.
+        """
+        ...
 
 
 def make_format(
@@ -159,24 +93,20 @@ def make_format(
         UserError: for an unknown name, columns of other formats, or bad prompts or templates.
     """
     if name not in FORMATS:
-        raise UserError(f"format: {name!r} is not one of {', '.join(FORMATS)}{_nearest(name, FORMATS)}.")
+        raise UserError(f"format: {name!r} is not one of {', '.join(FORMATS)}{nearest(name, FORMATS)}.")
     if train_on_turns not in ("all", "last"):
         raise UserError(f"train_on_turns: {train_on_turns!r} is not one of all, last.")
     columns = dict(columns or {})
-    _check_names(columns)
-    strangers = [ours for ours in columns if ours not in FORMATS[name].names]
-    if strangers:
-        raise UserError(
-            f"columns: {', '.join(strangers)} {'is' if len(strangers) == 1 else 'are'} no field of {name}, which has "
-            f"{', '.join(FORMATS[name].names)}."
-        )
+    check_columns(columns, name)
     if name == "chat":
         if train_on_turns == "last" and not mask_inputs:
             raise UserError("train_on_turns: last trains one turn, mask_inputs: false all of the text. Choose one.")
         return ChatFormat(ChatTemplate(tokenizer, chat_template), columns, mask_inputs, train_on_turns)
     special = SpecialTokens(tokenizer)
     if name == "alpaca":
-        return AlpacaFormat(read_prompts(prompts), special, columns, mask_inputs)
+        return AlpacaFormat(
+            read_prompts(prompts), special, columns, mask_inputs, train_on_turns, end=str(tokenizer.eos_token or "")
+        )
     if name == "prompt_completion":
         return PromptCompletionFormat(special, columns, mask_inputs)
     return TextFormat(special, columns)
@@ -184,27 +114,51 @@ def make_format(
 
 @dataclass(frozen=True)
 class AlpacaFormat:
-    """An instruction, perhaps with an input, and the output that follows the prompt at once."""
+    """An instruction, perhaps with an input, and the output that follows the prompt at once.
+
+    Earlier turns (`history`, LLaMA-Factory's) are put into the same prompts, one after the other, each answer with its
+    EOS; a system text stands before the first prompt, with an empty line between:
+
+        {system}\\n\\n{prompt of history[0][0]}{history[0][1]}</s>{prompt of instruction and input}{output}</s>
+    """
 
     prompts: Prompts
     special: SpecialTokens
-    columns: Mapping[str, str] = field(default_factory=dict)
+    columns: Columns = field(default_factory=dict)
     mask_inputs: bool = True
+    turns: Literal["all", "last"] = "all"
+    """Whether the answers of earlier turns are trained as well; LLaMA-Factory trains them unless `mask_history`."""
+    end: str = ""
+    """What ends the answer of an earlier turn: EOS. That of the last one is the tokenizer's to add."""
     name: str = "alpaca"
 
     def example(self, row: Row) -> TextExample:
-        """The prompt with instruction and input, then the output, which is trained."""
-        instruction, text, output = _texts(
-            row, self.columns, (("instruction", "full"), ("input", "optional"), ("output", "answer"))
+        """The prompts with instructions and input, each followed by its answer, which is trained."""
+        problems = _foreign(row, self.name, self.columns)
+        instruction, text, output, system = _texts(
+            row,
+            self.columns,
+            (("instruction", "full"), ("input", "optional"), ("output", "answer"), ("system", "optional")),
+            problems,
         )
-        prompt = self.prompts.pieces(instruction, text)
-        return _joined(
-            row, [*prompt, (output, True)], self.special, trained_from=len(prompt) if self.mask_inputs else 0
-        )
+        pieces = _Pieces()
+        if system.strip():
+            pieces.add((system, True), (f"{SYSTEM_END}", False))
+        for asked, answered in history_of(row, self.columns, answers="answer" if self.turns == "all" else "any"):
+            pieces.add(*self.prompts.pieces(asked))
+            pieces.add((answered, True), (self.end, False), trained=self.turns == "all")
+        pieces.add(*self.prompts.pieces(instruction, text))
+        pieces.add((output, True), trained=True)
+        return pieces.example(row, self.special, mask_inputs=self.mask_inputs)
 
-    def describe(self) -> str:
+    def unread(self, row: Row) -> Sequence[str]:
+        """The columns that nothing reads."""
+        return unread_columns(row, self.name, self.columns)
+
+    def describe(self, has: Collection[str] = ()) -> str:
         """`alpaca: instruction, input, output`."""
-        return _described(self.name, ("instruction", "input", "output"), self.columns)
+        more = [name for name in ("system", "history") if name in has]
+        return _described(self.name, ("instruction", "input", "output", *more), self.columns)
 
 
 @dataclass(frozen=True)
@@ -212,17 +166,24 @@ class PromptCompletionFormat:
     """A prompt, which may be empty, and the completion that follows it as it is, without a space between."""
 
     special: SpecialTokens
-    columns: Mapping[str, str] = field(default_factory=dict)
+    columns: Columns = field(default_factory=dict)
     mask_inputs: bool = True
     name: str = "prompt_completion"
 
     def example(self, row: Row) -> TextExample:
         """Prompt and completion; the completion is trained."""
-        prompt, completion = _texts(row, self.columns, (("prompt", "any"), ("completion", "answer")))
-        pieces = [(prompt, True), (completion, True)]
-        return _joined(row, pieces, self.special, trained_from=1 if self.mask_inputs else 0)
+        wanted: Sequence[tuple[str, Kind]] = (("prompt", "any"), ("completion", "answer"))
+        prompt, completion = _texts(row, self.columns, wanted, _foreign(row, self.name, self.columns))
+        pieces = _Pieces()
+        pieces.add((prompt, True))
+        pieces.add((completion, True), trained=True)
+        return pieces.example(row, self.special, mask_inputs=self.mask_inputs)
 
-    def describe(self) -> str:
+    def unread(self, row: Row) -> Sequence[str]:
+        """The columns that nothing reads."""
+        return unread_columns(row, self.name, self.columns)
+
+    def describe(self, has: Collection[str] = ()) -> str:
         """`prompt_completion: prompt, completion`."""
         return _described(self.name, ("prompt", "completion"), self.columns)
 
@@ -232,15 +193,21 @@ class TextFormat:
     """Text, all of which is trained."""
 
     special: SpecialTokens
-    columns: Mapping[str, str] = field(default_factory=dict)
+    columns: Columns = field(default_factory=dict)
     name: str = "text"
 
     def example(self, row: Row) -> TextExample:
         """The text."""
-        (text,) = _texts(row, self.columns, (("text", "answer"),))
-        return _joined(row, [(text, True)], self.special, trained_from=0)
+        (text,) = _texts(row, self.columns, (("text", "answer"),), ())
+        pieces = _Pieces()
+        pieces.add((text, True), trained=True)
+        return pieces.example(row, self.special, mask_inputs=True)
 
-    def describe(self) -> str:
+    def unread(self, row: Row) -> Sequence[str]:
+        """The columns that nothing reads."""
+        return unread_columns(row, self.name, self.columns)
+
+    def describe(self, has: Collection[str] = ()) -> str:
         """`text: text`."""
         return _described(self.name, ("text",), self.columns)
 
@@ -251,15 +218,16 @@ class ChatFormat:
     it."""
 
     template: ChatTemplate
-    columns: Mapping[str, str] = field(default_factory=dict)
+    columns: Columns = field(default_factory=dict)
     mask_inputs: bool = True
     turns: Literal["all", "last"] = "all"
     name: str = "chat"
 
     def example(self, row: Row) -> TextExample:
         """The text of the conversation, as `apply_chat_template` has it."""
-        messages = messages_of(row, self._messages_column(row))
-        tools = tools_of(row, self.columns.get("tools", "tools"))
+        if problems := _foreign(row, self.name, self.columns):
+            raise RowError(row.where, *problems)
+        messages, tools = conversation_of(row, self.columns)
         text, trained = self.template.trained_spans(messages, tools, turns=self.turns, where=row.where)
         return TextExample(
             row.file,
@@ -270,29 +238,23 @@ class ChatFormat:
             special_tokens=self.template.special_tokens_of_row(messages, tools, text, row.where),
         )
 
-    def describe(self) -> str:
-        """`chat: messages, tools; every turn of the assistant is trained`."""
-        named = "conversations" if "conversations" in self.columns else "messages"
-        which = "every turn" if self.turns == "all" else "the last turn"
-        what = f"{which} of the assistant is trained" if self.mask_inputs else "all of the text is trained"
-        return f"{_described(self.name, (named, 'tools'), self.columns)}; {what}"
+    def unread(self, row: Row) -> Sequence[str]:
+        """The columns that nothing reads."""
+        return unread_columns(row, self.name, self.columns)
 
-    def _messages_column(self, row: Row) -> str:
-        names = [self.columns.get(name, name) for name in ("messages", "conversations")]
-        if self.columns.keys() & {"messages", "conversations"}:
-            names = [theirs for ours, theirs in self.columns.items() if ours in ("messages", "conversations")]
-        there = [name for name in dict.fromkeys(names) if row.fields.get(name) is not None]
-        if len(there) == 1:
-            return there[0]
-        if there:
-            raise RowError(
-                row.where,
-                (" and ".join(there), "are both there. Choose with columns, such as {messages: conversations}."),
-            )
-        raise RowError(
-            row.where,
-            (" or ".join(names), f"{'is null' if set(names) & set(row.fields) else 'is missing'}; {_has(row)}."),
-        )
+    def describe(self, has: Collection[str] = ()) -> str:
+        """`chat: messages, tools; every turn of the assistant is trained`."""
+        if not {"prompt", "completion"}.isdisjoint(self.columns) or (
+            {"prompt", "completion"} <= set(has) and {"messages", "conversations"}.isdisjoint(has)
+        ):
+            named: tuple[str, ...] = ("prompt", "completion")
+        else:
+            named = ("conversations",) if "conversations" in self.columns else ("messages",)
+        more = [name for name in ("system", "functions") if name in has]
+        which = "every turn" if self.turns == "all" else "the last turn"
+        of = " of the completion" if len(named) > 1 else ""
+        what = f"{which} of the assistant{of} is trained" if self.mask_inputs else "all of the text is trained"
+        return f"{_described(self.name, (*named, *more, 'tools'), self.columns)}; {what}"
 
 
 Kind = Literal["answer", "full", "any", "optional"]
@@ -300,8 +262,13 @@ Kind = Literal["answer", "full", "any", "optional"]
 absent."""
 
 
-def _texts(row: Row, columns: Mapping[str, str], wanted: Sequence[tuple[str, Kind]]) -> list[str]:
+def _texts(
+    row: Row, columns: Columns, wanted: Sequence[tuple[str, Kind]], others: Sequence[tuple[str, str]]
+) -> list[str]:
     """The texts of a row, in the order wanted.
+
+    Args:
+        others: what else is wrong with the row.
 
     Raises:
         EmptyAnswerError: when that is all that is wrong with it.
@@ -311,12 +278,15 @@ def _texts(row: Row, columns: Mapping[str, str], wanted: Sequence[tuple[str, Kin
     empty_answers = 0
     found: list[str] = []
     for name, kind in wanted:
-        column = columns.get(name, name)
-        value = row.fields.get(column)
+        column = column_of(name, columns)
+        value = None if column is None else row.fields.get(column)
         found.append(value if isinstance(value, str) else "")
+        if column is None and kind == "optional":
+            continue
+        column = column or name
         if not isinstance(value, str):
             if column not in row.fields and kind != "optional":
-                problems.append((column, f"is missing; {_has(row)}."))
+                problems.append((column, f"is missing; {has(row)}."))
             elif kind != "optional" or value is not None:
                 problems.append((column, f"must be text, found {shown(value)}."))
         elif kind in ("answer", "full") and not value.strip():
@@ -324,57 +294,38 @@ def _texts(row: Row, columns: Mapping[str, str], wanted: Sequence[tuple[str, Kin
             empty_answers += kind == "answer"
         elif not is_unicode(value):
             problems.append((column, f"holds half a surrogate pair, which is no character: {shown(value)}."))
+    problems += others
     if problems:
         raise (EmptyAnswerError if len(problems) == empty_answers else RowError)(row.where, *problems)
     return found
 
 
-def _joined(row: Row, pieces: Sequence[tuple[str, bool]], special: SpecialTokens, *, trained_from: int) -> TextExample:
-    """The pieces (text, whether it is the row's own) as one text, of which those from `trained_from` on are trained."""
-    text = "".join(piece for piece, _ in pieces)
-    start = sum(len(piece) for piece, _ in pieces[:trained_from])
-    return TextExample(row.file, row.number, text, ((start, len(text)),), special_tokens=special.in_row_text(pieces))
+def _foreign(row: Row, name: str, columns: Columns) -> list[tuple[str, str]]:
+    return list(foreign_problems(row, columns_read(name, columns), name))
 
 
-def _our_names(fields: Mapping[str, Any], columns: Mapping[str, str]) -> set[str]:
-    """The fields that a row has, in our words."""
-    return {name for name in _all_names() if fields.get(columns.get(name, name)) is not None}
+class _Pieces:
+    """A text as it is put together: which parts are the row's own, and which are trained."""
 
+    def __init__(self) -> None:
+        self._pieces: list[tuple[str, bool]] = []
+        self._trained: list[tuple[int, int]] = []
+        self._length = 0
 
-def _all_names() -> Iterator[str]:
-    return (name for fields in FORMATS.values() for name in fields.names)
+    def add(self, *pieces: tuple[str, bool], trained: bool = False) -> None:
+        """Appends (text, whether it is the row's own rather than the template's)."""
+        start = self._length
+        self._length += sum(len(text) for text, _ in pieces)
+        self._pieces += pieces
+        if trained:
+            self._trained.append((start, self._length))
 
-
-def _check_names(columns: Mapping[str, str]) -> None:
-    known = list(_all_names())
-    problems = [
-        f"columns: {name!r} is no field of any format; there are {', '.join(known)}{_nearest(name, known)}."
-        for name in columns
-        if name not in known
-    ]
-    problems += [
-        f"columns: {name} must be the name of a column, found {shown(theirs)}."
-        for name, theirs in columns.items()
-        if not isinstance(theirs, str)
-    ]
-    if problems:
-        raise UserError("\n".join(problems))
+    def example(self, row: Row, special: SpecialTokens, *, mask_inputs: bool) -> TextExample:
+        text = "".join(text for text, _ in self._pieces)
+        trained = tuple(self._trained) if mask_inputs else ((0, len(text)),)
+        return TextExample(row.file, row.number, text, trained, special_tokens=special.in_row_text(self._pieces))
 
 
 def _described(name: str, fields: Sequence[str], columns: Mapping[str, str]) -> str:
     named = (f"{ours}={columns[ours]}" if columns.get(ours, ours) != ours else ours for ours in fields)
     return f"{name}: {', '.join(named)}"
-
-
-def _has(row: Row) -> str:
-    return f"the row has {_listed(list(row.fields)) or 'no fields'}"
-
-
-def _listed(names: Sequence[str], most: int = 20) -> str:
-    text = ", ".join(shown(name) for name in names[:most])
-    return text if len(names) <= most else f"{text} and {len(names) - most} more"
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(str(name), list(known), n=1)
-    return f" (nearest: {near[0]})" if near else ""

@@ -54,6 +54,8 @@ class ChunkWork:
     """Token ids of which one must be trained for the model to learn to stop."""
     refused_reasons: frozenset[str]
     """Reasons for which a row may not be left out."""
+    described: str = ""
+    """The format in a line, for the report; by default what it says of itself."""
 
     def __call__(self, rows: Sequence[Row]) -> PreparedChunk:
         """The rows' tokens and the report on them."""
@@ -66,10 +68,14 @@ class ChunkWork:
                 refused.append((reason, f"{file}, row {number}: {detail}"))
 
         texts: list[TextExample] = []
+        described = self.described or self.format.describe()
         for row in rows:
-            reports.setdefault(row.file, FileReport(row.file, self.format.describe())).read += 1
+            report = reports.setdefault(row.file, FileReport(row.file, described))
+            report.read += 1
             try:
                 texts.append(self.format.example(row))
+                for name in self.format.unread(row):
+                    report.note_unread(name, row.number)
             except RowError as error:
                 detail = " ".join(f"{field} {what}" for field, what in error.problems)
                 reason = EMPTY_ANSWER if isinstance(error, EmptyAnswerError) else MALFORMED
@@ -109,9 +115,12 @@ def end_ids(tokenizer: "PreTrainedTokenizerBase", format_name: str) -> frozenset
 
 
 def refused_reasons(on_bad_row: str, overflow: str) -> frozenset[str]:
-    """The reasons for which a row may not be left out under these options."""
-    refuses_bad_rows = on_bad_row == "error"
-    reasons = {MALFORMED: refuses_bad_rows, EMPTY_ANSWER: refuses_bad_rows, TOO_LONG: overflow == "error"}
+    """The reasons for which a row may not be left out under these options.
+
+    Rows that have the format and whose answer is empty are left out under all of them, up to `max_dropped`: most data
+    sets have a few.
+    """
+    reasons = {MALFORMED: on_bad_row == "error", TOO_LONG: overflow == "error"}
     return frozenset(reason for reason, is_refused in reasons.items() if is_refused)
 
 

@@ -21,10 +21,10 @@ from lodos.data.reading.rows import Row
 from lodos.data.reading.sources import DataSource, fingerprint, iter_rows
 from lodos.data.report import FileReport, add_reports, from_json, to_json
 from lodos.data.text.chat import read_template
-from lodos.data.text.formats import make_format, recognise
+from lodos.data.text.fields import fields_of, is_conversation, is_fuller_than_text, recognise
+from lodos.data.text.formats import make_format
 from lodos.data.tokens.cache import cache_key, data_cache_folder, load_or_build
 from lodos.data.tokens.chunks import (
-    EMPTY_ANSWER,
     MALFORMED,
     ChunkWork,
     PreparedChunk,
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PREPARATION = 2
+PREPARATION = 3
 """Raised whenever the same rows and options would give other tokens, or another report, than before."""
 
 REPORT_FILE = "report.json"
@@ -104,17 +104,25 @@ class Options:
         Raises:
             UserError: for a format that does not show, or options or a tokenizer that do not go with it.
         """
-        name = recognise(first_rows, self.columns) if self.format == "auto" else self.format
+        columns = self.columns or {}
+        name = recognise(first_rows, columns) if self.format == "auto" else self.format
+        if name == "prompt_completion" and any(is_conversation(row, columns) for row in first_rows):
+            name = "chat"  # TRL calls both so
+        row_format = make_format(
+            name,
+            tokenizer=tokenizer,
+            prompts=self.prompts,
+            columns=columns,
+            chat_template=self.chat_template,
+            mask_inputs=self.mask_inputs,
+            train_on_turns=self.train_on_turns,
+        )
+        described = row_format.describe(set().union(*(fields_of(row, columns) for row in first_rows)))
+        if self.format == "auto" and is_fuller_than_text(name, first_rows, columns):
+            described += "; the column of text is taken for the same, rendered"
         return ChunkWork(
-            format=make_format(
-                name,
-                tokenizer=tokenizer,
-                prompts=self.prompts,
-                columns=self.columns,
-                chat_template=self.chat_template,
-                mask_inputs=self.mask_inputs,
-                train_on_turns=self.train_on_turns,
-            ),
+            format=row_format,
+            described=described,
             tokenize=ExampleTokenizer(
                 tokenizer,
                 max_length=self.max_length,
@@ -216,7 +224,7 @@ def _refusal(refused: list[tuple[str, str]], read: int, *, is_all: bool) -> Iter
     if len(refused) > SHOWN_REFUSALS:
         yield f"  and {len(refused) - SHOWN_REFUSALS} more."
     reasons = {reason for reason, _ in refused}
-    if reasons & {MALFORMED, EMPTY_ANSWER}:
+    if MALFORMED in reasons:
         yield "Mend these rows, or set on_bad_row to drop, which leaves them out and counts them."
     if TOO_LONG in reasons:
         yield "Raise max_tune_length, or set overflow to drop or truncate."
