@@ -172,10 +172,10 @@ def test_what_is_not_implemented_is_refused_by_name(saved: tuple[Any, Any, Path]
     config = json.loads((adapter / "adapter_config.json").read_text())
     unknown = {
         "use_dora": True,
-        "rank_pattern": {"q_proj": 2},
-        "alpha_pattern": {"q_proj": 2},
+        "layer_replication": [[0, 2]],
+        "trainable_token_indices": [1, 2],
+        "lora_bias": True,
         "bias": "all",
-        "modules_to_save": ["lm_head"],
         "init_lora_weights": "pissa",
         "fan_in_fan_out": True,
         "invented_tomorrow": 1,

@@ -29,8 +29,9 @@ def make_stack(*adapted: bool) -> LoraLinear:
     layers = len(adapted)
     base = Linear(jnp.asarray(numbers(0, layers, OUT, IN)), jnp.asarray(numbers(1, layers, OUT)), ("mlp", "embed"))
     mask = np.asarray(adapted)[:, None, None]
+    ranks = tuple(R if is_adapted else 0 for is_adapted in adapted)
     lora_A, lora_B = (jnp.asarray(numbers(2, layers, *shape) * mask) for shape in ((R, IN), (OUT, R)))
-    return LoraLinear(base, lora_A, lora_B, adapted, 0.7, 0.5)
+    return LoraLinear(base, lora_A, lora_B, ranks, 0.7, 0.5)
 
 
 def layer_of(stack: Any, index: int) -> Any:
@@ -145,7 +146,7 @@ def test_a_part_of_a_stack_has_the_factors_of_its_layers_and_the_whole_base() ->
     stack = make_stack(False, False, True, False)
     part = stack.in_layers(1, 4)
     assert isinstance(part, LoraLinear)
-    assert part.adapted == (False, True, False)
+    assert part.ranks == (0, R, 0)
     assert (part.scale, part.dropout) == (stack.scale, stack.dropout)
     assert np.array_equal(part.lora_A, stack.lora_A[1:4])
     assert np.array_equal(part.lora_B, stack.lora_B[1:4])
@@ -159,7 +160,7 @@ def test_a_part_without_adapted_layers_is_the_base_alone() -> None:
     everywhere = LoraLinear(stack.base_layer, stack.lora_A, stack.lora_B, None, 1.0, 0.0)
     part = everywhere.in_layers(0, 2)
     assert isinstance(part, LoraLinear)
-    assert part.adapted is None
+    assert part.ranks is None
 
 
 def test_the_merged_weight_is_rounded_once() -> None:

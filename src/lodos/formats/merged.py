@@ -4,10 +4,13 @@ It starts from the base model's files: what training did not touch is copied byt
 summed in float32 and rounded once.
 """
 
-from collections.abc import Callable, Iterator
+import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import jax
 import numpy as np
 
 from lodos.errors import UserError
@@ -23,22 +26,27 @@ EMBEDDING = "model.embed_tokens.weight"
 def merged_tensors(model: LmHeadModel, reader: SafetensorsReader, dtype: np.dtype | None) -> dict[str, TensorSource]:
     """Each tensor to write, in the order of the base model's files.
 
+    A tensor is read, summed and rounded when it is asked for, and held by nobody then.
+
     Args:
+        model: its base may be one of shapes without arrays; it is what the files hold then.
         reader: of the base model's files.
         dtype: of the tensors; None keeps each tensor's dtype in the files.
 
     Raises:
-        UserError: when a tensor is loaded that holds numbers beyond the range of its dtype.
+        UserError: when a tensor is loaded that holds numbers beyond the range of its dtype, or to which an adapter adds
+            what is not finite.
     """
-    base = map_modules(lambda _, layer: layer.base_layer, model, is_lora)
-    lookup = dict(_leaf_of_tensor(base))
+    lookup = leaf_of_tensor(without_adapters(model))
     deltas = _deltas(model)
     names = [name for name in reader.shapes if name in lookup]
 
     def merged(name: str, out_dtype: np.dtype) -> np.ndarray:
-        weight = _current_value(reader.read(name), lookup[name]())
+        weight, leaf = reader.read(name), lookup[name]
+        if not leaf.is_shape:
+            weight = _current_value(weight, leaf.value())
         if name in deltas:
-            weight = weight.astype(np.float32) + deltas[name]()
+            weight = weight.astype(np.float32) + _finite(name, deltas[name]())
         with np.errstate(over="ignore"):  # refused below, by name
             rounded = weight.astype(out_dtype)
         if not np.array_equal(np.isfinite(rounded), np.isfinite(weight)):
@@ -57,34 +65,57 @@ def merged_tensors(model: LmHeadModel, reader: SafetensorsReader, dtype: np.dtyp
     return {name: source(name) for name in names}
 
 
-def _leaf_of_tensor(model: LmHeadModel) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
-    """Each tensor's Hugging Face name and a way to fetch its present value."""
+@dataclasses.dataclass(frozen=True)
+class ModelTensor:
+    """A tensor of the files in a model: a leaf, or a layer of a stacked one."""
+
+    leaf: Any
+    index: int | None
+
+    @property
+    def is_shape(self) -> bool:
+        return isinstance(self.leaf, jax.ShapeDtypeStruct)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.leaf.shape if self.index is None else self.leaf.shape[1:]
+
+    def value(self) -> np.ndarray:
+        return np.asarray(self.leaf if self.index is None else self.leaf[self.index])
+
+
+def leaf_of_tensor(model: LmHeadModel) -> dict[str, ModelTensor]:
+    """Where each tensor of the files is in a model without adapters, by its Hugging Face name."""
+    found = {}
     for name, leaf in named_leaves(model).items():
-        if not eqx.is_inexact_array(leaf):
+        if not eqx.is_inexact_array(leaf) and not isinstance(leaf, jax.ShapeDtypeStruct):
             continue
         for index, tensor in enumerate(layer_names(name, leaf.shape[0])):
-            if "*" in name:
-                yield tensor, lambda leaf=leaf, index=index: np.asarray(leaf[index])
-            else:
-                yield tensor, lambda leaf=leaf: np.asarray(leaf)
-                if name == EMBEDDING and model.lm_head is None:
-                    yield TIED_HEAD, lambda leaf=leaf: np.asarray(leaf)
+            found[tensor] = ModelTensor(leaf, index if "*" in name else None)
+    if model.lm_head is None:
+        found[TIED_HEAD] = found[EMBEDDING]
+    return found
+
+
+def without_adapters(model: LmHeadModel) -> LmHeadModel:
+    """The base of a model, adapters left out and not merged."""
+    return map_modules(lambda _, layer: layer.base_layer, model, is_lora)
 
 
 def _deltas(model: LmHeadModel) -> dict[str, Callable[[], np.ndarray]]:
     """For each adapted weight: its name in the files and a way to compute what the adapter adds."""
-    deltas = {}
     layers = lora_layers(model)
-    for stacked_name, names in adapted_names(model).items():
-        layer = layers[stacked_name]
-        for index, name in names:
+    return {
+        f"{name}.weight": functools.partial(layers[stacked_name].delta_of, index)
+        for stacked_name, names in adapted_names(model).items()
+        for index, name in names
+    }
 
-            def delta(layer: Any = layer, index: int | None = index) -> np.ndarray:
-                A, B = (np.asarray(x if index is None else x[index], np.float32) for x in (layer.lora_A, layer.lora_B))
-                return np.float32(layer.scale) * (B @ A)
 
-            deltas[f"{name}.weight"] = delta
-    return deltas
+def _finite(name: str, delta: np.ndarray) -> np.ndarray:
+    if not np.isfinite(delta).all():
+        raise UserError(f"{name}: what the adapter adds to it is not finite (NaN or infinite). Nothing was written.")
+    return delta
 
 
 def _current_value(in_file: np.ndarray, in_model: np.ndarray) -> np.ndarray:

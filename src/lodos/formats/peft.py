@@ -7,9 +7,10 @@ A stacked factor `model.layers.*.self_attn.q_proj.lora_A` `[layers, r, in]` is o
 
 PEFT loads with `strict=False`: a key it does not know is only a warning, and a B left at zero is a model that
 was never trained. So an adapter of zeros is refused on the way out and on the way in, and so is any key that
-does not fit.
+does not fit, and any number that is not finite.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -22,20 +23,24 @@ from jaxtyping import PyTree
 from lodos.errors import UserError
 from lodos.files import read_json, write_json, written_whole
 from lodos.formats.hub import model_folder
+from lodos.formats.merged import leaf_of_tensor
 from lodos.formats.model_card import RunFacts, adapter_card
+from lodos.formats.peft_checks import check_config, check_fit, copy_problems, refuse_not_finite, refuse_useless
 from lodos.formats.peft_config import AdapterConfig, from_peft, to_peft
+from lodos.formats.peft_keys import peft_key, read_keys
 from lodos.formats.safetensors import SafetensorsReader, save_and_compare
 from lodos.formats.tokenizer_files import copy_tokenizer
 from lodos.lora.config import LoraConfig
+from lodos.lora.patterns import deciding, in_any_order
 from lodos.lora.targets import suffixes_selecting
 from lodos.lora.transform import adapted_names, lora_layers, loraize, named_linears, with_factors
+from lodos.models.decoder import LmHeadModel
 from lodos.sharding import AxisMapping, named_shardings
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
-_PREFIX = "base_model.model."
 
-Model = TypeVar("Model", bound=PyTree)
+Model = TypeVar("Model", bound=LmHeadModel)
 
 
 def save_peft_pretrained(
@@ -61,18 +66,24 @@ def save_peft_pretrained(
         allow_untrained: write an adapter that changes nothing; refused by default.
 
     Raises:
-        UserError: if the model has no LoRA layers, or its adapter is all zero.
+        UserError: if the model has no LoRA layers or other ranks than the config, or its adapter is zero or not finite.
         OSError: if what is read back is not what was written; nothing is left at `path` then.
     """
     tensors = peft_state_dict(model)
     if not tensors:
         raise UserError("save_peft_pretrained: the model has no LoRA layers. Call loraize first.")
+    check_config(config, model)
+    refuse_not_finite(tensors, f"{path}: nothing was written")
     if not allow_untrained:
-        _refuse_zeros(tensors, f"{path}: nothing was written")
+        refuse_useless(model, f"{path}: nothing was written")
     adapted = [name for names in adapted_names(model).values() for _, name in names]
     linear_names = [name for names in named_linears(model).values() for name in names]
     target_modules = suffixes_selecting(adapted, linear_names)
-    fields = to_peft(config, target_modules, base_model_name_or_path)
+    patterns = {
+        "rank_pattern": in_any_order(config.rank_pattern, adapted, config.r),
+        "alpha_pattern": in_any_order(config.alpha_pattern, adapted, config.alpha),
+    }
+    fields = to_peft(dataclasses.replace(config, **patterns), target_modules, base_model_name_or_path)
     with written_whole(path) as folder:
         save_and_compare(folder / WEIGHTS_NAME, tensors)
         write_json(folder / CONFIG_NAME, fields)
@@ -83,81 +94,86 @@ def save_peft_pretrained(
 
 
 def load_peft_pretrained(
-    model: Model, path: str | Path, *, axis_mapping: AxisMapping | None = None
+    model: Model,
+    path: str | Path,
+    *,
+    axis_mapping: AxisMapping | None = None,
+    base: SafetensorsReader | None = None,
 ) -> tuple[Model, LoraConfig]:
     """`model` with the adapter at `path`, made here or by PEFT, and the adapter's config.
 
     Args:
+        model: without adapters. It may be one of shapes without arrays.
         path: a folder or a hub name.
         axis_mapping: the layout of the factors on the ambient mesh; whole on every device by default.
+        base: the base model's files, with which copies of base weights in the adapter's file are compared; by default
+            they are compared with the model's own weights.
 
     Raises:
         UserError: that lists every tensor that is missing, extra or misshapen for this model, every setting that
-            is not implemented, or says that the adapter is all zero.
+            is not implemented, or says that the adapter is all zero or not finite.
     """
     folder = model_folder(str(path))
-    lora = read_adapter_config(folder).lora
+    config = read_adapter_config(folder)
     reader = _open(folder)
-    linears = named_linears(model)
-    found = {_module_of(key) for key in reader.shapes if key.startswith(_PREFIX)}
-    adapted = [name for names in linears.values() for name in names if name in found]
-    if not adapted:
+    file = folder / WEIGHTS_NAME
+    names = [name for names in named_linears(model).values() for name in names]
+    keys = read_keys(reader.shapes, names, leaf_of_tensor(model))
+    if not keys.modules:
         raise UserError(
-            f"{folder / WEIGHTS_NAME}: no tensor belongs to this model; the first is "
-            f"{next(iter(reader.shapes), None)!r}."
+            f"{file}: no tensor belongs to this model; the first is {next(iter(reader.shapes), None)!r}."
+            + "".join(f"\n  {problem}" for problem in keys.problems)
         )
-    # The tensors say what was adapted; target_modules may be a pattern that means more on this model.
-    every_name = [name for names in linears.values() for name in names]
-    lora = LoraConfig(
-        target_modules=suffixes_selecting(adapted, every_name),
-        r=lora.r,
-        alpha=lora.alpha,
-        dropout=lora.dropout,
-        use_rslora=lora.use_rslora,
-        init=lora.init,
-    )
+    lora = _as_in_tensors(config.lora, [name for name in names if name in keys.modules], names)
     adapted_model = loraize(model, lora, key=jax.random.key(0))
-    _check(folder / WEIGHTS_NAME, reader, peft_shapes(adapted_model))
-    tensors = {name: reader.read(name).astype(np.float32) for name in reader.shapes}
-    _refuse_zeros(tensors, f"{folder / WEIGHTS_NAME}: not loaded")
-    return _with_tensors(adapted_model, tensors, axis_mapping), lora
+    copies = list(copy_problems(reader, keys, config.modules_to_save, model, base))
+    check_fit(file, reader, keys, peft_shapes(adapted_model), copies)
+    tensors = {name: reader.read(key).astype(np.float32) for name, key in keys.factors.items()}
+    refuse_not_finite({keys.factors[name]: tensor for name, tensor in tensors.items()}, f"{file}: not loaded")
+    loaded = _with_tensors(adapted_model, tensors, axis_mapping)
+    refuse_useless(loaded, f"{file}: not loaded")
+    return loaded, lora
+
+
+def _as_in_tensors(config: LoraConfig, adapted: list[str], names: list[str]) -> LoraConfig:
+    """The config that adapts what the file has tensors for: a pattern may mean more, or other layers, on this model."""
+    return dataclasses.replace(
+        config,
+        target_modules=suffixes_selecting(adapted, names),
+        exclude_modules=None,
+        rank_pattern=deciding(config.rank_pattern, adapted),
+        alpha_pattern=deciding(config.alpha_pattern, adapted),
+    )
 
 
 def read_adapter_config(folder: Path) -> AdapterConfig:
     """The config of an adapter folder, refused if it asks for what is not implemented."""
-    return from_peft(read_json(folder / CONFIG_NAME), folder / CONFIG_NAME)
+    fields = read_json(folder / CONFIG_NAME)
+    if not isinstance(fields, dict):
+        raise UserError(f"{folder / CONFIG_NAME}: not an object of settings.")
+    return from_peft(fields, folder / CONFIG_NAME)
 
 
 def peft_state_dict(model: PyTree) -> dict[str, np.ndarray]:
     """The adapter's tensors by PEFT's key names, float32, on the host."""
-    tensors = {}
-    layers = lora_layers(model)
-    for stacked_name, names in adapted_names(model).items():
-        layer = layers[stacked_name]
-        factors = {"lora_A": np.asarray(layer.lora_A, np.float32), "lora_B": np.asarray(layer.lora_B, np.float32)}
-        for index, name in names:
-            for factor, array in factors.items():
-                tensors[_key(name, factor)] = array if index is None else array[index]
-    return tensors
+    layers = {name: layer.on_host() for name, layer in lora_layers(model).items()}
+    return {
+        peft_key(name, suffix): tensor
+        for stacked_name, names in adapted_names(model).items()
+        for index, name in names
+        for suffix, tensor in layers[stacked_name].file_tensors(index).items()
+    }
 
 
 def peft_shapes(model: PyTree) -> dict[str, tuple[int, ...]]:
     """The shape of each adapter tensor by PEFT's key names."""
     layers = lora_layers(model)
     return {
-        _key(name, factor): getattr(layers[stacked_name], factor).shape[-2:]
+        peft_key(name, suffix): shape
         for stacked_name, names in adapted_names(model).items()
-        for _, name in names
-        for factor in ("lora_A", "lora_B")
+        for index, name in names
+        for suffix, shape in layers[stacked_name].file_shapes(index).items()
     }
-
-
-def _key(module: str, factor: str) -> str:
-    return f"{_PREFIX}{module}.{factor}.weight"
-
-
-def _module_of(key: str) -> str:
-    return key.removeprefix(_PREFIX).rsplit(".lora_", 1)[0]
 
 
 def _open(folder: Path) -> SafetensorsReader:
@@ -171,36 +187,16 @@ def _open(folder: Path) -> SafetensorsReader:
     return SafetensorsReader(folder / WEIGHTS_NAME)
 
 
-def _check(path: Path, reader: SafetensorsReader, expected: Mapping[str, tuple[int, ...]]) -> None:
-    problems = [f"{name}: missing." for name in expected if name not in reader.shapes]
-    problems += [f"{name}: extra; no layer of this model takes it." for name in reader.shapes if name not in expected]
-    problems += [
-        f"{name}: the file has {list(reader.shapes[name])}, this model needs {list(shape)}."
-        for name, shape in expected.items()
-        if name in reader.shapes and reader.shapes[name] != shape
-    ]
-    if problems:
-        raise UserError(f"{path}: the adapter does not fit the model:\n  " + "\n  ".join(problems))
-
-
-def _refuse_zeros(tensors: Mapping[str, np.ndarray], consequence: str) -> None:
-    """The product of the factors is zero where either of them is, so both kinds must hold something."""
-    for factor in ("lora_A", "lora_B"):
-        if not any(np.any(tensor) for name, tensor in tensors.items() if f".{factor}." in name):
-            raise UserError(f"{consequence}: every {factor} is zero, so the adapter changes nothing. Was it trained?")
-
-
 def _with_tensors(model: Model, tensors: Mapping[str, np.ndarray], axis_mapping: AxisMapping | None) -> Model:
     factors = {}
     for stacked_name, names in adapted_names(model).items():
         layer = lora_layers(model)[stacked_name]
-        arrays = []
-        for factor in ("lora_A", "lora_B"):
-            array = np.zeros(getattr(layer, factor).shape, np.float32)
-            for index, name in names:
-                array[... if index is None else index] = tensors[_key(name, factor)]
-            arrays.append(jnp.asarray(array))
-        factors[stacked_name] = (arrays[0], arrays[1])
+        A, B = (np.zeros(factor.shape, np.float32) for factor in layer.factors)
+        for index, name in names:
+            of_layer, rank = (... if index is None else index), layer.rank_of(index)
+            in_file_A, in_file_B = (tensors[peft_key(name, suffix)] for suffix in layer.names_in_files)
+            A[of_layer][:rank], B[of_layer][:, :rank] = in_file_A, in_file_B
+        factors[stacked_name] = (jnp.asarray(A), jnp.asarray(B))
     loaded = with_factors(model, factors)
     mesh = jax.sharding.get_mesh()
     if mesh.empty:

@@ -20,7 +20,24 @@ _INIT_TO_PEFT = {"default": True, "gaussian": "gaussian", "zero_a": True}
 # Ways to start that leave the base weights as they are; PiSSA, OLoRA, LoftQ and CorDA change them.
 _HARMLESS_INITS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 
-# Fields that say nothing about what the adapter computes once its tensors are known.
+# Read below, or by whoever compares the tensors.
+_READ = frozenset(
+    {
+        "alpha_pattern",
+        "bias",
+        "init_lora_weights",
+        "lora_alpha",
+        "lora_dropout",
+        "modules_to_save",
+        "peft_type",
+        "r",
+        "rank_pattern",
+        "target_modules",
+        "use_rslora",
+    }
+)
+
+# Fields that say nothing about what the adapter computes once its tensors are known: these say which layers it adapts.
 _WITHOUT_EFFECT = frozenset(
     {
         "auto_mapping",
@@ -30,24 +47,17 @@ _WITHOUT_EFFECT = frozenset(
         "eva_config",
         "exclude_modules",
         "inference_mode",
-        "init_lora_weights",
         "layers_pattern",
         "layers_to_transform",
         "loftq_config",
-        "lora_alpha",
-        "lora_dropout",
         "lora_ga_config",
         "megatron_config",
         "megatron_core",
-        "peft_type",
         "peft_version",
         "qalora_group_size",
-        "r",
         "revision",
         "runtime_config",
-        "target_modules",
         "task_type",
-        "use_rslora",
     }
 )
 _BIAS_NONE = (None, "none", False)
@@ -61,6 +71,8 @@ class AdapterConfig:
     base_model_name_or_path: str | None
     revision: str | None
     """Of the base model."""
+    modules_to_save: tuple[str, ...] = ()
+    """Modules trained besides, whole: what they became is in the adapter's file."""
 
 
 def to_peft(config: LoraConfig, target_modules: Sequence[str], base_model_name_or_path: str) -> dict[str, Any]:
@@ -69,10 +81,9 @@ def to_peft(config: LoraConfig, target_modules: Sequence[str], base_model_name_o
     Args:
         target_modules: the modules that were adapted in fact, as names or endings, whatever the config asked for.
     """
-    alpha = int(config.alpha) if float(config.alpha).is_integer() else config.alpha
     return {
         "alora_invocation_tokens": None,
-        "alpha_pattern": {},
+        "alpha_pattern": {name: _number(value) for name, value in config.alpha_pattern.items()},
         "arrow_config": None,
         "auto_mapping": None,
         "base_model_name_or_path": base_model_name_or_path,
@@ -89,7 +100,7 @@ def to_peft(config: LoraConfig, target_modules: Sequence[str], base_model_name_o
         "layers_pattern": None,
         "layers_to_transform": None,
         "loftq_config": {},
-        "lora_alpha": alpha,
+        "lora_alpha": _number(config.alpha),
         "lora_bias": False,
         "lora_dropout": config.dropout,
         "lora_ga_config": None,
@@ -101,7 +112,7 @@ def to_peft(config: LoraConfig, target_modules: Sequence[str], base_model_name_o
         "peft_version": PEFT_VERSION,
         "qalora_group_size": 16,
         "r": config.r,
-        "rank_pattern": {},
+        "rank_pattern": dict(config.rank_pattern),
         "revision": None,
         "target_modules": list(target_modules),
         "target_parameters": None,
@@ -124,6 +135,11 @@ def from_peft(fields: Mapping[str, Any], source: object) -> AdapterConfig:
     Raises:
         UserError: that lists every field that is not implemented, missing or out of range.
     """
+    if "lora_parameters" in fields or "fine_tune_type" in fields:
+        raise UserError(
+            f"{source}: an adapter of MLX (mlx-lm), whose files are not PEFT's. Let `mlx_lm.fuse` (with "
+            "--dequantize if the base is quantised) write it and its base as one model, and give that with --model."
+        )
     problems = []
     if fields.get("peft_type") != "LORA":
         problems.append(f"peft_type: {fields.get('peft_type')!r} is not LORA.")
@@ -132,24 +148,42 @@ def from_peft(fields: Mapping[str, Any], source: object) -> AdapterConfig:
     init = fields.get("init_lora_weights", True)
     if init not in _HARMLESS_INITS:
         problems.append(f"init_lora_weights: {init!r} changes the base weights and is not implemented.")
-    problems += [f"{name}: missing." for name in ("r", "lora_alpha", "target_modules") if fields.get(name) is None]
+    # Null targets are taken: which layers are adapted is known from the tensors.
+    problems += [f"{name}: missing." for name in ("r", "lora_alpha") if fields.get(name) is None]
+    patterns = {name: fields.get(name) or {} for name in ("rank_pattern", "alpha_pattern")}
+    problems += [
+        f"{name}: {value!r} is not an object of names and numbers."
+        for name, value in patterns.items()
+        if not isinstance(value, Mapping)
+    ]
+    modules_to_save = fields.get("modules_to_save") or []
+    if not isinstance(modules_to_save, list) or not all(isinstance(name, str) for name in modules_to_save):
+        problems.append(f"modules_to_save: {modules_to_save!r} is not a list of names.")
     problems += [
         f"{name}: {value!r} is not implemented."
         for name, value in fields.items()
-        if value and name not in _WITHOUT_EFFECT and name != "bias"
+        if value and name not in _WITHOUT_EFFECT | _READ
     ]
     if problems:
         raise UserError(f"{source}:\n  " + "\n  ".join(problems))
     try:
         lora = LoraConfig(
-            target_modules=fields["target_modules"],
+            target_modules=fields.get("target_modules") or None,
             r=fields["r"],
             alpha=float(fields["lora_alpha"]),
             dropout=float(fields.get("lora_dropout") or 0.0),
             exclude_modules=fields.get("exclude_modules"),
             use_rslora=bool(fields.get("use_rslora", False)),
             init="gaussian" if init == "gaussian" else "default",
+            rank_pattern=dict(patterns["rank_pattern"]),
+            alpha_pattern=dict(patterns["alpha_pattern"]),
         )
-    except UserError as error:
+    except (UserError, TypeError, ValueError) as error:
         raise UserError(f"{source}: {error}") from None
-    return AdapterConfig(lora, fields.get("base_model_name_or_path"), fields.get("revision"))
+    base, revision = fields.get("base_model_name_or_path"), fields.get("revision")
+    return AdapterConfig(lora, base, revision, tuple(modules_to_save))
+
+
+def _number(value: float) -> float:
+    """A whole number as PEFT writes it, without a point."""
+    return int(value) if float(value).is_integer() else value

@@ -2,9 +2,12 @@
 
 import dataclasses
 import math
+import re
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 from lodos.errors import UserError
+from lodos.lora.patterns import value_for
 
 ALL_LINEAR = "all-linear"
 
@@ -29,6 +32,11 @@ class LoraConfig:
     init: Literal["default", "gaussian", "zero_a"] = "default"
     """Start of the factors: default (A uniform as PEFT's, B zero), gaussian (A normal / r, B zero), zero_a (A zero,
     B uniform)."""
+    rank_pattern: dict[str, int] = dataclasses.field(default_factory=dict)
+    """Ranks of some layers in place of r, by name or by a regex for the end of names: {q_proj: 16}. The first that
+    matches decides."""
+    alpha_pattern: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Alphas of some layers in place of alpha, given like rank_pattern."""
 
     def __post_init__(self) -> None:
         problems = []
@@ -42,9 +50,36 @@ class LoraConfig:
             problems.append(f"init: {self.init!r} is not one of default, gaussian, zero_a.")
         if self.target_modules is not None and not self.target_modules:
             problems.append("target_modules: empty. Leave it out to adapt every linear layer.")
+        problems += _pattern_problems("rank_pattern", self.rank_pattern)
+        problems += _pattern_problems("alpha_pattern", self.alpha_pattern)
         if problems:
             raise UserError("\n".join(problems))
 
     @property
     def scale(self) -> float:
-        return self.alpha / (math.sqrt(self.r) if self.use_rslora else self.r)
+        """Of the layers that no pattern names."""
+        return self._scale(self.alpha, self.r)
+
+    def rank_of(self, name: str) -> int:
+        """The rank of the module with this Hugging Face name."""
+        return value_for(self.rank_pattern, name, self.r)
+
+    def scale_of(self, name: str) -> float:
+        """What the product of the factors of the module with this Hugging Face name is multiplied by."""
+        return self._scale(value_for(self.alpha_pattern, name, self.alpha), self.rank_of(name))
+
+    def _scale(self, alpha: float, r: int) -> float:
+        return alpha / (math.sqrt(r) if self.use_rslora else r)
+
+
+def _pattern_problems(option: str, patterns: Mapping[str, float]) -> Iterator[str]:
+    for pattern, value in patterns.items():
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if option == "rank_pattern" and not (is_number and isinstance(value, int) and value >= 1):
+            yield f"{option}: {pattern}: {value!r} must be a whole number of at least 1."
+        if option == "alpha_pattern" and not (is_number and math.isfinite(value) and value != 0):
+            yield f"{option}: {pattern}: {value!r} would make the layer's update nothing; give a number such as 16."
+        try:
+            re.compile(pattern)
+        except (re.error, TypeError) as error:
+            yield f"{option}: {pattern!r} is not a regex: {error}."

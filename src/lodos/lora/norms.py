@@ -11,7 +11,7 @@ def lora_norms(model: PyTree) -> dict[str, Float[Array, ""]]:
     """`lora_A_norm` and `lora_B_norm`: the Frobenius norm of all A together and of all B together, in float32."""
     layers = lora_layers(model).values()
     factors = {
-        "lora_A_norm": [layer.lora_A.astype(jnp.float32) for layer in layers],
-        "lora_B_norm": [layer.lora_B.astype(jnp.float32) for layer in layers],
+        "lora_A_norm": [layer.factors[0].astype(jnp.float32) for layer in layers],
+        "lora_B_norm": [layer.factors[1].astype(jnp.float32) for layer in layers],
     }
     return {name: optax.tree.norm(arrays) for name, arrays in factors.items()}

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from lodos.errors import UserError
 from lodos.lora.config import ALL_LINEAR, LoraConfig
+from lodos.lora.patterns import check_patterns
 
 OUTPUT_HEAD = "lm_head"
 
@@ -27,7 +28,8 @@ def target_names(config: LoraConfig, linear_names: Iterable[str]) -> list[str]:
     """The names among `linear_names` (a model's linear layers, with layer indices) that `config` adapts.
 
     Raises:
-        UserError: when a target matches nothing, or the exclusions leave nothing; it lists what the model has.
+        UserError: when a target or a pattern matches nothing, or the exclusions leave nothing; it lists what the
+            model has.
     """
     names = list(linear_names)
     selected = _selected(config.target_modules, names)
@@ -42,6 +44,8 @@ def target_names(config: LoraConfig, linear_names: Iterable[str]) -> list[str]:
             f"exclude_modules: {config.exclude_modules!r} excludes all {len(selected)} modules that target_modules "
             f"selects. {_model_has(names)}"
         )
+    check_patterns("rank_pattern", config.rank_pattern, kept)
+    check_patterns("alpha_pattern", config.alpha_pattern, kept)
     return kept
 
 

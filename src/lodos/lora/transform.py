@@ -1,10 +1,10 @@
-"""Into LoRA and out of it: `loraize` wraps a model's linear layers, `merge_lora_modules` unwraps them.
+"""Into LoRA and out of it: `loraize` wraps a model's layers, `merge_lora_modules` unwraps them.
 
-Both take a model and return a new one. They know nothing of the model but the names of its linear layers.
+Both take a model and return a new one. They know nothing of the model but the names of its layers.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 import jax
@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from lodos.errors import UserError
+from lodos.lora.adapted import LoraLayer
 from lodos.lora.config import LoraConfig
-from lodos.lora.layers import LoraLinear
+from lodos.lora.layers import LoraLinear, Ranks, Scale, within_ranks
 from lodos.lora.targets import target_names
 from lodos.nn.linear import Linear
 from lodos.tree import layer_names, map_modules, named_leaves
@@ -27,7 +28,7 @@ def loraize(model: Model, config: LoraConfig, *, key: PRNGKeyArray) -> Model:
     Each layer of a stack gets factors of its own.
 
     Raises:
-        UserError: when a target matches nothing, or the model has adapters already.
+        UserError: when a target or a pattern matches nothing, or the model has adapters already.
     """
     if lora_layers(model):
         raise UserError("loraize: the model already has LoRA layers. Merge them first with merge_lora_modules.")
@@ -36,12 +37,13 @@ def loraize(model: Model, config: LoraConfig, *, key: PRNGKeyArray) -> Model:
     keys = dict(zip(linears, jax.random.split(key, len(linears)), strict=True))
 
     def wrap(stacked_name: str, linear: Linear) -> Linear | LoraLinear:
-        adapted = [name in targets for name in linears[stacked_name]]
-        if not any(adapted):
+        names = linears[stacked_name]
+        if targets.isdisjoint(names):
             return linear
-        some = None if all(adapted) else tuple(adapted)
-        lora_A, lora_B = (_only(some, x) for x in _initial_factors(linear, config, keys[stacked_name]))
-        return LoraLinear(linear, lora_A, lora_B, some, config.scale, config.dropout)
+        r, ranks, scale = _ranks_and_scale(config, names, targets)
+        A, B = within_ranks(ranks, *_initial_factors(linear, config, r, ranks, keys[stacked_name]))
+        index = jnp.arange(len(names)) if isinstance(scale, tuple) else None
+        return LoraLinear(linear, A, B, ranks, scale, config.dropout, index)
 
     return map_modules(wrap, model, is_linear)
 
@@ -71,7 +73,7 @@ def named_linears(model: PyTree) -> dict[str, list[str]]:
     return {name: names(name, layer) for name, layer in found.items() if is_linear(layer) or is_lora(layer)}
 
 
-def lora_layers(model: PyTree) -> dict[str, LoraLinear]:
+def lora_layers(model: PyTree) -> dict[str, LoraLayer]:
     """The LoRA layers of a model by stacked name, in tree order."""
     return {name: layer for name, layer in named_leaves(model, is_lora).items() if is_lora(layer)}
 
@@ -80,28 +82,29 @@ def adapted_names(model: PyTree) -> dict[str, list[tuple[int | None, str]]]:
     """For each LoRA layer by stacked name: the index and Hugging Face name of each layer that it adapts."""
     found: dict[str, list[tuple[int | None, str]]] = {}
     for stacked_name, layer in lora_layers(model).items():
-        if layer.lora_A.ndim == 2:
+        if layer.num_layers is None:
             found[stacked_name] = [(None, stacked_name)]
             continue
-        names = layer_names(stacked_name, layer.lora_A.shape[0])
-        adapted = [True] * len(names) if layer.adapted is None else layer.adapted
-        found[stacked_name] = [(index, name) for index, name in enumerate(names) if adapted[index]]
+        names = enumerate(layer_names(stacked_name, layer.num_layers))
+        found[stacked_name] = [(index, name) for index, name in names if layer.rank_of(index)]
     return found
 
 
 def lora_parameter_count(model: PyTree) -> int:
-    """How many numbers an adapter of this model holds; layers of a stack that are not adapted do not count."""
-    names = adapted_names(model)
+    """How many numbers an adapter of this model holds; what is beyond the rank of a layer does not count."""
+    layers = lora_layers(model)
     return sum(
-        len(names[name]) * (layer.lora_A.shape[-1] + layer.lora_B.shape[-2]) * layer.lora_A.shape[-2]
-        for name, layer in lora_layers(model).items()
+        math.prod(shape)
+        for stacked_name, names in adapted_names(model).items()
+        for index, _ in names
+        for shape in layers[stacked_name].file_shapes(index).values()
     )
 
 
 def with_factors(model: Model, factors: Mapping[str, tuple[Array, Array]]) -> Model:
     """`model` with the factors (A, B) of the LoRA layers named in `factors` replaced.
 
-    Those of layers that are not adapted stay zero, whatever is given for them.
+    What is beyond the rank of a layer stays zero, whatever is given for it.
 
     Raises:
         ValueError: that lists the names that are no LoRA layer and the factors of another shape.
@@ -109,18 +112,17 @@ def with_factors(model: Model, factors: Mapping[str, tuple[Array, Array]]) -> Mo
     layers = lora_layers(model)
     problems = [f"{name}: no LoRA layer of this model" for name in factors if name not in layers]
     problems += [
-        f"{name}.{field}: shape {factor.shape}, the layer's is {getattr(layers[name], field).shape}"
+        f"{name}.{field}: shape {new.shape}, the layer's is {old.shape}"
         for name, pair in factors.items()
         if name in layers
-        for field, factor in zip(("lora_A", "lora_B"), pair, strict=True)
-        if factor.shape != getattr(layers[name], field).shape
+        for field, new, old in zip(layers[name].factor_names, pair, layers[name].factors, strict=True)
+        if new.shape != old.shape
     ]
     if problems:
         raise ValueError("\n".join(problems))
 
-    def replace(name: str, layer: LoraLinear) -> LoraLinear:
-        lora_A, lora_B = (_only(layer.adapted, x) for x in factors.get(name, (layer.lora_A, layer.lora_B)))
-        return LoraLinear(layer.base_layer, lora_A, lora_B, layer.adapted, layer.scale, layer.dropout)
+    def replace(name: str, layer: LoraLayer) -> LoraLayer:
+        return layer.with_factors(*factors.get(name, layer.factors))
 
     return map_modules(replace, model, is_lora)
 
@@ -130,28 +132,35 @@ def is_linear(node: object) -> bool:
 
 
 def is_lora(node: object) -> bool:
-    return isinstance(node, LoraLinear)
+    return isinstance(node, LoraLayer)
 
 
-def _only(adapted: tuple[bool, ...] | None, factor: Array) -> Array:
-    """The factor of a stack, zero in the layers that are not adapted."""
-    return factor if adapted is None else jnp.where(jnp.asarray(adapted)[:, None, None], factor, 0.0)
+def _ranks_and_scale(config: LoraConfig, names: Sequence[str], targets: set[str]) -> tuple[int, Ranks, Scale]:
+    """The largest rank of a stack's layers; the rank of each, and the scale of each, where they are not all one."""
+    ranks = tuple(config.rank_of(name) if name in targets else 0 for name in names)
+    scales = [config.scale_of(name) for name in names if name in targets]
+    scale = scales[0] if len(set(scales)) == 1 else tuple(map(config.scale_of, names))
+    return max(ranks), None if len(set(ranks)) == 1 else ranks, scale
 
 
-def _initial_factors(linear: Linear, config: LoraConfig, key: PRNGKeyArray) -> tuple[Array, Array]:
+def _initial_factors(
+    linear: Linear, config: LoraConfig, r: int, ranks: Ranks, key: PRNGKeyArray
+) -> tuple[Array, Array]:
     layers = linear.weight.shape[:-2]
-    shape_A, shape_B = (*layers, config.r, linear.in_features), (*layers, linear.out_features, config.r)
+    shape_A, shape_B = (*layers, r, linear.in_features), (*layers, linear.out_features, r)
     zero_A, zero_B = jnp.zeros(shape_A, jnp.float32), jnp.zeros(shape_B, jnp.float32)
+    # Of each layer of a stack, where these are not all one; a layer without an adapter divides by anything but 0.
+    layer_rank = r if ranks is None else jnp.maximum(jnp.asarray(ranks, jnp.float32), 1)[:, None, None]
 
-    def uniform(shape: tuple[int, ...]) -> Array:
+    def uniform(shape: tuple[int, ...], fan_in: int | Array) -> Array:
         # torch's kaiming_uniform_(a=sqrt(5)), PEFT's choice: the bound is 1 / sqrt(fan_in).
-        bound = 1 / math.sqrt(shape[-1])
+        bound = 1 / (jnp.sqrt(fan_in) if isinstance(fan_in, jax.Array) else math.sqrt(fan_in))
         return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
 
     match config.init:
         case "default":
-            return uniform(shape_A), zero_B
+            return uniform(shape_A, linear.in_features), zero_B
         case "gaussian":
-            return jax.random.normal(key, shape_A, jnp.float32) / config.r, zero_B
+            return jax.random.normal(key, shape_A, jnp.float32) / layer_rank, zero_B
         case "zero_a":
-            return zero_A, uniform(shape_B)
+            return zero_A, uniform(shape_B, layer_rank)
