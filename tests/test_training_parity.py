@@ -41,6 +41,17 @@ def _batch(rng: np.random.Generator, *, rows: int, length: int) -> LmExample:
     [
         ("llama", {}, LoraConfig(r=4, alpha=12.0)),
         ("llama", dict(tie_word_embeddings=True, attention_bias=True), LoraConfig(r=4, alpha=3.0, use_rslora=True)),
+        (
+            "llama",
+            {},
+            LoraConfig(
+                r=4,
+                alpha=12.0,
+                use_rslora=True,
+                rank_pattern={"layers.0.self_attn.q_proj": 2, r".*layers\.[12]\.mlp.*": 6},
+                alpha_pattern={"layers.1.mlp.up_proj": 3.0, "o_proj": 20.0},
+            ),
+        ),
         ("qwen3", dict(head_dim=16), LoraConfig(target_modules=["q_proj", "down_proj"], r=3, alpha=6.0)),
     ],
 )

@@ -27,6 +27,16 @@ CASES = {
     "llama tied": ("llama", dict(tie_word_embeddings=True), LoraConfig(r=4, alpha=9.0, use_rslora=True)),
     "llama biases": ("llama", dict(attention_bias=True, mlp_bias=True), LoraConfig(r=2, dropout=0.1)),
     "one layer": ("llama", {}, LoraConfig(target_modules=["layers.1.mlp.down_proj", "q_proj"], r=3)),
+    "patterns": (
+        "llama",
+        {},
+        LoraConfig(
+            r=4,
+            alpha=6.0,
+            rank_pattern={"layers.1.self_attn.q_proj": 2, "down_proj": 6},
+            alpha_pattern={"layers.2.self_attn.q_proj": 9.0, "down_proj": 3.5},
+        ),
+    ),
     "output head": ("llama", {}, LoraConfig(target_modules=["lm_head", "k_proj"], r=3)),
     "mistral": ("mistral", dict(sliding_window=8), LoraConfig(target_modules=r".*\.(k|o)_proj", r=5)),
     "qwen2": ("qwen2", {}, LoraConfig(r=4)),

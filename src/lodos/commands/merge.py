@@ -48,6 +48,8 @@ def main(argv: list[str]) -> int:
 def merge(args: MergeArgs) -> None:
     """Writes the merged model to `args.output`, read back and compared.
 
+    The base is never loaded: one output file and a few tensors are held at a time, on the host.
+
     Raises:
         UserError: before any weight is loaded if something is missing or in the way.
     """
@@ -56,7 +58,8 @@ def merge(args: MergeArgs) -> None:
         raise UserError(f"output: {output} exists. Give another folder, or --overwrite to replace it.")
     adapter = model_folder(args.adapter)
     converter = base_converter(args.adapter, adapter, args.model, trust_remote_code=args.trust_remote_code)
-    model, lora = load_peft_pretrained(converter.load_pretrained(progress=True), args.adapter)
+    # Of the base, shapes alone: its tensors are read one by one as the merged ones are written.
+    model, lora = load_peft_pretrained(converter.checked_structure(), args.adapter, base=converter.reader())
     converter.save_pretrained(
         model,
         output,

@@ -135,8 +135,7 @@ class HFCheckpointConverter:
         Raises:
             UserError: that lists every tensor that is missing, extra, misshapen or in conflict.
         """
-        model_folder(self.model_name_or_path, self.revision)  # of a hub name, the weights join the rest in the cache
-        reader = SafetensorsReader(self.folder)
+        reader = self.reader()
         model = self.structure(
             scan_layers=scan_layers,
             gradient_checkpointing=gradient_checkpointing,
@@ -206,6 +205,21 @@ class HFCheckpointConverter:
             attn_implementation=attn_implementation,
             key=jax.random.key(0),
         )
+
+    def checked_structure(self) -> LmHeadModel:
+        """`structure`, once the files are known to have a tensor for each shape and no other.
+
+        Raises:
+            UserError: that lists every tensor that is missing, extra, misshapen or in conflict.
+        """
+        model = self.structure()
+        self._check(self.reader(), model)
+        return model
+
+    def reader(self) -> SafetensorsReader:
+        """The folder's tensors, none of which is read yet."""
+        model_folder(self.model_name_or_path, self.revision)  # of a hub name, the weights join the rest in the cache
+        return SafetensorsReader(self.folder)
 
     def _check(self, reader: SafetensorsReader, model: LmHeadModel) -> None:
         expected = {

@@ -7,6 +7,7 @@ read until a slice is asked for, and then only that slice. Nothing is ever unpic
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -21,6 +22,10 @@ from lodos.git_lfs import refuse_pointers
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
 MAX_SHARD_SIZE = "5GB"
+
+# Pages of a mapped file that were read stay in the process's memory until the file is closed: after so many bytes it is
+# opened anew. (Not at each read: the headers of large models are long.)
+_MAPPED_BYTES = 64 * 2**20
 
 # transformers refuses a file without it.
 METADATA = {"format": "pt"}
@@ -53,7 +58,8 @@ class SafetensorsReader:
             UserError: if there is no safetensors file, a file of the index is missing, or one cannot be parsed.
         """
         self.path = path
-        self._files = {}
+        self._handles: dict[Path, Any] = {}
+        self._bytes_read = 0
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: dict[str, np.dtype] = {}
         self._file_of: dict[str, Path] = {}
@@ -64,7 +70,6 @@ class SafetensorsReader:
             except (SafetensorError, OSError) as error:
                 problems.append(_unreadable(file, error))
                 continue
-            self._files[file] = handle
             for name in handle.keys():  # noqa: SIM118 - the handle is no mapping
                 if name in self._file_of:
                     problems.append(f"{file}: {name} is in {self._file_of[name].name} too.")
@@ -81,8 +86,16 @@ class SafetensorsReader:
 
     def read(self, name: str, index: tuple[slice, ...] = ()) -> np.ndarray:
         """The slice `index` of a tensor, the whole tensor by default."""
-        part = self._files[self._file_of[name]].get_slice(name)
-        return part[index] if index else part[:]
+        if self._bytes_read > _MAPPED_BYTES:
+            self._handles.clear()
+            self._bytes_read = 0
+        file = self._file_of[name]
+        if file not in self._handles:
+            self._handles[file] = safe_open(file, framework="np")
+        part = self._handles[file].get_slice(name)
+        tensor = part[index] if index else part[:]
+        self._bytes_read += tensor.nbytes
+        return tensor
 
 
 def write_sharded(
@@ -123,14 +136,13 @@ def save_and_compare(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     # The writer takes the bytes of a buffer in memory order, whatever the strides say: a view would come out wrong.
     contiguous = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}
     save_file(contiguous, path, metadata=METADATA)
-    with safe_open(path, framework="np") as written:
-        names = set(written.keys())
-        differing = [
-            name
-            for name, tensor in contiguous.items()
-            if name not in names or written.get_tensor(name).tobytes() != tensor.tobytes()
-        ]
-    if differing or len(names) != len(contiguous):
+    written = SafetensorsReader(path)
+    differing = [
+        name
+        for name, tensor in contiguous.items()
+        if name not in written.shapes or not _same_bits(written.read(name), tensor)
+    ]
+    if differing or len(written.shapes) != len(contiguous):
         raise OSError(f"{path}: read back differently than written: {', '.join(differing) or 'more tensors'}.")
 
 
@@ -140,6 +152,12 @@ def _unreadable(file: Path, error: Exception) -> str:
     except UserError as pointer:
         return str(pointer)
     return f"{file}: not a whole safetensors file: {error}."
+
+
+def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:
+    if (a.shape, a.dtype) != (b.shape, b.dtype):
+        return False
+    return np.array_equal(a.reshape(-1).view(np.uint8), b.reshape(-1).view(np.uint8))
 
 
 def _files_of(folder: Path) -> list[Path]:
