@@ -150,6 +150,8 @@ def _checks(report: PreparationReport, *, special_tokens_as_text: bool) -> Itera
         yield _check(f"left out: {reason}", ((file, file.dropped.get(reason)) for file in files), examples)
     yield _check("cut to the longest length", ((file, file.truncated) for file in files))
     yield _check("end of the answer not trained", ((file, file.end_untrained) for file in files))
+    left_out = {file.file: file.left_out.example for file in files}
+    yield _check("text that the chat template leaves out", ((file, file.left_out) for file in files), left_out)
     yield _check("duplicates of earlier rows", ((file, file.duplicates) for file in files))
     yield Check("held-out rows that are also trained", report.held_out_in_training)
     yield _unread(report)

@@ -42,6 +42,8 @@ def run_fingerprint(
         of_rows = {field.name for field in dataclasses.fields(DataArgs)}.difference(_NOT_OF_TRAINING_ROWS)
         fingerprint |= {name: settings[name] for name in sorted(of_rows)}
     else:
+        if config.template_date is not None:
+            fingerprint["template_date"] = config.template_date
         fingerprint["training examples"] = f"{len(examples)} ({_hex(digests(examples).tobytes())})"
     fingerprint["base model"] = _of_weights(converter)
     return fingerprint

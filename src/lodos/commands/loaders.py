@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import jax
 
 from lodos.commands.fingerprint import run_fingerprint
+from lodos.commands.template_date import with_template_date
 from lodos.config import DEFAULT_EPOCHS, FineTuneArgs
 from lodos.data.batching.batches import make_batch
 from lodos.data.batching.loader import EvalLoader, TrainLoader
@@ -44,6 +45,8 @@ class Loaders:
     """What the rows of each file were read as (`FileReport.format`); where they are streamed, the first of them."""
     fingerprint: Mapping[str, Any]
     """What decides the numbers of the run, for `Trainer.initial_state`."""
+    template_date: str | None = None
+    """The day that the chat template wrote as today's; None where it writes none."""
 
     @property
     def has_alpaca_rows(self) -> bool:
@@ -57,14 +60,15 @@ class Loaders:
         return self.training.length_of(k) if isinstance(self.training, TrainLoader) else None
 
     def resolve(self, config: Args) -> Args:
-        """The config with the run's name and its number of steps decided, as it is written into the run folder."""
+        """The config with the run's name, its number of steps and its day decided, as it is written into the run
+        folder."""
         trainer = config.trainer
         steps = trainer.num_train_steps
         if steps is None:
             assert isinstance(self.training, TrainLoader)  # a stream comes with a number of steps
             steps = self.training.steps_for_epochs(trainer.num_epochs or DEFAULT_EPOCHS)
         trainer = dataclasses.replace(trainer, id=trainer.run_id, num_train_steps=steps, num_epochs=None)
-        return dataclasses.replace(config, trainer=trainer)
+        return dataclasses.replace(config, trainer=trainer, template_date=self.template_date or config.template_date)
 
 
 def make_loaders(config: FineTuneArgs, converter: HFCheckpointConverter) -> Loaders:
@@ -73,6 +77,7 @@ def make_loaders(config: FineTuneArgs, converter: HFCheckpointConverter) -> Load
     Raises:
         UserError: for what is wrong with the data, and when it would train wrongly.
     """
+    config = with_template_date(config, converter)
     if config.streaming:
         return _streamed(config, converter)
     prepared = prepare(config, converter.tokenizer, seed=config.trainer.seed)
@@ -89,7 +94,8 @@ def make_loaders(config: FineTuneArgs, converter: HFCheckpointConverter) -> Load
         )
     held_out = _eval_loader(config, converter, prepared.held_out) if len(prepared.held_out) else None
     formats = _row_formats(prepared.report)
-    return Loaders(training, held_out, formats, run_fingerprint(config, converter, prepared.training))
+    fingerprint = run_fingerprint(config, converter, prepared.training)
+    return Loaders(training, held_out, formats, fingerprint, config.template_date)
 
 
 def training_loader(
@@ -148,7 +154,8 @@ def _streamed(config: FineTuneArgs, converter: HFCheckpointConverter) -> Loaders
     )
     held_out, _ = prepare_held_out(config, converter.tokenizer)
     held_out_loader = _eval_loader(config, converter, held_out) if len(held_out) else None
-    return Loaders(training, held_out_loader, _row_formats(first.report), run_fingerprint(config, converter, None))
+    fingerprint = run_fingerprint(config, converter, None)
+    return Loaders(training, held_out_loader, _row_formats(first.report), fingerprint, config.template_date)
 
 
 def _eval_loader(config: FineTuneArgs, converter: HFCheckpointConverter, held_out: Selection) -> EvalLoader:

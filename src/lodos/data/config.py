@@ -1,6 +1,7 @@
 """The settings of the data: where rows come from, how they become tokens, and how tokens become batches."""
 
 import dataclasses
+import datetime
 import math
 from typing import Any, Literal
 
@@ -33,6 +34,11 @@ class DataArgs:
     """Templates prompt_input and prompt_no_input, as a mapping or a YAML or JSON file; Alpaca's by default."""
     chat_template: str | None = None
     """Jinja template of chat rows, as a file or as text; the tokenizer's own by default."""
+    template_date: str | None = None
+    """The day that a chat template writes as today's, as YYYY-MM-DD; by default that on which the run begins, and the
+    same ever after."""
+    on_dropped_text: Literal["error", "warn"] = "error"
+    """Rows of which the chat template leaves something out, such as a system turn: refused, or kept and counted."""
     mask_inputs: bool = True
     """Train on the answers only, not on the prompts."""
     train_on_turns: Literal["all", "last"] = "all"
@@ -74,6 +80,8 @@ class DataArgs:
                 f"validation: {self.validation} must be above 0: a count of rows (1, 2, ...) or a share below 1. Leave "
                 "it out for none."
             )
+        if self.template_date is not None and not _is_day(self.template_date):
+            problems.append(f"template_date: {self.template_date!r} is no day. Write it as YYYY-MM-DD.")
         if not 0 <= self.max_dropped <= 1:
             problems.append(f"max_dropped: {self.max_dropped} must be a share from 0 to 1.")
         if self.packing and self.positions < self.max_tune_length - 1:
@@ -93,6 +101,13 @@ class DataArgs:
     def positions(self) -> int:
         """Positions of a packed row."""
         return self.max_tune_length if self.seq_len is None else self.seq_len
+
+
+def _is_day(value: str) -> bool:
+    try:
+        return datetime.date.fromisoformat(value).isoformat() == value
+    except ValueError:
+        return False
 
 
 def _is_amount(value: int | float) -> bool:

@@ -24,6 +24,8 @@ class TextExample:
     special_tokens: tuple[tuple[int, int], ...] = ()
     """Spans of characters where the row's own fields spell a special token of the tokenizer. What a template wrote is
     not among them."""
+    left_out: tuple[str, ...] = ()
+    """What the chat template does not write of what the row says: `messages[1].content is left out ...`."""
 
     @property
     def where(self) -> str:

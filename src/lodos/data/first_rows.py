@@ -33,7 +33,7 @@ def prepare_first_rows(args: DataArgs, tokenizer: "PreTrainedTokenizerBase", *, 
         RefusedRowsError: for rows that must not be left out.
         UserError: for what is wrong with the settings, a file or the tokenizer; and when no row is left.
     """
-    options = Options.of(args)
+    options = Options.of(args, tokenizer)
     stores = [
         _store(source, options, tokenizer, count, folder / str(i)) for i, source in enumerate(parse_sources(args.data))
     ]

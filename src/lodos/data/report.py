@@ -83,6 +83,8 @@ class FileReport:
     """Rows whose own text holds a special token, by token."""
     unread: dict[str, RowTally] = dataclasses.field(default_factory=dict)
     """Rows that have something in a column, or in a key of their messages, which nothing reads; by its name."""
+    left_out: DroppedRows = dataclasses.field(default_factory=DroppedRows)
+    """Kept, though the chat template leaves out some of what they say."""
     duplicates: RowTally = dataclasses.field(default_factory=RowTally)
     """Kept, with the same tokens as an earlier row of this or another file."""
 
@@ -102,12 +104,18 @@ class FileReport:
         """Counts a row that has something in a column or key which nothing reads."""
         self.unread.setdefault(name, RowTally()).add(number)
 
+    def note_left_out(self, number: int, detail: str) -> None:
+        """Counts a row that is kept without all that it says."""
+        self.left_out.example = self.left_out.example or detail
+        self.left_out.add(number)
+
     def extend(self, later: "FileReport") -> None:
         """Adds the report of a later part of the same file."""
         assert later.file == self.file
         for name in ("read", "kept", "tokens", "trained_tokens"):
             setattr(self, name, getattr(self, name) + getattr(later, name))
         self.longest = max(self.longest, later.longest)
+        self.left_out.extend(later.left_out)
         for name in _TALLIES:
             getattr(self, name).extend(getattr(later, name))
         for reason, rows in later.dropped.items():
@@ -124,6 +132,8 @@ class FileReport:
             f"trained ({share:.0%}); longest row {self.longest} tokens. Read as {self.format}."
         ]
         lines += [f"left out, {reason}: {rows}; {rows.example}" for reason, rows in self.dropped.items()]
+        if self.left_out.count:
+            lines.append(f"the chat template leaves out text: {self.left_out}; {self.left_out.example}")
         lines += [
             f"{what}: {rows}"
             for what, rows in (
@@ -214,6 +224,7 @@ def from_json(values: Iterable[Mapping[str, Any]]) -> list[FileReport]:
             **{
                 **value,
                 **{name: RowTally(**value[name]) for name in _TALLIES},
+                "left_out": DroppedRows(**value["left_out"]),
                 "dropped": {reason: DroppedRows(**rows) for reason, rows in value["dropped"].items()},
                 **{
                     kind: {name: RowTally(**rows) for name, rows in value[kind].items()}

@@ -93,24 +93,6 @@ TALK = [
 EVERY = {"chatml": CHATML, "llama3": LLAMA3, "mistral": MISTRAL, "gemma": GEMMA, "tagged": CHATML_TAGGED}
 
 
-@pytest.fixture(scope="module")
-def tokenizer() -> Any:
-    """Byte-level, with the special tokens of all the templates; it puts BOS in front of a text itself."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    special = ["<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
-    special += ["<start_of_turn>", "<end_of_turn>"]
-    vocab = {token: i for i, token in enumerate([*special, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
-    backend = Tokenizer(models.BPE(vocab=vocab, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
-    made = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
-    made.add_tokens(special[2:], special_tokens=True)
-    return made
-
-
 Spans = Callable[..., list[str]]
 
 
@@ -119,10 +101,8 @@ def said(tokenizer: Any) -> Spans:
     """`said(template, messages, tools, turns=...)`: the trained texts."""
 
     def of(template: str, messages: Any, tools: Any = None, **options: Any) -> list[str]:
-        text, spans = ChatTemplate(tokenizer, template).trained_spans(
-            messages, tools, where="a.jsonl, row 3", **options
-        )
-        return [text[start:end] for start, end in spans]
+        made = ChatTemplate(tokenizer, template).rendering(messages, tools, where="a.jsonl, row 3", **options)
+        return [made.text[start:end] for start, end in made.trained]
 
     return of
 
@@ -179,7 +159,7 @@ def test_tool_calls_are_trained_and_their_results_are_not(said: Spans) -> None:
 
 def test_the_tools_reach_the_template(said: Spans, tokenizer: Any) -> None:
     listing = "{% for tool in tools or [] %}{{ tool.name }};{% endfor %}" + CHATML
-    text, _ = ChatTemplate(tokenizer, listing).trained_spans(TALK, [{"name": "weather"}, {"name": "time"}])
+    text = ChatTemplate(tokenizer, listing).rendering(TALK, [{"name": "weather"}, {"name": "time"}]).text
     assert text.startswith("weather;time;<|im_start|>user")
     assert said(listing, TALK, [{"name": "weather"}]) == ["Hello!<|im_end|>", "See you.<|im_end|>"]
 
@@ -225,17 +205,32 @@ def test_what_the_template_refuses_is_a_row_error(said: Spans) -> None:
         said(LLAMA3.replace("| trim", "+ 1"), TALK)
 
 
-def test_what_a_template_would_lose_is_refused(said: Spans) -> None:
+def test_a_turn_of_which_nothing_is_written_is_refused(said: Spans) -> None:
     call = {"type": "function", "function": {"name": "weather", "arguments": {}}}
-    silent = {"role": "assistant", "tool_calls": [call]}
     with pytest.raises(RowError, match=r"messages\[1\] is left out by the chat template, or all that it says"):
-        said(LLAMA3, [TALK[0], silent])
-    with pytest.raises(
-        RowError, match=r"messages\[1\].tool_calls have 'weather', which the chat template does not write"
-    ):
-        said(LLAMA3, [TALK[0], {**silent, "content": "I look."}])
-    with pytest.raises(RowError, match=r"tools have 'weather', which the chat template does not write"):
-        said(LLAMA3, TALK, [call])
+        said(LLAMA3, [TALK[0], {"role": "assistant", "tool_calls": [call]}])
+
+
+def test_messages_that_are_weighted_0_are_context(said: Spans) -> None:
+    talk = [TALK[0], {**TALK[1], "weight": 0}, TALK[2], {**TALK[3], "train": True}]
+    assert said(CHATML, talk) == said(CHATML, talk, turns="last") == ["See you.<|im_end|>"]
+    assert said(CHATML, [TALK[0], {**TALK[1], "trainable": False}, *TALK[2:]]) == ["See you.<|im_end|>"]
+    # What is not trained may be rewritten, may be empty and may come first.
+    begun = [{"role": "assistant", "content": " ", "weight": 0}, *TALK]
+    assert said(CHATML, begun) == ["Hello!<|im_end|>", "See you.<|im_end|>"]
+    assert said(QWEN3, [THINKING[0], {**THINKING[1], "weight": 0}, *THINKING[2:]]) == [
+        "<think>\nhm\n</think>\n\n4<|im_end|>"
+    ]
+    for untrained, options in (([0, 0], {}), ([1, 0], {"turns": "last"})):
+        weighted = [TALK[0], {**TALK[1], "weight": untrained[0]}, TALK[2], {**TALK[3], "weight": untrained[1]}]
+        with pytest.raises(RowError, match=r"have nothing to train: .* weighted 0"):
+            said(CHATML, weighted, **options)
+
+
+def test_the_template_never_sees_weights(tokenizer: Any) -> None:
+    listing = "{% for m in messages %}{{ m | tojson }}<|im_end|>{% endfor %}"
+    talk = [TALK[0], {**TALK[1], "weight": 1, "train": True}]
+    assert ChatTemplate(tokenizer, listing).render(talk) == ChatTemplate(tokenizer, listing).render(TALK[:2])
 
 
 @pytest.mark.parametrize(
@@ -275,8 +270,8 @@ _TURNS = st.lists(st.tuples(_TEXTS, _TEXTS), min_size=1, max_size=3)
 
 
 def _tokens(tokenizer: Any, template: str | None, talk: Any, turns: Any = "all") -> TokenizedExample:
-    text, trained = ChatTemplate(tokenizer, template).trained_spans(talk, turns=turns)
-    example = TextExample("a.jsonl", 1, text, trained, has_special_tokens=True)
+    made = ChatTemplate(tokenizer, template).rendering(talk, turns=turns)
+    example = TextExample("a.jsonl", 1, made.text, made.trained, has_special_tokens=True)
     (tokens,) = tokenize_examples([example], tokenizer, max_length=10_000)
     assert isinstance(tokens, TokenizedExample)
     return tokens
@@ -342,7 +337,7 @@ def test_special_tokens_of_the_messages_are_told_from_the_templates(tokenizer: A
         {"role": "user", "content": "  What is <|eot_id|>, or <s>?"},
         {"role": "assistant", "content": "The end: <|eot_id|>"},
     ]
-    text, _ = template.trained_spans(talk)
+    text = template.rendering(talk).text
     spans = template.special_tokens_of_row(talk, None, text)
     assert [text[start:end] for start, end in spans] == ["<|eot_id|>", "<s>", "<|eot_id|>"]
     assert [text[start - 2 : start] for start, _ in spans] == ["s ", "r ", ": "]
@@ -383,4 +378,4 @@ def test_bad_templates_are_refused(tokenizer: Any, template: str | None, says: s
 
 def test_it_can_be_sent_to_a_worker(tokenizer: Any) -> None:
     template = pickle.loads(pickle.dumps(ChatTemplate(tokenizer, LLAMA3)))
-    assert template.trained_spans(TALK) == ChatTemplate(tokenizer, LLAMA3).trained_spans(TALK)
+    assert template.rendering(TALK) == ChatTemplate(tokenizer, LLAMA3).rendering(TALK)

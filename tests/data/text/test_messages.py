@@ -27,8 +27,9 @@ def test_sharegpt_is_put_into_openais_words() -> None:
     ]
 
 
-def test_all_keys_pass_through_but_nulls(write_jsonl: Any) -> None:
-    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f"}}], "name": "a"}
+def test_all_keys_pass_through_but_nulls() -> None:
+    calls = [{"function": {"name": "f", "arguments": {}}}]
+    call = {"role": "assistant", "content": None, "tool_calls": calls, "name": "a"}
     told = {key: value for key, value in call.items() if key != "content"}
     assert messages_of(_row(messages=[TALK[0], call]), "messages") == [TALK[0], told]
 
@@ -42,6 +43,72 @@ def test_no_tools_are_missing_null_or_empty() -> None:
     assert [tools_of(row, "tools") for row in (_row(), _row(tools=None), _row(tools=[]), _row(tools="[]"))] == [
         None
     ] * 4
+
+
+def test_empty_tool_calls_are_as_if_they_were_not_there() -> None:
+    for empty in ([], None, "[]"):
+        talk = [TALK[0], {**TALK[1], "tool_calls": empty}]
+        assert messages_of(_row(messages=talk), "messages") == TALK
+    assert tools_of(_row(tools="null"), "tools") is None
+
+
+def test_what_was_thought_goes_by_one_name_too() -> None:
+    for key in ("reasoning_content", "thinking", "reasoning"):
+        (_, told) = messages_of(_row(messages=[TALK[0], {**TALK[1], key: "Hm."}]), "messages")
+        assert told == {**TALK[1], key: "Hm.", "reasoning_content": "Hm."}
+        assert messages_of(_row(messages=[TALK[0], {**TALK[1], key: " "}]), "messages") == TALK
+
+
+def test_a_function_call_of_old_is_a_tool_call() -> None:
+    old = {"role": "assistant", "function_call": {"name": "f", "arguments": '{"a": 1}'}}
+    (_, told) = messages_of(_row(messages=[TALK[0], old]), "messages")
+    assert told == {
+        "role": "assistant",
+        "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("message", "says"),
+    [
+        (
+            {"content": [{"type": "image_url", "image_url": {}}]},
+            r"messages\[1\].content\[0\] is of the type 'image_url'",
+        ),
+        ({"content": ["Look", {"type": "input_audio"}]}, r"messages\[1\].content\[1\] is of the type 'input_audio'"),
+        ({"content": [{"type": "text", "text": 3}]}, r"messages\[1\].content\[0\] must be text"),
+        (
+            {"tool_calls": [{"name": "f", "arguments": "{'a': 1}"}]},
+            r"tool_calls\[0\].arguments is text that is not JSON",
+        ),
+        (
+            {"tool_calls": [{"function": {"name": "f", "arguments": "[1]"}}]},
+            r"tool_calls\[0\].function.arguments must be a JSON object",
+        ),
+        ({"tool_calls": [{"arguments": {}}]}, r"tool_calls\[0\] must have the name of a function"),
+        ({"tool_calls": ["f()"]}, r"tool_calls\[0\] must be a tool call"),
+        ({"tool_calls": 3}, r"messages\[1\].tool_calls must be a list of tool calls"),
+        ({"function_call": {"name": "f", "arguments": "f"}}, r"function_call.arguments is text that is not JSON"),
+        ({"content": "a", "thinking": ["b"]}, r"messages\[1\].thinking must be text"),
+        (
+            {"content": "a", "thinking": "b", "reasoning": "c"},
+            r"messages\[1\] has different texts as thinking and reasoning",
+        ),
+        ({"content": "a", "weight": 0.5}, r"messages\[1\].weight must be 0 or 1, or true or false, found float 0.5"),
+        ({"content": "a", "train": "yes"}, r"messages\[1\].train must be 0 or 1"),
+        ({"content": "a", "weight": 0, "train": True}, r"messages\[1\] says both .*\(weight and train\)"),
+        ({"content": "a", "train_detail": [{"train": False}]}, r"messages\[1\].train_detail says which parts"),
+    ],
+)
+def test_what_cannot_be_put_into_one_form_is_named(message: Any, says: str) -> None:
+    with pytest.raises(RowError, match=says):
+        messages_of(_row(messages=[TALK[0], {"role": "assistant", **message}]), "messages")
+
+
+def test_only_the_assistants_messages_can_be_trained() -> None:
+    with pytest.raises(RowError, match=r"messages\[0\].train is for the assistant's messages"):
+        messages_of(_row(messages=[{**TALK[0], "train": True}, TALK[1]]), "messages")
+    assert messages_of(_row(messages=[{**TALK[0], "weight": 0}, TALK[1]]), "messages")
 
 
 @pytest.mark.parametrize("tools", ["weather", {"name": "f"}, ["weather"], 3, '{"name": "f"}'])
@@ -93,4 +160,5 @@ def test_a_message_is_blank_when_it_says_and_calls_nothing() -> None:
     assert [is_blank(m) for m in ({"content": " \n"}, {"content": []}, {}, {"content": ""})] == [True] * 4
     assert not is_blank({"content": "x"})
     assert not is_blank({"tool_calls": [{}]})
-    assert not is_blank({"content": [{"type": "image"}]})
+    assert is_blank({"content": [{"type": "text", "text": "\n"}]})
+    assert not is_blank({"content": [{"type": "text", "text": "x"}]})

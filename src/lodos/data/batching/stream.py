@@ -58,7 +58,7 @@ class ExampleStream:
                 "data: weights say how often rows are repeated, for which their number has to be known, and data that "
                 "is streamed is not counted. Leave the weights out, or set streaming to false."
             )
-        self._options = Options.of(args)
+        self._options = Options.of(args, tokenizer)
         self._tokenizer = tokenizer
         self._buffer = args.shuffle_buffer
         self._seed = seed

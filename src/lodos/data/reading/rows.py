@@ -51,6 +51,10 @@ class EmptyAnswerError(RowError):
     """A row that has the format, but whose answer says nothing."""
 
 
+class DroppedTextError(RowError):
+    """A row that has the format, but of which the chat template leaves something out."""
+
+
 def shown(value: Any, most: int = 60) -> str:
     """A value of a row for an error message: on one line, its type unless it is text, cut where it is long."""
     if value is None:

@@ -23,18 +23,27 @@ White space after the token that ends a turn is left out: whoever generates stop
 They never reach outside the turn (SmolLM3's include the header, which the generation prompt gives), and the token that
 ends the turn is trained though many leave it out, since without it the model would never stop.
 
+What a template leaves out of a row is found by `written.py`, the forms in which it takes one by `template_forms.py`.
+
 Knows nothing of tokens but which texts are special.
 """
 
+import datetime
+import functools
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lodos.data.reading.rows import EmptyAnswerError, RowError, is_unicode
 from lodos.data.text.messages import is_blank
 from lodos.data.text.special_tokens import Span, SpecialTokens
+from lodos.data.text.template_forms import TemplateForms
+from lodos.data.text.turn_weights import weight_of, without_weights
+from lodos.data.text.written import LeftOut, left_out
 from lodos.errors import UserError
+from lodos.prompting.template_date import dated
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -46,7 +55,19 @@ Tools = Sequence[Mapping[str, Any]]
 _OPEN, _CLOSE = "\ufdd0", "\ufdd1"
 _MARKED = re.compile(f"{_OPEN}([^{_OPEN}{_CLOSE}]*){_CLOSE}")
 _GENERATION_TAG = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
+_TAG = re.compile(r"<[^<>\s]+>|\[/?[A-Z_]+\]")
 _SHOWN = 40
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """What a template makes of a conversation."""
+
+    text: str
+    turns: Mapping[int, Span]
+    """By message, the characters `[start, end)` of each turn that is trained."""
+    trained: tuple[Span, ...]
+    """The characters that are trained: the turns, or what is tagged of them."""
 
 
 class ChatTemplate:
@@ -54,21 +75,43 @@ class ChatTemplate:
 
     Args:
         template: a Jinja file, or the template itself (any text with `{{` or `{%`); None for the tokenizer's own.
+        day: that the template writes as today's; by default the day on which it is rendered.
 
     Raises:
         UserError: when there is no template, the file cannot be read, or it is not Jinja.
     """
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase", template: str | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: "PreTrainedTokenizerBase",
+        template: str | None = None,
+        *,
+        day: datetime.date | str | None = None,
+    ) -> None:
         self._tokenizer = tokenizer
         self.special = SpecialTokens(tokenizer)
-        self._source = read_template(template)
-        if self._source is None and not tokenizer.chat_template:
+        self._given = read_template(template)
+        self._day = day
+        self._sources: dict[bool, str] = {}
+        self._reads: dict[str, bool] = {}
+        if self._given is None and not tokenizer.chat_template:
             raise UserError(
                 "chat_template: the tokenizer has none, and chat rows cannot be written without. Give a Jinja file or "
                 "the template itself, or use an instruction-tuned model's tokenizer."
             )
         self._check_syntax()
+        self._forms = TemplateForms(self.render)
+
+    def reads(self, key: str) -> bool:
+        """Whether the template asks for that key of a message, as far as its text shows."""
+        if key not in self._reads:
+            word = re.compile(rf"\b{re.escape(key)}\b")
+            self._reads[key] = any(word.search(self._source(has_tools)) for has_tools in (False, True))
+        return self._reads[key]
+
+    def fitted(self, messages: Messages, tools: Tools | None = None) -> tuple[Messages, Tools | None]:
+        """Messages and tools of a row in the forms that the template takes."""
+        return self._forms.fitted(messages), self._forms.fitted_tools(tools)
 
     def render(
         self, messages: Messages, tools: Tools | None = None, *, generation_prompt: bool = False, where: str = ""
@@ -81,9 +124,9 @@ class ChatTemplate:
         try:
             return str(
                 self._tokenizer.apply_chat_template(
-                    [dict(message) for message in messages],
+                    _plain(messages),
                     tools=None if tools is None else [dict(tool) for tool in tools],
-                    chat_template=self._source,
+                    chat_template=self._source(bool(tools)),
                     add_generation_prompt=generation_prompt,
                     tokenize=False,
                 )
@@ -91,15 +134,18 @@ class ChatTemplate:
         except Exception as error:  # a template is a program, and may fail on a row in any way
             raise RowError(where, ("messages", f"are refused by the chat template: {_said(error)}.")) from None
 
-    def trained_spans(
+    def rendering(
         self,
         messages: Messages,
         tools: Tools | None = None,
         *,
         turns: Literal["all", "last"] = "all",
         where: str = "",
-    ) -> tuple[str, tuple[Span, ...]]:
-        """The text of a conversation and the characters `[start, end)` of it that the assistant says.
+    ) -> Rendering:
+        """The text of a conversation, and what of it the assistant says and is trained.
+
+        Args:
+            turns: of the assistant; of these, those that their own weight leaves out are not trained.
 
         Raises:
             RowError: when no turn, or a blank one, is the assistant's, or when the template does not let it be told
@@ -108,20 +154,35 @@ class ChatTemplate:
         of_assistant = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
         if not of_assistant:
             raise RowError(where, ("messages", "have no turn of the assistant, so there is nothing to train."))
-        chosen = of_assistant if turns == "all" else of_assistant[-1:]
+        last = of_assistant if turns == "all" else of_assistant[-1:]
+        chosen = [i for i in last if weight_of(messages[i])[0] is not False]
+        if not chosen:
+            which = "every turn" if turns == "all" else "the last turn"
+            raise RowError(where, ("messages", f"have nothing to train: {which} of the assistant is weighted 0."))
         for i in chosen:
             if is_blank(messages[i]):
                 raise EmptyAnswerError(where, (f"messages[{i}]", "is the assistant's and empty."))
         whole = self.render(messages, tools, where=where)
         if not is_unicode(whole):
             raise RowError(where, ("messages", "hold half a surrogate pair, which is no character."))
-        _check_written(tools, whole, where, "tools")
-        found = [self._turn(messages, tools, i, whole, where) for i in chosen]
+        found = {i: self._turn(messages, tools, i, whole, where) for i in chosen}
         tagged = self._tagged(messages, tools, where)
-        spans = tuple(span for turn in found for span in self._narrowed(whole, turn, tagged))
+        spans = tuple(span for turn in found.values() for span in self._narrowed(whole, turn, tagged))
         if not spans:
             raise RowError(where, ("messages", "have no trained text: the template's {% generation %} marks none."))
-        return whole, spans
+        return Rendering(whole, found, spans)
+
+    def left_out(self, messages: Messages, tools: Tools | None, rendering: Rendering) -> list[LeftOut]:
+        """What the template does not write of what messages and tools say, given what it wrote of them."""
+        return left_out(
+            self.render,
+            messages,
+            tools,
+            rendering.text,
+            tags=self._tags,
+            turns=rendering.turns,
+            optional={i for i, _ in enumerate(messages)} - rendering.turns.keys(),
+        )
 
     def special_tokens_of_row(
         self, messages: Messages, tools: Tools | None, whole: str, where: str = ""
@@ -195,19 +256,18 @@ class ChatTemplate:
             end = start + len(said)
         if not self.special.pattern.sub("", said).strip():
             raise RowError(where, (name, "is left out by the chat template, or all that it says."))
-        _check_written(messages[i].get("tool_calls"), said, where, f"{name}.tool_calls")
         return start, end
 
     def _tagged(self, messages: Messages, tools: Tools | None, where: str) -> list[Span] | None:
         """What the template's `{% generation %}` tags mark; None without tags."""
-        source = self._tokenizer.get_chat_template(
-            self._source, tools=None if tools is None else list(map(dict, tools))
-        )
+        source = self._source(bool(tools))
         if not _GENERATION_TAG.search(source):
             return None
         from transformers.utils.chat_template_utils import render_jinja_template
 
-        conversation = [{key: value for key, value in message.items() if value is not None} for message in messages]
+        conversation = [
+            {key: value for key, value in message.items() if value is not None} for message in _plain(messages)
+        ]
         variables: dict[str, Any] = dict(self._tokenizer.special_tokens_map)
         try:
             _, spans = render_jinja_template(
@@ -243,23 +303,33 @@ class ChatTemplate:
 
         try:
             self._tokenizer.apply_chat_template(
-                [{"role": "user", "content": "?"}], chat_template=self._source, tokenize=False
+                [{"role": "user", "content": "?"}], chat_template=self._given, tokenize=False
             )
         except TemplateSyntaxError as error:
             raise UserError(f"chat_template: not valid Jinja, line {error.lineno}: {_said(error)}.") from None
         except Exception:  # it may well refuse such a conversation; rows tell
             return
 
+    def _source(self, has_tools: bool) -> str:
+        """The template that writes such conversations: a tokenizer may have one for tools beside the other."""
+        if has_tools not in self._sources:
+            source = self._tokenizer.get_chat_template(self._given, tools=[{}] if has_tools else None)
+            self._sources[has_tools] = source if self._day is None else dated(source, self._day)
+        return self._sources[has_tools]
 
-def _check_written(tools: Any, text: str, where: str, field: str) -> None:
-    """That a template wrote the tools or tool calls which it was given; one that knows none leaves them out."""
-    for tool in tools or []:
-        function = tool.get("function", tool) if isinstance(tool, Mapping) else None
-        name = function.get("name") if isinstance(function, Mapping) else None
-        if isinstance(name, str) and name not in text:
-            raise RowError(
-                where, (field, f"have {name!r}, which the chat template does not write. It may know no tools.")
-            )
+    @functools.cached_property
+    def _tags(self) -> re.Pattern[str]:
+        """The tags at which the template may cut a text: those that it has in its own, and those of thinking."""
+        found = {"<think>", "</think>"}.union(*(_TAG.findall(self._source(has_tools)) for has_tools in (False, True)))
+        return re.compile("|".join(map(re.escape, sorted(found, key=len, reverse=True))))
+
+
+def _plain(messages: Messages) -> list[dict[str, Any]]:
+    """The messages as templates read them: what was thought goes by either name that they may have for it."""
+    return [
+        message if "reasoning_content" not in message else {"thinking": message["reasoning_content"], **message}
+        for message in without_weights(messages)
+    ]
 
 
 def read_template(template: str | None) -> str | None:

@@ -12,12 +12,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from lodos.data.reading.rows import Row, RowError, is_unicode, shown
+from lodos.data.text.content import text_of
 from lodos.data.text.fields import Columns, column_of, columns_read, has, is_conversation, value_of
 from lodos.data.text.foreign_fields import preference_problem
 from lodos.data.text.messages import messages_of, tools_of
+from lodos.data.text.turn_weights import without_weights
 
 _SYSTEM_ROLES = ("system", "developer")
-WEIGHT_KEYS = ("weight", "train", "training", "trainable")
 
 
 def conversation_of(row: Row, columns: Columns) -> tuple[list[dict[str, Any]], list[dict[str, Any]] | None]:
@@ -85,9 +86,8 @@ def _turns(row: Row, columns: Columns) -> list[dict[str, Any]]:
 
 def _as_context(message: Mapping[str, Any]) -> dict[str, Any]:
     """A message that is not trained, whatever it says of itself."""
-    if message["role"] != "assistant":
-        return dict(message)
-    return {**{key: value for key, value in message.items() if key not in WEIGHT_KEYS}, "weight": 0}
+    (told,) = without_weights([message])
+    return {**told, "weight": 0} if message["role"] == "assistant" else told
 
 
 def _with_system_turn(messages: list[dict[str, Any]], row: Row, columns: Columns) -> list[dict[str, Any]]:
@@ -102,9 +102,9 @@ def _with_system_turn(messages: list[dict[str, Any]], row: Row, columns: Columns
     there = [message for message in messages if message["role"] in _SYSTEM_ROLES]
     if not there:
         return [{"role": "system", "content": text}, *messages]
-    if all(message.get("content") == text for message in there):
+    other = next((said for message in there if (said := text_of(message.get("content"))) != text), None)
+    if other is None:
         return messages
-    other = next(message.get("content") for message in there if message.get("content") != text)
     raise RowError(
         row.where,
         (

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from lodos.data.examples import TextExample
-from lodos.data.reading.rows import EmptyAnswerError, Row, RowError, is_unicode, shown
+from lodos.data.reading.rows import DroppedTextError, EmptyAnswerError, Row, RowError, is_unicode, shown
 from lodos.data.text.chat import ChatTemplate
-from lodos.data.text.conversation import conversation_of
+from lodos.data.text.conversation import conversation_of, messages_columns
 from lodos.data.text.fields import (
     FORMATS,
     Columns,
@@ -32,6 +32,7 @@ from lodos.data.text.fields import (
 )
 from lodos.data.text.foreign_fields import foreign_problems
 from lodos.data.text.history import SYSTEM_END, history_of
+from lodos.data.text.messages import keys_of
 from lodos.data.text.special_tokens import SpecialTokens
 from lodos.errors import UserError
 from lodos.prompting.prompts import Prompts, read_prompts
@@ -77,7 +78,9 @@ def make_format(
     columns: Mapping[str, str] | None = None,
     chat_template: str | None = None,
     mask_inputs: bool = True,
+    template_date: str | None = None,
     train_on_turns: Literal["all", "last"] = "all",
+    on_dropped_text: Literal["error", "warn"] = "error",
 ) -> Format:
     """The format of that name. Options that are another format's have no effect.
 
@@ -87,7 +90,9 @@ def make_format(
         columns: our field names to the file's.
         chat_template: of chat rows: a Jinja file or the template itself; the tokenizer's by default.
         mask_inputs: train what is answered only; otherwise all of the text.
+        template_date: the day that a chat template writes as today's, as YYYY-MM-DD; by default today.
         train_on_turns: which turns of the assistant are trained.
+        on_dropped_text: whether a chat row is refused of which the template leaves something out.
 
     Raises:
         UserError: for an unknown name, columns of other formats, or bad prompts or templates.
@@ -101,7 +106,8 @@ def make_format(
     if name == "chat":
         if train_on_turns == "last" and not mask_inputs:
             raise UserError("train_on_turns: last trains one turn, mask_inputs: false all of the text. Choose one.")
-        return ChatFormat(ChatTemplate(tokenizer, chat_template), columns, mask_inputs, train_on_turns)
+        template = ChatTemplate(tokenizer, chat_template, day=template_date)
+        return ChatFormat(template, columns, mask_inputs, train_on_turns, on_dropped_text)
     special = SpecialTokens(tokenizer)
     if name == "alpaca":
         return AlpacaFormat(
@@ -221,26 +227,40 @@ class ChatFormat:
     columns: Columns = field(default_factory=dict)
     mask_inputs: bool = True
     turns: Literal["all", "last"] = "all"
+    on_dropped_text: Literal["error", "warn"] = "error"
     name: str = "chat"
 
     def example(self, row: Row) -> TextExample:
         """The text of the conversation, as `apply_chat_template` has it."""
         if problems := _foreign(row, self.name, self.columns):
             raise RowError(row.where, *problems)
-        messages, tools = conversation_of(row, self.columns)
-        text, trained = self.template.trained_spans(messages, tools, turns=self.turns, where=row.where)
+        messages, tools = self.template.fitted(*conversation_of(row, self.columns))
+        rendering = self.template.rendering(messages, tools, turns=self.turns, where=row.where)
+        left_out = self.template.left_out(messages, tools, rendering)
+        if left_out and self.on_dropped_text == "error":
+            raise DroppedTextError(row.where, *((each.name, each.what) for each in left_out))
+        text = rendering.text
         return TextExample(
             row.file,
             row.number,
             text,
-            trained if self.mask_inputs else ((0, len(text)),),
+            rendering.trained if self.mask_inputs else ((0, len(text)),),
             has_special_tokens=True,
             special_tokens=self.template.special_tokens_of_row(messages, tools, text, row.where),
+            left_out=tuple(f"{each.name} {each.what}" for each in left_out),
         )
 
     def unread(self, row: Row) -> Sequence[str]:
-        """The columns that nothing reads."""
-        return unread_columns(row, self.name, self.columns)
+        """The columns that nothing reads, and the keys of messages, as `messages[].source`."""
+        return [
+            *unread_columns(row, self.name, self.columns),
+            *(
+                f"{column}[].{key}"
+                for column in messages_columns(row, self.columns)
+                for key in keys_of(row, column)
+                if not self.template.reads(key)
+            ),
+        ]
 
     def describe(self, has: Collection[str] = ()) -> str:
         """`chat: messages, tools; every turn of the assistant is trained`."""

@@ -1,8 +1,9 @@
-"""The messages of a chat row, as chat templates want them: a list of `{"role": ..., "content": ..., ...}`.
+"""The messages of a chat row in one form: a list of `{"role": ..., "content": ..., ...}`.
 
-OpenAI's form (`role`, `content`) passes through with all its keys (`tool_calls`, `name`, `reasoning_content`, ...),
-which are the template's to read. ShareGPT's form (`from`, `value`) is put into OpenAI's words. A list may be given as
-JSON text too, since a CSV column cannot hold anything else.
+OpenAI's form (`role`, `content`) passes through with all its keys, which are the template's to read. ShareGPT's form
+(`from`, `value`) is put into OpenAI's words, what was thought before an answer into `reasoning_content`, and tool calls
+into the form of `tool_calls.py`. What is empty (`tool_calls: []`, a null) is as if it were not there. A list may be
+given as JSON text too, since a CSV column cannot hold anything else.
 """
 
 import json
@@ -10,6 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from lodos.data.reading.rows import Row, RowError, shown
+from lodos.data.text.content import parts_of, texts_of
+from lodos.data.text.tool_calls import call_of, calls_of, tools_from
+from lodos.data.text.turn_weights import WEIGHT_KEYS, weight_of
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython")
 """The roles that templates know. A misspelt role would be rendered all the same, and its turn never trained."""
@@ -25,6 +29,12 @@ SHAREGPT_ROLES: Mapping[str, str] = {
     "observation": "tool",
 }
 """What ShareGPT's `from` says in OpenAI's words."""
+
+REASONING = ("reasoning_content", "thinking", "reasoning")
+"""The keys by which servers and templates call what was thought before an answer."""
+
+READ_KEYS = frozenset(("role", "content", "from", "value", "tool_calls", "function_call", *REASONING, *WEIGHT_KEYS))
+"""The keys of a message of which we know what they mean; others are the template's to read."""
 
 
 def messages_of(row: Row, column: str) -> list[dict[str, Any]]:
@@ -45,8 +55,8 @@ def messages_of(row: Row, column: str) -> list[dict[str, Any]]:
             continue
         told = _in_openai_words(message)
         problem = _problem(told, message)
-        if problem is not None:
-            problems.append((name, problem))
+        found = [("", problem)] if problem is not None else _in_one_form(told)
+        problems += [(f"{name}{place}", what) for place, what in found]
         messages.append(told)
     if problems:
         raise RowError(row.where, *problems)
@@ -59,19 +69,30 @@ def tools_of(row: Row, column: str) -> list[dict[str, Any]] | None:
     Raises:
         RowError: when they are not a list of objects.
     """
-    if not row.fields.get(column):
+    given = row.fields.get(column)
+    if not given or (isinstance(given, str) and given.strip() in ("", "null")):
         return None
-    tools = _decoded(row, column)
     # OpenAI and Hugging Face both write {"type": "function", "function": {...}} or the inner object alone.
-    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-        raise RowError(row.where, (column, f"must be a list of JSON schemas, found {shown(row.fields[column])}."))
+    tools = tools_from(given)
+    if tools is None:
+        raise RowError(row.where, (column, f"must be a list of JSON schemas, found {shown(given)}."))
     return tools or None
 
 
+def keys_of(row: Row, column: str) -> list[str]:
+    """The keys of a row's messages that hold something, and whose meaning is not known here."""
+    found = {
+        key: None
+        for message in _decoded(row, column)
+        for key, value in message.items()
+        if key not in READ_KEYS and value not in (None, "", [], {})
+    }
+    return list(found)
+
+
 def is_blank(message: Mapping[str, Any]) -> bool:
-    """Whether an assistant's message says nothing: no text, no block of any kind, no tool call."""
-    content = message.get("content")
-    says = bool(content.strip()) if isinstance(content, str) else bool(content)
+    """Whether an assistant's message says nothing: no text and no tool call."""
+    says = any(text.strip() for text in texts_of(message.get("content")))
     return not says and not message.get("tool_calls")
 
 
@@ -93,7 +114,43 @@ def _in_openai_words(message: dict[str, Any]) -> dict[str, Any]:
         told["role"] = SHAREGPT_ROLES.get(role, role) if isinstance(role, str) else role
         if "value" in told and "content" not in told:
             told["content"] = told.pop("value")
+    if not told.get("tool_calls", True):
+        del told["tool_calls"]
     return told
+
+
+def _in_one_form(message: dict[str, Any]) -> list[tuple[str, str]]:
+    """Puts what a message says into the form in which it is passed on; (place, what is wrong) for what cannot be."""
+    problems: list[tuple[str, str]] = []
+    if isinstance(message.get("content"), list):
+        message["content"], wrong = parts_of(message["content"])
+        problems += [(f".content{place}", what) for place, what in wrong]
+    if "function_call" in message and "tool_calls" not in message:  # OpenAI's, before there could be several
+        call, wrong = call_of(message.pop("function_call"))
+        message["tool_calls"] = [call]
+        problems += [(f".function_call{place}", what) for place, what in wrong]
+    elif "tool_calls" in message:
+        message["tool_calls"], wrong = calls_of(message["tool_calls"])
+        problems += [(f".tool_calls{place}", what) for place, what in wrong]
+        if not message["tool_calls"]:
+            del message["tool_calls"]
+    return [*problems, *_with_reasoning(message), *weight_of(message)[1]]
+
+
+def _with_reasoning(message: dict[str, Any]) -> list[tuple[str, str]]:
+    """Puts what was thought under `reasoning_content`, too, whichever key it came by."""
+    said = {key: message[key] for key in REASONING if key in message}
+    for key, text in said.items():
+        if not isinstance(text, str):
+            return [(f".{key}", f"must be text, found {shown(text)}.")]
+        if not text.strip():
+            del message[key]
+    texts = {text for text in said.values() if text.strip()}
+    if len(texts) > 1:
+        return [("", f"has different texts as {' and '.join(said)}.")]
+    if texts:
+        message["reasoning_content"] = texts.pop()
+    return []
 
 
 def _problem(message: Mapping[str, Any], given: Mapping[str, Any]) -> str | None:
@@ -105,7 +162,7 @@ def _problem(message: Mapping[str, Any], given: Mapping[str, Any]) -> str | None
         known = SHAREGPT_ROLES if sharegpt else ROLES
         return f"has the role {shown(role)}, which is not one of {', '.join(known)}."
     if content is None:
-        if message.get("tool_calls"):
+        if message.get("tool_calls") or message.get("function_call"):
             return None
         return f"has no content; it has {', '.join(map(repr, given))}."
     if not isinstance(content, str | list):

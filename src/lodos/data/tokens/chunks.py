@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lodos.data.examples import TextExample, TokenizedExample
-from lodos.data.reading.rows import EmptyAnswerError, Row, RowError
+from lodos.data.reading.rows import DroppedTextError, EmptyAnswerError, Row, RowError
 from lodos.data.report import FileReport
 from lodos.data.text.formats import Format
 from lodos.data.text.special_tokens import SpecialTokens
@@ -29,6 +29,7 @@ CHUNK_CHARACTERS = 4_000_000
 
 MALFORMED = "not as the format wants it"
 EMPTY_ANSWER = "the answer is empty"
+DROPPED_TEXT = "the chat template leaves out what the row says"
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,7 @@ class ChunkWork:
                     report.note_unread(name, row.number)
             except RowError as error:
                 detail = " ".join(f"{field} {what}" for field, what in error.problems)
-                reason = EMPTY_ANSWER if isinstance(error, EmptyAnswerError) else MALFORMED
-                drop(row.file, row.number, reason, detail)
+                drop(row.file, row.number, _reason(error), detail)
 
         kept: list[TokenizedExample] = []
         for text, result in zip(texts, self.tokenize(texts), strict=True):
@@ -103,6 +103,14 @@ class ChunkWork:
             report.truncated.add(example.number)
         for token in dict.fromkeys(text.text[start:end] for start, end in text.special_tokens):
             report.note_special_token(token, example.number)
+        if text.left_out:
+            report.note_left_out(example.number, " ".join(text.left_out))
+
+
+def _reason(error: RowError) -> str:
+    if isinstance(error, EmptyAnswerError):
+        return EMPTY_ANSWER
+    return DROPPED_TEXT if isinstance(error, DroppedTextError) else MALFORMED
 
 
 def end_ids(tokenizer: "PreTrainedTokenizerBase", format_name: str) -> frozenset[int]:
@@ -120,7 +128,8 @@ def refused_reasons(on_bad_row: str, overflow: str) -> frozenset[str]:
     Rows that have the format and whose answer is empty are left out under all of them, up to `max_dropped`: most data
     sets have a few.
     """
-    reasons = {MALFORMED: on_bad_row == "error", TOO_LONG: overflow == "error"}
+    refuses_bad_rows = on_bad_row == "error"
+    reasons = {MALFORMED: refuses_bad_rows, DROPPED_TEXT: refuses_bad_rows, TOO_LONG: overflow == "error"}
     return frozenset(reason for reason, is_refused in reasons.items() if is_refused)
 
 

@@ -25,6 +25,7 @@ from lodos.data.text.fields import fields_of, is_conversation, is_fuller_than_te
 from lodos.data.text.formats import make_format
 from lodos.data.tokens.cache import cache_key, data_cache_folder, load_or_build
 from lodos.data.tokens.chunks import (
+    DROPPED_TEXT,
     MALFORMED,
     ChunkWork,
     PreparedChunk,
@@ -37,13 +38,14 @@ from lodos.data.tokens.tokenize import TOO_LONG, ExampleTokenizer
 from lodos.data.tokens.workers import MOST_WORKERS, Workers, core_count
 from lodos.errors import UserError
 from lodos.prompting.prompts import read_prompts
+from lodos.prompting.template_date import asks_for_date
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
-PREPARATION = 3
+PREPARATION = 4
 """Raised whenever the same rows and options would give other tokens, or another report, than before."""
 
 REPORT_FILE = "report.json"
@@ -69,6 +71,8 @@ class Options:
     columns: Mapping[str, str] | None
     prompts: Mapping[str, str]
     chat_template: str | None
+    template_date: str | None
+    on_dropped_text: Any
     mask_inputs: bool
     train_on_turns: Any
     max_length: int
@@ -77,7 +81,7 @@ class Options:
     special_tokens_as_text: bool
 
     @classmethod
-    def of(cls, args: DataArgs) -> "Options":
+    def of(cls, args: DataArgs, tokenizer: "PreTrainedTokenizerBase") -> "Options":
         """
         Raises:
             UserError: for prompts or a template that cannot be read.
@@ -87,6 +91,8 @@ class Options:
             columns=args.columns,
             prompts=dataclasses.asdict(read_prompts(args.prompts)),
             chat_template=read_template(args.chat_template),
+            template_date=template_date(args, tokenizer),
+            on_dropped_text=args.on_dropped_text,
             mask_inputs=args.mask_inputs,
             train_on_turns=args.train_on_turns,
             max_length=args.max_tune_length,
@@ -114,6 +120,8 @@ class Options:
             prompts=self.prompts,
             columns=columns,
             chat_template=self.chat_template,
+            template_date=self.template_date,
+            on_dropped_text=self.on_dropped_text,
             mask_inputs=self.mask_inputs,
             train_on_turns=self.train_on_turns,
         )
@@ -151,7 +159,7 @@ def source_store(
         RefusedRowsError: for rows that must not be left out, naming the first of them.
         UserError: for whatever is wrong with the files, the options or the tokenizer.
     """
-    options = Options.of(args)
+    options = Options.of(args, tokenizer)
     content = fingerprint(source)
     key = cache_key(
         {
@@ -160,7 +168,6 @@ def source_store(
             "content": content,
             "tokenizer": tokenizer_fingerprint(tokenizer),
             "options": dataclasses.asdict(options),
-            "date": _date_in(options.chat_template or str(tokenizer.chat_template)),
         }
     )
 
@@ -226,6 +233,11 @@ def _refusal(refused: list[tuple[str, str]], read: int, *, is_all: bool) -> Iter
     reasons = {reason for reason, _ in refused}
     if MALFORMED in reasons:
         yield "Mend these rows, or set on_bad_row to drop, which leaves them out and counts them."
+    if DROPPED_TEXT in reasons:
+        yield (
+            "Give a chat_template that writes what these rows say, take it out of them, or set on_dropped_text to warn "
+            "to train without it; on_bad_row: drop leaves the rows out."
+        )
     if TOO_LONG in reasons:
         yield "Raise max_tune_length, or set overflow to drop or truncate."
 
@@ -259,9 +271,16 @@ def tokenizer_fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:
     )
 
 
-def _date_in(template: str) -> str | None:
-    """Today, where a chat template writes it into the text (Llama 3.2's does): tomorrow's tokens are others."""
-    return datetime.date.today().isoformat() if "strftime_now" in template else None
+def template_date(args: DataArgs, tokenizer: "PreTrainedTokenizerBase") -> str | None:
+    """The day that the chat template writes as today's, as YYYY-MM-DD; None where it writes none.
+
+    Raises:
+        UserError: for a template that cannot be read.
+    """
+    template = read_template(args.chat_template) or str(tokenizer.chat_template)
+    if not asks_for_date(template):
+        return None
+    return args.template_date or datetime.date.today().isoformat()
 
 
 def _load(folder: Path) -> tuple[ExampleStore, list[FileReport]]:

@@ -1,0 +1,30 @@
+"""The day that a run's chat template writes as today's: fixed when the run begins, and kept with it."""
+
+import dataclasses
+from typing import TypeVar
+
+from lodos.config import FineTuneArgs
+from lodos.data.tokens.source_store import template_date
+from lodos.formats.hf import HFCheckpointConverter
+from lodos.train.trainer import newest_step
+from lodos.yaml12 import load_yaml
+
+Args = TypeVar("Args", bound=FineTuneArgs)
+
+
+def with_template_date(config: Args, converter: HFCheckpointConverter) -> Args:
+    """The config with the day that the chat template writes: the one given; that of the run, where it is resumed from a
+    checkpoint, by its id alone too; else today. A template that writes no day leaves it open."""
+    if config.template_date is not None:
+        return config
+    today = template_date(config, converter.tokenizer)
+    if today is None:
+        return config
+    return dataclasses.replace(config, template_date=_of_run(config) or today)
+
+
+def _of_run(config: FineTuneArgs) -> str | None:
+    saved = config.trainer.run_folder / "config.yaml"
+    if config.trainer.id is None or newest_step(config.trainer) is None or not saved.exists():
+        return None
+    return load_yaml(saved.read_text(encoding="utf-8")).get("template_date")

@@ -1,0 +1,97 @@
+"""Marks in texts, by which they are known again in what a chat template makes of them.
+
+    row:        "yes"                            with a mark:  "y⟦7⟧es"
+    rendering:  "<|im_start|>user\\nyes<|im_end|>"              "<|im_start|>user\\ny⟦7⟧es<|im_end|>"
+
+A mark has the number of its text, so "yes" is told from every other "yes". It is made of noncharacters, which no text
+is to hold, are no white space, and have no case; JSON and Python may write them as escapes, and are understood.
+
+A template may write a text in other ways than the row does, and still say it: without the white space around it, with
+other line ends or indentation, as a string of JSON, HTML or Python, in capitals. Such a form is found; a text of which
+a word is missing is not.
+"""
+
+import functools
+import html
+import json
+import re
+from collections.abc import Iterator
+
+_OPEN, _CLOSE = "\ufdd2", "\ufdd3"
+_ZERO = 0xFDE0
+_MARK = re.compile(rf"(?:{_OPEN}|\\+ufdd2)((?:[\ufde0-\ufdef]|\\+ufde[0-9a-f])+)(?:{_CLOSE}|\\+ufdd3)", re.IGNORECASE)
+_DIGIT = re.compile(r"[\ufde0-\ufdef]|ufde([0-9a-f])", re.IGNORECASE)
+_ANY = re.compile("[\ufdd2\ufdd3\ufde0-\ufdef]")
+
+
+def mark(number: int) -> str:
+    """The mark of that number."""
+    return _OPEN + "".join(chr(_ZERO + int(digit, 16)) for digit in f"{number:x}") + _CLOSE
+
+
+def is_marked(text: str) -> bool:
+    """Whether a text holds characters of marks, so that none can be put into it."""
+    return _ANY.search(text) is not None
+
+
+class MarkedRendering:
+    """What a template made of a row whose texts are marked."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self.places: dict[int, list[int]] = {}
+        """Where the text with a mark of each number was written, as characters of `plain`."""
+        pieces: list[str] = []
+        end = length = 0
+        for match in _MARK.finditer(text):
+            pieces.append(text[end : match.start()])
+            length += match.start() - end
+            end = match.end()
+            self.places.setdefault(_number(match[1]), []).append(length)
+        pieces.append(text[end:])
+        self.plain = "".join(pieces)
+        """It without the marks."""
+
+    def says(self, marked: str) -> bool:
+        """Whether a text with a mark in it was written, in whichever form."""
+        return marked in self._text or any(
+            form in self._text or squeezed(form) in self._squeezed for form in forms(marked)
+        )
+
+    @functools.cached_property
+    def _squeezed(self) -> str:
+        return squeezed(self._text)
+
+
+def says(text: str, wanted: str) -> bool:
+    """Whether `wanted`, which has no mark, stands somewhere in a text, in whichever form."""
+    return any(form in text or squeezed(form) in squeezed(text) for form in (wanted, *forms(wanted)))
+
+
+def forms(text: str) -> Iterator[str]:
+    """The text, and how others would spell it."""
+    yield text
+    for is_ascii in (False, True):
+        as_json = json.dumps(text, ensure_ascii=is_ascii)[1:-1]
+        yield as_json
+        yield json.dumps(as_json, ensure_ascii=is_ascii)[1:-1]  # JSON within JSON
+        # As Jinja's own `tojson` has it, which is safe within HTML.
+        yield _for_html(as_json)
+    yield repr(text)[1:-1]
+    yield html.escape(text)
+    yield html.escape(text, quote=False)
+    yield html.escape(text).replace("&quot;", "&#34;").replace("&#x27;", "&#39;")  # MarkupSafe's
+    yield text.replace("'", "\\'")
+
+
+def squeezed(text: str) -> str:
+    """A text without white space and case."""
+    return "".join(text.split()).casefold()
+
+
+def _for_html(text: str) -> str:
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026").replace("'", "\\u0027")
+
+
+def _number(digits: str) -> int:
+    return int("".join(match[1] or f"{ord(match[0]) - _ZERO:x}" for match in _DIGIT.finditer(digits)), 16)
