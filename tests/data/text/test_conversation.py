@@ -55,7 +55,6 @@ def test_functions_are_tools_of_the_older_form() -> None:
         _of(messages=[USER, ANSWER], tools=[wrapped], functions=[TOOL])
 
 
-@pytest.mark.xfail(reason="weights of turns are on their way", strict=True)
 def test_of_a_prompt_and_its_completion_the_completion_is_trained(tiny_tokenizer: Any) -> None:
     prompt = [SYSTEM, USER, {**ANSWER, "content": "Yes?"}, {**USER, "content": "Bye"}]
     text, trained = _trained(tiny_tokenizer, prompt=prompt, completion=[{**ANSWER, "content": "See you"}])
