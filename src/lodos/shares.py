@@ -11,8 +11,6 @@ Only the axes that share the batch are taken out of XLA's hands. The others, suc
 stay with its partitioner.
 """
 
-import contextvars
-import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -20,21 +18,11 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, PyTree
 
 from lodos.sharding import AxisMapping, constrain_parameters, mesh_axes, partition_specs
 from lodos.tree import STACKED
-
-
-@dataclasses.dataclass(frozen=True)
-class _Share:
-    index: Int[Array, ""]
-    count: int
-
-
-_share: contextvars.ContextVar[_Share | None] = contextvars.ContextVar("share", default=None)
 
 
 class StoredShard(eqx.Module):
@@ -77,19 +65,6 @@ def layer_parameters(tree: PyTree) -> PyTree:
     return constrain_parameters(whole)
 
 
-def own_rows(draw: Callable[[tuple[int, ...]], Array], shape: Sequence[int]) -> Array:
-    """`draw(shape)`, or where each device has its share of the rows, this device's part of what all have together.
-
-    Args:
-        draw: makes an array of a shape, each element by its place alone. XLA makes no element that is not used.
-    """
-    share = _share.get()
-    if share is None:
-        return draw(tuple(shape))
-    rows, *rest = shape
-    return jax.lax.dynamic_slice_in_dim(draw((share.count * rows, *rest)), share.index * rows, rows)
-
-
 def shares_batch(batch: PyTree, trainable: PyTree, frozen: PyTree, compute: AxisMapping, stored: AxisMapping) -> bool:
     """Inside `jit`: whether `sum_over_shares` can be, and is what should be done.
 
@@ -123,29 +98,23 @@ def sum_over_shares(
         stored: how `frozen` and `trainable` are stored.
     """
     axes = mesh_axes("batch", compute)
-    count = _size_of(axes)
     shards, rest = eqx.partition(frozen, eqx.is_array)
     specs = partition_specs(shards, stored)
     own_specs = jax.tree.map(lambda spec: _only(spec, axes), specs, is_leaf=_is_spec)
 
-    def share(index: Array, shards: PyTree, trainable: PyTree, rows: PyTree, whole: Sequence[PyTree]) -> PyTree:
-        token = _share.set(_Share(index[0], count))
-        try:
-            held = jax.tree_util.tree_map_with_path(functools.partial(_held, axes), shards, specs)
-            out = fn(eqx.combine(rest, held), trainable, rows, *whole)
-        finally:
-            _share.reset(token)
-        return jax.lax.psum(out, axes)
+    def share(shards: PyTree, trainable: PyTree, rows: PyTree, whole: Sequence[PyTree]) -> PyTree:
+        held = jax.tree_util.tree_map_with_path(functools.partial(_held, axes), shards, specs)
+        return jax.lax.psum(fn(eqx.combine(rest, held), trainable, rows, *whole), axes)
 
     everywhere, by_rows = PartitionSpec(), PartitionSpec(axes)
     run = jax.shard_map(
         share,
-        in_specs=(by_rows, own_specs, everywhere, by_rows, everywhere),
+        in_specs=(own_specs, everywhere, by_rows, everywhere),
         out_specs=everywhere,
         axis_names=_manual(axes),
         check_vma=False,
     )
-    return run(jnp.arange(count), shards, trainable, batch, whole)
+    return run(shards, trainable, batch, whole)
 
 
 def _held(axes: tuple[str, ...], path: tuple[Any, ...], shard: Array, spec: PartitionSpec) -> Any:

@@ -1,7 +1,6 @@
 """The loss of the trained tokens is the plain one, in value and all gradients, and nothing else is computed."""
 
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any
 
 import equinox as eqx
@@ -194,7 +193,8 @@ def test_a_lora_head_has_the_gradients_of_its_factors(options: dict[str, float])
 def test_with_dropout_the_factors_have_the_gradients_of_what_was_dropped() -> None:
     """JAX's own derivative of the same chunks, gone through by hand."""
     hidden, head, targets, weights = map(jnp.asarray, make_case())
-    layer, key, chunk = lora_head(np.asarray(head), dropout=0.5), jax.random.key(7), 4
+    layer, chunk = lora_head(np.asarray(head), dropout=0.5), 4
+    key = jax.random.split(jax.random.key(7), hidden.shape[0])
     order = np.argsort(np.asarray(weights) == 0, stable=True)
     count = int(np.sum(np.asarray(weights) != 0))
     trained = lora_trainable_params_filter(layer)
@@ -207,7 +207,7 @@ def test_with_dropout_the_factors_have_the_gradients_of_what_was_dropped() -> No
         for start in range(0, count, chunk):
             rows = jnp.asarray(order[start : start + chunk])
             head = combine(trainable, partition(layer, trained)[1])
-            logits = head(hidden[rows], key=jax.random.fold_in(key, start))
+            logits = head(hidden[rows], key=key[rows])
             nll = jax.nn.logsumexp(logits, axis=-1) - logits[jnp.arange(chunk), targets[rows]]
             total += jnp.sum(weights[rows] * nll)
         return total
@@ -384,23 +384,22 @@ def test_sums_add_up_over_batches_as_means_do_not() -> None:
 
 
 class Noise(eqx.Module):
-    """A head whose logits are its key."""
+    """A head whose logits are its keys."""
 
     def __call__(self, x: Any, *, key: Any = None) -> Any:
-        return jax.random.normal(key, (x.shape[0], VOCAB))
+        return jax.vmap(lambda one: jax.random.normal(one, (VOCAB,)))(key)
 
 
-def test_each_chunk_has_a_key_of_its_own() -> None:
-    """Of two trained tokens, each in a chunk of its own, the logits differ; the key decides them."""
+@pytest.mark.parametrize("chunks", [(1,), (4, 2), (8,)])
+def test_each_token_has_the_key_that_is_its_own(chunks: tuple[int, ...]) -> None:
+    """Whichever others are trained, and however many are computed at once."""
+    keys = jax.random.split(jax.random.key(0), 8)
 
     @jax.jit
-    def loss(weights: Any, key: Any) -> Any:
+    def total(weights: Any) -> Any:
         targets = jnp.zeros(8, jnp.int32)
-        return next_token_loss(Noise(), jnp.ones((8, EMBED)), targets, weights, chunks=(1,), key=key).total
+        return next_token_loss(Noise(), jnp.ones((8, EMBED)), targets, weights, chunks=chunks, key=keys).total
 
-    def total(count: int, seed: int = 0) -> float:
-        return float(loss((jnp.arange(8) < count).astype(jnp.float32), jax.random.key(seed)))
-
-    sums = [0.0, *(total(count) for count in range(1, 6))]
-    assert len({round(two - one, 4) for one, two in pairwise(sums)}) == 5
-    assert total(3) == sums[3] != total(3, seed=1)
+    alone = [float(total(jnp.eye(8)[token])) for token in range(8)]
+    assert len({round(loss, 4) for loss in alone}) == 8
+    assert float(total(jnp.asarray([0, 1, 0, 1, 1, 0, 0, 1.0]))) == pytest.approx(sum(alone[i] for i in (1, 3, 4, 7)))

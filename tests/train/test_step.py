@@ -13,13 +13,13 @@ from lodos.tree import partition
 from tiny_training import compute_loss, make_batch
 
 
-@pytest.fixture
-def trained(base: Any) -> Any:
-    """A model whose B is not zero, so that A has gradients; without dropout, whose masks would differ."""
+@pytest.fixture(params=[0.0, 0.3], ids=["without dropout", "with dropout"])
+def trained(base: Any, request: pytest.FixtureRequest) -> Any:
+    """A model whose B is not zero, so that A has gradients."""
     from lodos.lora.config import LoraConfig
     from lodos.lora.transform import loraize
 
-    model = loraize(base, LoraConfig(r=4), key=jax.random.key(1))
+    model = loraize(base, LoraConfig(r=4, dropout=request.param), key=jax.random.key(1))
     factors = {
         name: (layer.lora_A, 0.1 * jax.random.normal(jax.random.key(5), layer.lora_B.shape))
         for name, layer in lora_layers(model).items()
@@ -104,3 +104,18 @@ def test_metrics_count_tokens(trained: Any) -> None:
     _, metrics = gradient_step(trained, batch, 2)
     assert float(metrics.trained_tokens) == batch.loss_weight.sum()
     assert int(metrics.tokens) == (np.asarray(batch.segment_ids) > 0).sum()
+
+
+def test_a_rows_gradient_depends_neither_on_the_other_rows_nor_on_its_padding(trained: Any) -> None:
+    """With dropout too: what is dropped follows from the row's place in the batch alone."""
+    batch = make_batch(0)
+    batch.loss_weight[np.arange(8) != 5] = 0
+    alone, _ = gradient_step(trained, batch, 1)
+    others = make_batch(1)
+    others = jax.tree.map(lambda other, own: np.concatenate([other[:5], own[5:6], other[6:]]), others, batch)
+    others.loss_weight[np.arange(8) != 5] = 0
+    longer = jax.tree.map(lambda x: np.pad(x, ((0, 0), (0, 7))), batch)
+    for changed in (others, longer):
+        found, _ = gradient_step(trained, changed, 1)
+        for expected, leaf in zip(jax.tree.leaves(alone), jax.tree.leaves(found), strict=True):
+            np.testing.assert_allclose(leaf, expected, atol=2e-6 * np.abs(expected).max())

@@ -16,6 +16,7 @@ from lodos.models.layers import Context, DecoderLayer, LinearLike
 from lodos.nn.attention.attention import AttentionImplementation
 from lodos.nn.attention.segments import segment_starts
 from lodos.nn.cross_entropy import WeightedLoss, next_token_loss
+from lodos.nn.dropout import row_keys, split_key, token_keys
 from lodos.nn.embedding import Embedding, TiedHead
 from lodos.nn.kv_cache import KVCache, LayerCache
 from lodos.nn.linear import Linear
@@ -49,8 +50,9 @@ class Decoder(eqx.Module):
     ) -> tuple[Float[Array, "batch*seq embed"], KVCache | None]:
         """The hidden state of each token, rows one after another, and the cache with these tokens in it.
 
-        Without a key no element is dropped: that is evaluation.
+        Without a key no element is dropped: that is evaluation. A key is one, or one for each row.
         """
+        key = None if key is None else row_keys(key, tokens.shape[0])
         context, cache = self._context(segment_ids, positions, cache)
         window, windows = _windows(self.config)
 
@@ -148,8 +150,13 @@ class LmHeadModel(eqx.Module):
 
         Args:
             z_loss: the weight of `log(sum(exp(logits)))^2`, which keeps logits from drifting.
+            key: for dropout: one, or one for each row, from which alone follows what of the row is dropped.
         """
-        key, head_key = (None, None) if key is None else jax.random.split(key)
+        head_key = None
+        if key is not None:
+            rows, length = example.tokens.shape
+            key, head_key = split_key(row_keys(key, rows), 2)
+            head_key = token_keys(head_key, length)
         hidden, _ = self.model(example.tokens, example.segment_ids, example.positions, key=key)
         targets, weights = example.targets.reshape(-1), example.loss_weight.reshape(-1)
         return next_token_loss(self.output_head, hidden, targets, weights, z_loss=z_loss, key=head_key)

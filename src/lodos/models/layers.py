@@ -17,6 +17,7 @@ from lodos.nn import kv_cache
 from lodos.nn.attention.attention import AttentionImplementation, Window, attention
 from lodos.nn.attention.plain import plain_attention
 from lodos.nn.attention.segments import first_visible
+from lodos.nn.dropout import split_key
 from lodos.nn.kv_cache import LayerCache
 from lodos.nn.linear import Linear
 from lodos.nn.norm import RMSNorm
@@ -191,4 +192,4 @@ class DecoderLayer(eqx.Module):
 
 
 def _split(key: PRNGKeyArray | None, count: int) -> list[PRNGKeyArray | None]:
-    return [None] * count if key is None else list(jax.random.split(key, count))
+    return [None] * count if key is None else list(split_key(key, count))

@@ -59,7 +59,7 @@ def next_token_loss(
         soft_cap: logits are `soft_cap * tanh(logits / soft_cap)` (Gemma 2, arXiv:2408.00118).
         z_loss: adds `z_loss * log(sum(exp(logits)))^2` to each token's loss (PaLM, arXiv:2204.02311).
         chunks: descending.
-        key: for a head with dropout, folded into one for each chunk.
+        key: for a head with dropout, one for each token, `[tokens]`.
     """
     weights = weights.astype(jnp.float32)
     options = _Options(soft_cap, z_loss, chunks)
@@ -110,6 +110,7 @@ def _loop(
     # Tokens are gathered within each device's share of them, so that none travels.
     shards = shard_count("tokens", hidden.shape[0])
     hidden, targets, weights = (x.reshape(shards, -1, *x.shape[1:]) for x in (hidden, targets, weights))
+    keys = None if key is None else key.reshape(shards, -1)
     per_shard = hidden.shape[1]
     order = jnp.argsort(weights == 0, axis=1, stable=True)
     order = jnp.pad(order, ((0, 0), (0, max(options.chunks))), constant_values=per_shard)
@@ -121,8 +122,8 @@ def _loop(
         # Beyond the end of the order everything is 0, the weight included.
         take = jax.vmap(lambda x, i: x.at[i].get(mode="fill", fill_value=0))
         chunk = tuple(_flat(take(x, index)) for x in (hidden, targets, weights))
-        chunk_key = None if key is None else jax.random.fold_in(key, start)
-        loss, d_head_chunk, d_chunk = _chunk(trained, frozen, chunk, chunk_key, options, hidden_perturbed)
+        chunk_keys = None if keys is None else _flat(jax.vmap(lambda x, i: x.at[i].get(mode="clip"))(keys, index))
+        loss, d_head_chunk, d_chunk = _chunk(trained, frozen, chunk, chunk_keys, options, hidden_perturbed)
         d_trained = jax.tree.map(lambda total, part: total + part.astype(jnp.float32), d_trained, d_head_chunk)
         if d_hidden is not None and d_chunk is not None:
             put = jax.vmap(lambda x, i, value: x.at[i].set(value, mode="drop", unique_indices=True))

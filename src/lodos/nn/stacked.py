@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from lodos.nn.attention.blockwise import OUT_NAME
+from lodos.nn.dropout import split_key
 from lodos.nn.linear import PRODUCT_NAME
 from lodos.shares import holds_shards, layer_parameters
 
@@ -64,12 +65,13 @@ class Stacked(eqx.Module):
 
         Args:
             per_layer: arrays with a leading `layers` axis, such as a cache.
-            key: split into one for each layer, so that no two layers drop the same elements.
+            key: one, or one for each row of a batch; split into as many for each layer, so that no two layers drop the
+                same elements.
 
         Returns:
             The last `x`, and the layers' `out` stacked.
         """
-        keys = None if key is None else jax.random.split(key, self.num_layers)
+        keys = None if key is None else split_key(key, self.num_layers)
         outs = []
         first = self.first_layer
         boundaries = [0, self.num_layers] if first == 0 else [0, first, self.num_layers]

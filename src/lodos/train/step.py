@@ -3,7 +3,8 @@
 The gradient is that of `sum(weight * loss) / sum(weight)` over the whole batch. A batch too large for the memory
 goes through in microbatches, each of which adds its share: its own mean loss times its share of the batch's
 weight. So the number of microbatches changes memory and speed, never the value; and clipping and the update see
-the whole batch's gradient.
+the whole batch's gradient. What dropout drops of a row follows from the row's own key, which is the same in any
+microbatch and on any device.
 """
 
 import dataclasses
@@ -16,13 +17,16 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
+from lodos.nn.dropout import row_keys
 from lodos.sharding import AxisMapping, compute_axis_mapping, shard
 from lodos.shares import shares_batch, sum_over_shares
 from lodos.train.precision import Policy
 from lodos.tree import cast_floating, combine
 
 ComputeLoss = Callable[..., Float[Array, ""]]
-"""`compute_loss(model, batch, key=key)`: the mean over the batch, weighted by its `loss_weight`."""
+"""`compute_loss(model, batch, key=key)`: the mean over the batch, weighted by its `loss_weight`.
+
+`key` is an array of keys, one for each row of the batch, `[rows]`; None in an evaluation."""
 
 Watch = Callable[[PyTree], Mapping[str, Float[Array, ""]]]
 """`watch(model)`: numbers of the model by name, computed on the device together with each step."""
@@ -62,22 +66,24 @@ def train_step(
 ) -> tuple[PyTree, optax.OptState, StepMetrics]:
     """The trainable parameters and optimizer state after one step on `batch`, `[rows, ...]` arrays."""
     total = batch_weight(batch)
+    keys = row_keys(key, jax.tree.leaves(batch)[0].shape[0])
 
-    def gradient(frozen: PyTree, trainable: PyTree, rows: PyTree, key: PRNGKeyArray, total: Array) -> Any:
-        def weighted_loss(trainable: PyTree, microbatch: PyTree, key: PRNGKeyArray) -> Float[Array, ""]:
+    def gradient(frozen: PyTree, trainable: PyTree, rows: PyTree, total: Array) -> Any:
+        def weighted_loss(trainable: PyTree, microbatch: PyTree) -> Float[Array, ""]:
+            batch, keys = microbatch
             model = combine(cast_floating(trainable, policy.compute_dtype), frozen)
             with compute_axis_mapping(compute_mapping):
-                loss = compute_loss(model, microbatch, key=key)
-            share = batch_weight(microbatch) / jnp.where(total > 0, total, 1.0)
+                loss = compute_loss(model, batch, key=keys)
+            share = batch_weight(batch) / jnp.where(total > 0, total, 1.0)
             return loss.astype(jnp.float32) * share
 
-        return _accumulate(jax.value_and_grad(weighted_loss), trainable, rows, key, num_microbatches)
+        return _accumulate(jax.value_and_grad(weighted_loss), trainable, rows, num_microbatches)
 
     mappings = dict(compute=compute_mapping, stored=parameter_mapping)
     if shares_batch(batch, trainable, frozen, **mappings):
-        loss, grads = sum_over_shares(gradient, frozen, trainable, batch, key, total, **mappings)
+        loss, grads = sum_over_shares(gradient, frozen, trainable, (batch, keys), total, **mappings)
     else:
-        loss, grads = gradient(frozen, trainable, batch, key, total)
+        loss, grads = gradient(frozen, trainable, (batch, keys), total)
     grads = jax.tree.map(lambda grad, leaf: grad.astype(leaf.dtype), grads, trainable)
     grads = shard(grads, parameter_mapping)
     grad_norm = optax.tree.norm(grads)
@@ -127,23 +133,21 @@ def batch_weight(batch: PyTree) -> Float[Array, ""]:
 
 
 def _accumulate(
-    value_and_grad: Callable[..., Any], trainable: PyTree, batch: PyTree, key: PRNGKeyArray, num_microbatches: int
+    value_and_grad: Callable[..., Any], trainable: PyTree, rows: PyTree, num_microbatches: int
 ) -> tuple[Float[Array, ""], PyTree]:
     if num_microbatches == 1:
-        return value_and_grad(trainable, batch, key)
+        return value_and_grad(trainable, rows)
 
     def split(x: Array) -> Array:
         # Row i goes to microbatch i % n, so that each device keeps its own rows.
         return jnp.moveaxis(x.reshape(-1, num_microbatches, *x.shape[1:]), 1, 0)
 
-    def add(carry: PyTree, slices: PyTree) -> tuple[PyTree, None]:
-        microbatch, micro_key = slices
-        return jax.tree.map(jnp.add, carry, value_and_grad(trainable, microbatch, micro_key)), None
+    def add(carry: PyTree, microbatch: PyTree) -> tuple[PyTree, None]:
+        return jax.tree.map(jnp.add, carry, value_and_grad(trainable, microbatch)), None
 
     # In float32 also where parameters have 16 bits, in which many small gradients would not add up.
     zeros = (jnp.zeros((), jnp.float32), jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), trainable))
-    slices = (jax.tree.map(split, batch), jax.random.split(key, num_microbatches))
-    return jax.lax.scan(add, zeros, slices)[0]
+    return jax.lax.scan(add, zeros, jax.tree.map(split, rows))[0]
 
 
 def _token_count(batch: PyTree) -> Int[Array, ""]:
