@@ -109,15 +109,19 @@ def partition_specs(tree: PyTree, mapping: AxisMapping) -> PyTree:
     def spec(path: tuple[Any, ...], leaf: Any) -> PartitionSpec | None:
         if not eqx.is_array_like(leaf) and not isinstance(leaf, jax.ShapeDtypeStruct):
             return None
-        names = _axis_names(tree, path)
-        shape = leaf.shape if hasattr(leaf, "shape") else ()
-        if names is None or len(names) > len(shape):
-            return PartitionSpec()
-        if len(names) < len(shape):
-            names = (*["layers"] * (len(shape) - len(names)), *names)
-        return partition_spec(names, shape, mapping)
+        names = _axis_names(tree, path, leaf)
+        return PartitionSpec() if names is None else partition_spec(names, leaf.shape, mapping)
 
     return jax.tree_util.tree_map_with_path(spec, tree)
+
+
+def axis_sizes(tree: PyTree) -> dict[str, set[int]]:
+    """How long each axis is, by the name that the modules of `tree` give it. Shapes will do."""
+    sizes: dict[str, set[int]] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        for name, size in zip(_axis_names(tree, path, leaf) or (), getattr(leaf, "shape", ()), strict=False):
+            sizes.setdefault(name, set()).add(size)
+    return sizes
 
 
 def named_shardings(tree: PyTree, mapping: AxisMapping, mesh: Mesh) -> PyTree:
@@ -192,8 +196,8 @@ def _partitioned_axes() -> set[str]:
     return set(mesh.axis_names) - set(mesh.manual_axes)
 
 
-def _axis_names(tree: PyTree, path: tuple[Any, ...]) -> tuple[str, ...] | None:
-    """What the module that owns the leaf at `path` calls the leaf's axes; None if nobody names them."""
+def _axis_names(tree: PyTree, path: tuple[Any, ...], leaf: Any) -> tuple[str, ...] | None:
+    """What the module that owns the leaf at `path` calls the leaf's axes, all of them; None if nobody names them."""
     owner, field = None, None
     node = tree
     for key in path:
@@ -208,4 +212,7 @@ def _axis_names(tree: PyTree, path: tuple[Any, ...]) -> tuple[str, ...] | None:
                 return None
     if not isinstance(owner, NamedAxes) or field is None:
         return None
-    return owner.logical_axes().get(field)
+    names, dimensions = owner.logical_axes().get(field), len(getattr(leaf, "shape", ()))
+    if names is None or len(names) > dimensions:
+        return None
+    return (*["layers"] * (dimensions - len(names)), *names)

@@ -14,7 +14,7 @@ from lodos.train.precision import Policy
     ("text", "param", "compute"),
     [
         ("p=f32,c=bfloat16", jnp.float32, jnp.bfloat16),
-        ("params=float32, compute=f16", jnp.float32, jnp.float16),
+        ("params=float32, compute=bf16", jnp.float32, jnp.bfloat16),
         ("c=bf16", jnp.float32, jnp.bfloat16),
         ("bfloat16", jnp.bfloat16, jnp.bfloat16),
         ("f32", jnp.float32, jnp.float32),

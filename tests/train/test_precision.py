@@ -26,7 +26,6 @@ def test_parameters_alone_decide_the_computation_too(text: str) -> None:
 
 def test_the_names_of_a_dtype_mean_the_same() -> None:
     assert Policy.parse("p=full,c=bf16") == Policy.parse("params=f32,compute=bfloat16") == Policy.parse("c=bfloat16")
-    assert Policy.parse("f16") == Policy.parse("p=float16,c=f16")
     assert Policy.parse("params=float32,compute=bfloat16,output=bfloat16") == Policy.parse("p=f32,c=bf16,o=f32")
 
 
@@ -38,6 +37,13 @@ def test_what_is_not_understood_is_quoted_with_an_example(text: str, item: str) 
     with pytest.raises(UserError, match=re.escape(f"mp: {text!r} is not understood at {item!r}.")) as error:
         Policy.parse(text)
     assert "p=f32,c=bfloat16" in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["c=float16", "p=f32,c=f16", "f16", "p=float16", "params=f16,compute=f32,output=f32"])
+def test_float16_is_refused_with_what_to_write(text: str) -> None:
+    with pytest.raises(UserError, match=re.escape(f"mp: {text!r}: nothing is trained in float16")) as error:
+        Policy.parse(text)
+    assert "Write p=f32,c=bfloat16" in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,8 @@ class TrainerConfig:
     seed: int = 0
     """Decides the order of the data, the start of the adapter and dropout."""
     mp: str = "p=f32,c=f32"
-    """Precision: p of trainable parameters, c of the frozen ones and of computation, such as p=f32,c=bfloat16."""
+    """Precision: p of trainable parameters, c of the frozen ones and of computation, such as p=f32,c=bfloat16; not
+    float16, whose range is too small."""
     num_train_steps: int | None = None
     """Optimizer steps."""
     num_epochs: float | None = None
@@ -65,7 +66,8 @@ class TrainerConfig:
     model_axis_size: int = 1
     """Devices over which one layer is split (tensor parallelism); the rest share the batch."""
     tensor_parallel_axes: tuple[str, ...] = ("mlp", "heads", "kv_heads")
-    """Logical axes that are split over those devices: mlp, heads, kv_heads, vocab."""
+    """Logical axes that are split over those devices: mlp, heads, kv_heads, vocab. With a model_axis_size of 1 there is
+    nothing to split over."""
     fsdp_axis: str | None = "embed"
     """Logical axis along which parameters are stored in shards over the batch's devices; null keeps them whole."""
     wandb: dict[str, Any] | None = None

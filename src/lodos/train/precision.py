@@ -33,10 +33,10 @@ class Policy:
         summed in float32, so `output` decides nothing.
 
         Raises:
-            UserError: for anything else.
+            UserError: for anything else, and for float16, whose small gradients would be lost.
         """
         if text in _NAMES:
-            return Policy(np.dtype(_NAMES[text]), np.dtype(_NAMES[text]))
+            return _trained_in(text, text, text)
         words = {"params": "p", "compute": "c", "output": "o"}
         parts = {"p": "f32"}
         for item in text.split(","):
@@ -48,4 +48,14 @@ class Policy:
                     f"{', '.join(_NAMES)}, such as p=f32,c=bfloat16."
                 )
             parts[key] = value
-        return Policy(np.dtype(_NAMES[parts["p"]]), np.dtype(_NAMES[parts.get("c", parts["p"])]))
+        return _trained_in(text, parts["p"], parts.get("c", parts["p"]))
+
+
+def _trained_in(text: str, param: str, compute: str) -> Policy:
+    policy = Policy(np.dtype(_NAMES[param]), np.dtype(_NAMES[compute]))
+    if np.float16 in (policy.param_dtype, policy.compute_dtype):
+        raise UserError(
+            f"mp: {text!r}: nothing is trained in float16: gradients below 6e-8 are zero in it, and there is no loss "
+            "scaling here that would lift them. Write p=f32,c=bfloat16, which has float32's range."
+        )
+    return policy

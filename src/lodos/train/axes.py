@@ -1,0 +1,71 @@
+"""Whether the axes that a run's settings name are there, and are split as they ask."""
+
+import difflib
+import logging
+from collections.abc import Mapping
+
+from jaxtyping import PyTree
+
+from lodos.errors import UserError
+from lodos.sharding import axis_sizes
+from lodos.train.config import TrainerConfig
+
+logger = logging.getLogger(__name__)
+
+
+def check_axes(config: TrainerConfig, model: PyTree) -> None:
+    """Looks at `fsdp_axis` and `tensor_parallel_axes`, and warns of what stays whole though they name it.
+
+    Args:
+        model: to be trained; shapes will do. Its modules name the axes there are.
+
+    Raises:
+        UserError: for an axis that the model does not have, one that is named for both, and a `model_axis_size` over
+            whose devices nothing would be split.
+    """
+    sizes = axis_sizes(model)
+    named = [] if config.fsdp_axis is None else [("fsdp_axis", config.fsdp_axis)]
+    named += [("tensor_parallel_axes", name) for name in config.tensor_parallel_axes]
+    problems = [f"{setting}: {_unknown(name, sizes)}" for setting, name in named if name not in sizes]
+    if config.fsdp_axis in config.tensor_parallel_axes:
+        problems.append(
+            f"fsdp_axis: {config.fsdp_axis} is among tensor_parallel_axes too, which would have it alone. Leave it out "
+            "of one of them."
+        )
+    devices = config.model_axis_size
+    whole = [name for name in config.tensor_parallel_axes if name in sizes and not _is_split(sizes[name], devices)]
+    if not problems and devices > 1 and len(whole) == len(config.tensor_parallel_axes):
+        asked = ", ".join(f"{name} ({_shown(sizes[name])})" for name in whole) or "none"
+        problems.append(
+            f"model_axis_size: {devices} devices would all compute the same, as they divide none of "
+            f"tensor_parallel_axes: {asked}. Give a number that divides one of them, or 1."
+        )
+    if problems:
+        raise UserError("\n".join(f"trainer.{problem}" for problem in problems))
+    remarks = [
+        f"tensor_parallel_axes: {name} ({_shown(sizes[name])}) is not divided by the {devices} devices of "
+        "model_axis_size, so each computes it whole."
+        for name in whole
+        if devices > 1
+    ]
+    data = config.data_axis_size
+    if (fsdp := config.fsdp_axis) is not None and data > 1 and not _is_split(sizes[fsdp], data):
+        remarks.append(
+            f"fsdp_axis: {fsdp} ({_shown(sizes[fsdp])}) is not divided by {data} devices, so each stores all of it."
+        )
+    for remark in remarks:
+        logger.warning("trainer.%s", remark)
+
+
+def _unknown(name: str, sizes: Mapping[str, set[int]]) -> str:
+    near = difflib.get_close_matches(name, sizes, n=1)
+    meant = f" Did you mean {near[0]}?" if near else ""
+    return f"{name!r} is no axis of this model.{meant} There are {', '.join(sorted(sizes))}."
+
+
+def _is_split(sizes: set[int], devices: int) -> bool:
+    return devices > 1 and any(size % devices == 0 for size in sizes)
+
+
+def _shown(sizes: set[int]) -> str:
+    return ", ".join(map(str, sorted(sizes)))
