@@ -17,6 +17,7 @@ from lodos import (
     RunLog,
     Trainer,
     TrainerState,
+    checked_uploads,
     make_loaders,
     named_jit,
     run_script,
@@ -26,6 +27,7 @@ from lodos.config import FineTuneArgs
 from lodos.data.config import Sources
 from lodos.data.text.chat import read_template
 from lodos.models.vocabulary import resize_vocab
+from lodos.train.axes import check_axes
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -38,11 +40,12 @@ class TrainArgs(FineTuneArgs):
 
 def train(config: TrainArgs) -> TrainerState:
     converter = HFCheckpointConverter.from_hf(
-        config.model_name_or_path,
-        chat_template=read_template(config.chat_template),
-        trust_remote_code=config.trust_remote_code,
+        config.model_name_or_path, chat_template=read_template(config.chat_template)
     )
+    # What the model has not is refused before it is loaded.
+    check_axes(config.trainer, converter.structure())
     converter = converter.with_pad_token()  # Llama has none
+    uploads = checked_uploads(config)
     loaders = make_loaders(config, converter)
     config = loaders.resolve(config)
     optimizer = config.optimizer.build(config.trainer.steps)
@@ -73,7 +76,7 @@ def train(config: TrainArgs) -> TrainerState:
         state = trainer.initial_state(training_key, model=model, fingerprint=loaders.fingerprint)
         config.save()
 
-        with RunLog(config, loaders, first_step=int(state.step)) as log:
+        with uploads, RunLog(config, loaders, first_step=int(state.step)) as log:
             log.start(model, trainer.is_trainable)
             trainer.add_report_hook(log.on_step)
             if loaders.held_out is not None:
@@ -84,7 +87,7 @@ def train(config: TrainArgs) -> TrainerState:
 
             # Save what was trained, periodically and at the end.
             folder = config.trainer.save_folder(config.hf_save_path, "hf")
-            save = save_hf_checkpoint_callback(folder, converter, config.hf_upload)
+            save = save_hf_checkpoint_callback(folder, converter, config.hf_upload, uploads=uploads)
             trainer.add_hook(save, every=config.hf_save_steps)
 
             return trainer.train(state, loaders.training)

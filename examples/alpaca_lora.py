@@ -18,6 +18,7 @@ from lodos import (
     RunLog,
     Trainer,
     TrainerState,
+    checked_uploads,
     make_loaders,
     named_jit,
     run_script,
@@ -26,7 +27,8 @@ from lodos.checkpoints import save_merged_hf_checkpoint_callback, save_peft_chec
 from lodos.data.text.chat import read_template
 from lodos.lora.config import LoraConfig
 from lodos.lora.filters import lora_trainable_params_filter
-from lodos.lora.transform import loraize, targeted_names
+from lodos.lora.transform import loraize, loraized_shapes
+from lodos.train.axes import check_axes
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -37,19 +39,19 @@ class TrainArgs(alpaca.TrainArgs):
     merged_hf_save_path: str | None = None
     """Folder for merged models, as <merged_hf_save_path>/<id>/step-<k>; giving it saves them."""
     merged_hf_upload: str | None = None
-    """Hub repository for merged models."""
+    """Hub repository for merged models, as owner/name; giving it saves them."""
 
 
 def train(config: TrainArgs) -> TrainerState:
     converter = HFCheckpointConverter.from_hf(
-        config.model_name_or_path,
-        chat_template=read_template(config.chat_template),
-        trust_remote_code=config.trust_remote_code,
+        config.model_name_or_path, chat_template=read_template(config.chat_template)
     )
+    # What the model has not is refused before it is loaded.
+    check_axes(config.trainer, loraized_shapes(converter.structure(), config.lora))
+    uploads = checked_uploads(config)
     loaders = make_loaders(config, converter)
     config = loaders.resolve(config)
     optimizer = config.optimizer.build(config.trainer.steps)
-    targeted_names(converter.structure(), config.lora)  # refuses what the model has not, before it is loaded
     lora_key, training_key = jax.random.split(jax.random.key(config.trainer.seed))
     parameter_axis_mapping = config.trainer.parameter_axis_mapping
 
@@ -77,7 +79,7 @@ def train(config: TrainArgs) -> TrainerState:
         state = trainer.initial_state(training_key, model=model, fingerprint=loaders.fingerprint)
         config.save()
 
-        with RunLog(config, loaders, first_step=int(state.step)) as log:
+        with uploads, RunLog(config, loaders, first_step=int(state.step)) as log:
             log.start(model, trainer.is_trainable)
             trainer.add_report_hook(log.on_step)
             if loaders.held_out is not None:
@@ -89,13 +91,18 @@ def train(config: TrainArgs) -> TrainerState:
             # Save what was trained, periodically and at the end.
             folder = config.trainer.save_folder(config.hf_save_path, "peft")
             save = save_peft_checkpoint_callback(
-                folder, config.lora, config.model_name_or_path, config.hf_upload, chat_template=converter.chat_template
+                folder,
+                config.lora,
+                config.model_name_or_path,
+                config.hf_upload,
+                chat_template=converter.chat_template,
+                uploads=uploads,
             )
             trainer.add_hook(save, every=config.hf_save_steps)
-            if config.merged_hf_save_path is not None:
+            if config.merged_hf_save_path is not None or config.merged_hf_upload is not None:
                 folder = config.trainer.save_folder(config.merged_hf_save_path, "merged")
-                save_merged = save_merged_hf_checkpoint_callback(folder, converter, config.merged_hf_upload)
-                trainer.add_hook(save_merged, every=config.hf_save_steps)
+                save = save_merged_hf_checkpoint_callback(folder, converter, config.merged_hf_upload, uploads=uploads)
+                trainer.add_hook(save, every=config.hf_save_steps)
 
             return trainer.train(state, loaders.training)
 

@@ -12,10 +12,13 @@ import sys
 from collections.abc import Sequence
 
 import alpaca_lora
-from lodos import HFCheckpointConverter, LmHeadModel, TrainerState, UserError, make_loaders, run_script
+from lodos import HFCheckpointConverter, LmHeadModel, TrainerState, UserError, checked_uploads, make_loaders, run_script
 from lodos.data.examples import TokenizedExample
+from lodos.data.text.chat import read_template
 from lodos.infer.generate import generate
 from lodos.infer.text import end_token_ids, filler_token_id
+from lodos.lora.transform import loraized_shapes
+from lodos.train.axes import check_axes
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -38,7 +41,12 @@ class TrainArgs(alpaca_lora.TrainArgs):
 
 
 def train(config: TrainArgs) -> TrainerState:
-    converter = HFCheckpointConverter.from_hf(config.model_name_or_path, trust_remote_code=config.trust_remote_code)
+    converter = HFCheckpointConverter.from_hf(
+        config.model_name_or_path, chat_template=read_template(config.chat_template)
+    )
+    # What the training refuses is refused before the first exam.
+    check_axes(config.trainer, loraized_shapes(converter.structure(), config.lora))
+    checked_uploads(config)
     loaders = make_loaders(config, converter)
     assert loaders.held_out is not None
     problems = [loaders.held_out.examples[i] for i in range(min(config.eval_rows, len(loaders.held_out.examples)))]

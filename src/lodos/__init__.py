@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lodos.cli import run_script
     from lodos.commands.loaders import make_loaders
     from lodos.commands.run_log import RunLog
+    from lodos.commands.uploads import checked_uploads
     from lodos.config import FineTuneArgs, TrainArgs
     from lodos.errors import UserError
     from lodos.formats.hf import HFCheckpointConverter
@@ -53,6 +54,7 @@ _HOMES = {
     "TrainerConfig": "lodos.train.config",
     "TrainerState": "lodos.train.state",
     "UserError": "lodos.errors",
+    "checked_uploads": "lodos.commands.uploads",
     "combine": "lodos.tree",
     "load_peft_pretrained": "lodos.formats.peft",
     "lora_parameter_count": "lodos.lora.transform",
@@ -88,6 +90,7 @@ __all__ = [
     "TrainerState",
     "UserError",
     "__version__",
+    "checked_uploads",
     "combine",
     "load_peft_pretrained",
     "lora_parameter_count",

@@ -17,7 +17,8 @@ from lodos.train.config import TrainerConfig
 from lodos.train.optim import OptimizerConfig
 
 DEFAULT_EPOCHS = 3.0
-_UPLOADS = ("hf_upload", "merged_hf_upload")
+UPLOADS = ("hf_upload", "merged_hf_upload")
+"""The settings that name a repository; full fine-tuning has the first alone."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -44,8 +45,6 @@ class FineTuneArgs(DataArgs):
     """Hub repository for them, as owner/name: each saved one is uploaded there. Never the base model's own."""
     hf_private: bool = True
     """Make repositories private; false makes them public, and true refuses one that exists and is public."""
-    trust_remote_code: bool = False
-    """Let transformers run Python code from the model's repository."""
 
     def __post_init__(self) -> None:
         problems = []
@@ -57,7 +56,7 @@ class FineTuneArgs(DataArgs):
             problems.append(f"z_loss: {self.z_loss} must not be negative.")
         if self.hf_save_steps < 1:
             problems.append(f"hf_save_steps: {self.hf_save_steps} must be at least 1.")
-        uploads = {name: repo for name in _UPLOADS if (repo := getattr(self, name, None)) is not None}
+        uploads = {name: repo for name in UPLOADS if (repo := getattr(self, name, None)) is not None}
         for name, repo in uploads.items():
             try:
                 check_upload(name, repo, self.model_name_or_path)

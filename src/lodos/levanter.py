@@ -77,6 +77,11 @@ ELSEWHERE: Mapping[str, Elsewhere] = {
     "data_seed": Elsewhere("Write trainer.seed, which orders the data too."),
     "input_key": Elsewhere("Write columns: {instruction: <name>}."),
     "output_key": Elsewhere("Write columns: {output: <name>}."),
+    "trust_remote_code": Elsewhere(
+        "Code of a model's repository is never run: models are lodos' own, and a tokenizer is its tokenizer.json. "
+        + _LEAVE_OUT,
+        (False,),
+    ),
     "initialize_from_hf": Elsewhere("Write model_name_or_path.", (False,)),
     "peft_save_path": Elsewhere("Write hf_save_path."),
     "peft_hf_upload": Elsewhere("Write hf_upload."),

@@ -30,6 +30,6 @@ def test_the_base_is_read_at_the_revision_that_the_adapter_names(
         return str(folder)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    converter = base_converter("me/adapter", tmp_path, model, trust_remote_code=False)
+    converter = base_converter("me/adapter", tmp_path, model)
     assert asked == [expected]
     assert (converter.model_name_or_path, converter.revision) == expected

@@ -28,7 +28,7 @@ def test_the_shapes_are_those_of_the_loaded_model(make_model: Any, settings: dic
     folder, _ = make_model("llama", tie_word_embeddings=False)
     config = TrainArgs(model_name_or_path=str(folder), data="rows.json", **settings)
     converter = HFCheckpointConverter.from_hf(str(folder))
-    shapes = lora_structure(config, converter, key=KEY)
+    shapes = lora_structure(config, converter)
     loaded = load_lora_model(config, converter, key=KEY)
     assert jax.tree.structure(shapes) == jax.tree.structure(loaded)
     expected = {name: leaf.shape for name, leaf in named_leaves(loaded).items()}
@@ -40,4 +40,4 @@ def test_a_target_that_is_not_there_is_refused_without_weights(make_model: Any) 
     config = TrainArgs(model_name_or_path=str(folder), data="rows.json", lora=LoraConfig(target_modules=["c_attn"]))
     (folder / "model.safetensors").unlink()
     with pytest.raises(UserError, match="c_attn"):
-        lora_structure(config, HFCheckpointConverter.from_hf(str(folder)), key=KEY)
+        lora_structure(config, HFCheckpointConverter.from_hf(str(folder)))

@@ -514,3 +514,25 @@ def test_a_tokenizer_that_has_a_pad_token_stays_as_it_is(make_model: MakeModel, 
     assert base.with_pad_token() is base
     base.save_pretrained(base.load_pretrained(), tmp_path / "out")
     assert (tmp_path / "out" / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
+
+
+@pytest.mark.parametrize("also_known", [True, False])
+def test_code_that_a_folder_brings_is_never_run(base: Path, tmp_path: Path, also_known: bool) -> None:
+    """A tokenizer, config and model of the repository's own: a canary dies when anybody looks at it."""
+    folder, canary = tmp_path / "model", tmp_path / "canary"
+    shutil.copytree(base, folder)
+    (folder / "own.py").write_text(f"open({str(canary)!r}, 'w').close()\nclass Own: pass\n", encoding="utf-8")
+    for name, kinds in (("config.json", ("AutoConfig", "AutoModelForCausalLM")), ("tokenizer_config.json", ())):
+        fields = json.loads((folder / name).read_text(encoding="utf-8"))
+        fields["auto_map"] = dict.fromkeys(kinds, "own.Own") or {"AutoTokenizer": ["own.Own", "own.Own"]}
+        if "tokenizer_class" in fields and not also_known:
+            fields["tokenizer_class"] = "OwnTokenizer"
+        (folder / name).write_text(json.dumps(fields), encoding="utf-8")
+    converter = HFCheckpointConverter.from_hf(str(folder))
+    if also_known:
+        assert len(converter.tokenizer) == converter.config.vocab_size
+    else:
+        with pytest.raises(UserError, match=r"Python code of the repository's.*never run.*tokenizer\.json"):
+            _ = converter.tokenizer
+    converter.load_pretrained()
+    assert not canary.exists()

@@ -7,7 +7,7 @@ from lodos.formats.hf import HFCheckpointConverter
 from lodos.formats.peft import read_adapter_config
 
 
-def base_converter(adapter: str, folder: Path, model: str | None, *, trust_remote_code: bool) -> HFCheckpointConverter:
+def base_converter(adapter: str, folder: Path, model: str | None) -> HFCheckpointConverter:
     """The base model's config, read from the revision that the adapter names.
 
     Args:
@@ -20,9 +20,7 @@ def base_converter(adapter: str, folder: Path, model: str | None, *, trust_remot
     """
     config = read_adapter_config(folder)
     if model is not None:
-        return HFCheckpointConverter.from_hf(model, trust_remote_code=trust_remote_code)
+        return HFCheckpointConverter.from_hf(model)
     if config.base_model_name_or_path is None:
         raise UserError(f"{adapter}: the adapter does not name its base model. Give it with --model.")
-    return HFCheckpointConverter.from_hf(
-        config.base_model_name_or_path, revision=config.revision, trust_remote_code=trust_remote_code
-    )
+    return HFCheckpointConverter.from_hf(config.base_model_name_or_path, revision=config.revision)

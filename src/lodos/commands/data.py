@@ -87,9 +87,7 @@ def summary_of(config: DataReportArgs) -> DataSummary:
     """
     folder = model_folder(config.model_name_or_path, weights=False)
     # Made as `lodos train` makes it, or that would not find in the cache what is tokenized here.
-    converter = HFCheckpointConverter.from_hf(
-        str(folder), chat_template=read_template(config.chat_template), trust_remote_code=config.trust_remote_code
-    )
+    converter = HFCheckpointConverter.from_hf(str(folder), chat_template=read_template(config.chat_template))
     with tempfile.TemporaryDirectory(prefix="lodos-data-") as scratch:
         prepared, refusal = _prepared(config, converter, Path(scratch))
         problems = [*refusal, *check(prepared.report, config)]

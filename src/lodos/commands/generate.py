@@ -58,8 +58,6 @@ class GenerateArgs:
     """The same seed draws the same text."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type of weights and computation; auto is that of the files, and on a CPU float32, which is faster there."""
-    trust_remote_code: bool = False
-    """Let transformers run Python code from the model's repository."""
 
 
 def main(argv: list[str]) -> int:
@@ -126,9 +124,9 @@ def _check(args: GenerateArgs) -> None:
 
 def _converter(args: GenerateArgs, adapter: Path | None) -> HFCheckpointConverter:
     if args.adapter is not None and adapter is not None:
-        return base_converter(args.adapter, adapter, args.model, trust_remote_code=args.trust_remote_code)
+        return base_converter(args.adapter, adapter, args.model)
     assert args.model is not None
-    return HFCheckpointConverter.from_hf(args.model, trust_remote_code=args.trust_remote_code)
+    return HFCheckpointConverter.from_hf(args.model)
 
 
 def _tokenizer(converter: HFCheckpointConverter, adapter: Path | None) -> "PreTrainedTokenizerBase":

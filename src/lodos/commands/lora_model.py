@@ -1,9 +1,7 @@
 """What `lodos train` trains: the model, as shapes and with its weights, and its trainer."""
 
-import functools
 from typing import Any
 
-import equinox as eqx
 from jaxtyping import Array, PRNGKeyArray
 
 from lodos.config import TrainArgs
@@ -11,20 +9,19 @@ from lodos.formats.hf import HFCheckpointConverter
 from lodos.jit import named_jit
 from lodos.lora.filters import lora_trainable_params_filter
 from lodos.lora.norms import lora_norms
-from lodos.lora.transform import loraize
+from lodos.lora.transform import loraize, loraized_shapes
 from lodos.models.decoder import LmHeadModel
 from lodos.train.trainer import Trainer
 from lodos.types import LmExample
 
 
-def lora_structure(config: TrainArgs, converter: HFCheckpointConverter, *, key: PRNGKeyArray) -> LmHeadModel:
+def lora_structure(config: TrainArgs, converter: HFCheckpointConverter) -> LmHeadModel:
     """What `load_lora_model` makes, as shapes, of whatever dtypes.
 
     Raises:
         UserError: for targets that the model does not have.
     """
-    structure = converter.structure(**model_options(config))
-    return eqx.filter_eval_shape(functools.partial(loraize, config=config.lora, key=key), structure)
+    return loraized_shapes(converter.structure(**model_options(config)), config.lora)
 
 
 def load_lora_model(config: TrainArgs, converter: HFCheckpointConverter, *, key: PRNGKeyArray) -> LmHeadModel:

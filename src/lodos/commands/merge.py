@@ -31,8 +31,6 @@ class MergeArgs:
     """Above this size the weights are split into several files."""
     overwrite: bool = False
     """Replace the output folder if it exists."""
-    trust_remote_code: bool = False
-    """Let transformers run Python code from the model's repository."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"\d+ ?[KMGT]i?B", self.max_shard_size, flags=re.IGNORECASE):
@@ -57,7 +55,7 @@ def merge(args: MergeArgs) -> None:
     if output.exists() and not args.overwrite:
         raise UserError(f"output: {output} exists. Give another folder, or --overwrite to replace it.")
     adapter = model_folder(args.adapter)
-    converter = base_converter(args.adapter, adapter, args.model, trust_remote_code=args.trust_remote_code)
+    converter = base_converter(args.adapter, adapter, args.model)
     # Of the base, shapes alone: its tensors are read one by one as the merged ones are written.
     model, lora = load_peft_pretrained(converter.checked_structure(), args.adapter, base=converter.reader())
     converter.save_pretrained(

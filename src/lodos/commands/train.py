@@ -17,6 +17,7 @@ from lodos.commands.loaders import blank_batch, make_loaders
 from lodos.commands.lora_model import load_lora_model, lora_structure, lora_trainer
 from lodos.commands.run_facts import run_facts
 from lodos.commands.run_log import RunLog
+from lodos.commands.uploads import checked_uploads
 from lodos.config import TrainArgs
 from lodos.config_parsing import parse_config
 from lodos.data.batching.loader import EvalLoader
@@ -28,6 +29,7 @@ from lodos.formats.peft import save_peft_pretrained
 from lodos.formats.upload import Uploads
 from lodos.models.decoder import LmHeadModel
 from lodos.tracking.external import check_trackers
+from lodos.train.axes import check_axes
 from lodos.train.evaluation import Evaluation, EvaluationHook
 from lodos.train.failures import explained_failures
 from lodos.train.hooks import StepInfo
@@ -67,14 +69,13 @@ def train(config: TrainArgs) -> TrainResult:
     """One run, from the files it starts from to the files it leaves."""
     _check_places(config)
     step = newest_step(config.trainer) or 0
-    uploads = _checked_uploads(config)
+    uploads = checked_uploads(config)
     converter = HFCheckpointConverter.from_hf(
-        config.model_name_or_path,
-        chat_template=read_template(config.chat_template),
-        trust_remote_code=config.trust_remote_code,
+        config.model_name_or_path, chat_template=read_template(config.chat_template)
     )
     lora_key, training_key = jax.random.split(jax.random.key(config.trainer.seed))
-    shapes = lora_structure(config, converter, key=lora_key)
+    shapes = lora_structure(config, converter)
+    check_axes(config.trainer, shapes)
     # The step is compiled while the rest is made ready, from when its schedule and the shape of its batches are known.
     trainer = None
     if config.packing and config.trainer.num_train_steps is not None:
@@ -125,15 +126,6 @@ def _check_places(config: TrainArgs) -> None:
     check_trackers(config.trainer.trackers)
     with config.trainer.device_mesh:
         pass
-
-
-def _checked_uploads(config: TrainArgs) -> Uploads:
-    """What uploads to the hub, having seen that it can; of several hosts only the first one does."""
-    uploads = Uploads(private=config.hf_private)
-    for setting in ("hf_upload", "merged_hf_upload"):
-        if (repo := getattr(config, setting)) is not None and jax.process_index() == 0:
-            uploads.check(setting, repo)
-    return uploads
 
 
 def adapter_folder(config: TrainArgs) -> Path:

@@ -22,7 +22,11 @@ from lodos.formats.hub import model_folder
 from lodos.formats.merged import EMBEDDING, TIED_HEAD, merged_tensors
 from lodos.formats.progress import progress_bar
 from lodos.formats.safetensors import MAX_SHARD_SIZE, SafetensorsReader, write_sharded
+<<<<<<< HEAD
 from lodos.formats.tokenizer_files import copy_tokenizer, load_tokenizer, save_tokenizer
+=======
+from lodos.formats.tokenizer_files import copy_tokenizer, names_code, refuse_pointer_files, save_tokenizer
+>>>>>>> a8f08b3 (Code of a model's repository is never run; the examples upload as lodos train does)
 from lodos.models.auto import check_model_type, decoder_config
 from lodos.models.config import DecoderConfig
 from lodos.models.decoder import LmHeadModel
@@ -48,7 +52,6 @@ class HFCheckpointConverter:
     hf_config: dict[str, Any]
     """config.json with transformers' defaults filled in."""
     config: DecoderConfig
-    trust_remote_code: bool = False
     revision: str | None = None
     chat_template: str | None = None
     """In place of the folder's, for the tokenizer and for what is written."""
@@ -61,13 +64,11 @@ class HFCheckpointConverter:
         *,
         revision: str | None = None,
         chat_template: str | None = None,
-        trust_remote_code: bool = False,
     ) -> "HFCheckpointConverter":
         """Reads the config of a folder or hub name; no weights yet.
 
         Args:
             chat_template: to use and to write in place of the folder's.
-            trust_remote_code: let transformers run Python code that the model's repository brings (its tokenizer).
 
         Raises:
             UserError: when the model is not there or is of a kind that is not supported.
@@ -78,7 +79,7 @@ class HFCheckpointConverter:
         folder = model_folder(model_name_or_path, revision, weights=False)
         raw = read_json(folder / "config.json")
         check_model_type(raw)
-        # Remote code is never needed for a config of a model_type that transformers knows.
+        # A config of a model_type that transformers knows needs no code of the repository's.
         try:
             hf_config = AutoConfig.from_pretrained(folder, trust_remote_code=False).to_dict()
         except (KeyError, TypeError, ValueError, StrictDataclassError) as error:
@@ -89,15 +90,31 @@ class HFCheckpointConverter:
             model_name_or_path,
             hf_config,
             decoder_config(hf_config),
-            trust_remote_code=trust_remote_code,
             revision=revision,
             chat_template=chat_template,
         )
 
     @functools.cached_property
     def tokenizer(self) -> "PreTrainedTokenizerFast":
+<<<<<<< HEAD
         """The folder's tokenizer."""
         tokenizer = load_tokenizer(self.folder, trust_remote_code=self.trust_remote_code)
+=======
+        """The folder's tokenizer. Python code that a repository brings is never run."""
+        from transformers import AutoTokenizer
+
+        refuse_pointer_files(self.folder)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
+        except (OSError, ValueError, ImportError) as error:
+            if names_code(self.folder):
+                raise UserError(
+                    f"{self.folder}: its tokenizer is Python code of the repository's (auto_map in "
+                    "tokenizer_config.json), which is never run. Save it once as a tokenizer.json, which fast "
+                    "tokenizers are, and give the folder with that."
+                ) from None
+            raise UserError(f"{self.folder}: no tokenizer that transformers can load: {error}") from None
+>>>>>>> a8f08b3 (Code of a model's repository is never run; the examples upload as lodos train does)
         if self.chat_template is not None:
             tokenizer.chat_template = self.chat_template
         if self.pad_token is not None:

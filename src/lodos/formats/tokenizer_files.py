@@ -5,8 +5,12 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+<<<<<<< HEAD
 from lodos.errors import UserError
 from lodos.formats import sentencepiece_model
+=======
+from lodos.files import read_json
+>>>>>>> a8f08b3 (Code of a model's repository is never run; the examples upload as lodos train does)
 from lodos.git_lfs import refuse_pointers
 
 if TYPE_CHECKING:
@@ -29,6 +33,7 @@ def refuse_pointer_files(folder: Path) -> None:
     refuse_pointers(*sorted({file for pattern in _PATTERNS for file in folder.glob(pattern)}))
 
 
+<<<<<<< HEAD
 def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> "PreTrainedTokenizerFast":
     """The tokenizer of a model folder.
 
@@ -55,6 +60,12 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> "PreTrai
 def is_sentencepiece_alone(folder: Path) -> bool:
     """Whether the tokenizer is SentencePiece's file, and nothing that transformers has made of it."""
     return (folder / sentencepiece_model.NAME).is_file() and not (folder / WHOLE).is_file()
+=======
+def names_code(folder: Path) -> bool:
+    """Whether the folder's tokenizer is Python code that the model's repository brings."""
+    path = folder / "tokenizer_config.json"
+    return path.exists() and "AutoTokenizer" in (read_json(path).get("auto_map") or {})
+>>>>>>> a8f08b3 (Code of a model's repository is never run; the examples upload as lodos train does)
 
 
 def copy_tokenizer(source: Path, destination: Path, *, chat_template: str | None = None) -> None:

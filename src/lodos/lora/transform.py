@@ -3,10 +3,12 @@
 Both take a model and return a new one. They know nothing of the model but the names of its layers.
 """
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree
@@ -46,6 +48,15 @@ def loraize(model: Model, config: LoraConfig, *, key: PRNGKeyArray) -> Model:
         return LoraLinear(linear, A, B, ranks, scale, config.dropout, index)
 
     return map_modules(wrap, model, is_linear)
+
+
+def loraized_shapes(model: Model, config: LoraConfig) -> Model:
+    """What `loraize` makes of a model, or of its shapes, as shapes.
+
+    Raises:
+        UserError: as `loraize` does.
+    """
+    return eqx.filter_eval_shape(functools.partial(loraize, config=config, key=jax.random.key(0)), model)
 
 
 def merge_lora_modules(model: Model) -> Model:
