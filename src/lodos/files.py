@@ -100,15 +100,38 @@ def write_whole(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def write_compared(path: Path, content: str | bytes) -> None:
+    """Writes a file, text as UTF-8, and proves that it holds what was meant.
+
+    Raises:
+        OSError: if what is read back is not what was written.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    path.write_bytes(data)
+    flush(path)
+    if path.read_bytes() != data:
+        raise OSError(f"{path}: read back differently than written.")
+
+
+def copy_compared(source: Path, path: Path) -> None:
+    """Copies a file's content, making the folder it goes to; the errors are those of `write_compared`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_compared(path, source.read_bytes())
+
+
+def flush(path: Path) -> None:
+    """Returns when the system says that a written file is on the disk."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes `value` as Hugging Face does: indented by two, keys sorted, a newline at the end.
 
     Raises:
         OSError: if what is read back is not what was written.
     """
-    path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
-    if read_json(path) != value:
-        raise OSError(f"{path}: read back differently than written.")
+    write_compared(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:

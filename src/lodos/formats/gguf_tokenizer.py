@@ -12,6 +12,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from lodos.errors import UserError
+from lodos.formats.tokenizer_files import write_tokenizer
 
 _CONTROL, _USER_DEFINED = 3, 4  # of llama.cpp's token types
 
@@ -78,4 +79,4 @@ def save_tokenizer(fields: Mapping[str, Any], folder: Path, *, source: Path) -> 
     }
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
     fast.chat_template = fields.get("tokenizer.chat_template")
-    fast.save_pretrained(folder)
+    write_tokenizer(fast, folder)

@@ -7,7 +7,6 @@ device's shard straight from its slice of the file.
 
 import dataclasses
 import functools
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,16 +16,83 @@ import numpy as np
 from jax.sharding import SingleDeviceSharding
 
 from lodos.errors import UserError
-from lodos.files import read_json, write_json, written_whole
+from lodos.files import copy_compared, read_json, write_compared, write_json, written_whole
 from lodos.formats.hub import model_folder
 from lodos.formats.merged import EMBEDDING, TIED_HEAD, merged_tensors
 from lodos.formats.progress import progress_bar
 from lodos.formats.safetensors import MAX_SHARD_SIZE, SafetensorsReader, write_sharded
-<<<<<<< HEAD
 from lodos.formats.tokenizer_files import copy_tokenizer, load_tokenizer, save_tokenizer
-=======
-from lodos.formats.tokenizer_files import copy_tokenizer, names_code, refuse_pointer_files, save_tokenizer
->>>>>>> a8f08b3 (Code of a model's repository is never run; the examples upload as lodos train does)
+from lodos.models.auto import check_model_type, decoder_config
+from lodos.models.config import DecoderConfig
+from lodos.models.decoder import LmHeadModel
+from lodos.nn.attention.attention import AttentionImplementation
+from lodos.nn.stacked import GradientCheckpointing
+from lodos.sharding import AxisMapping, named_shardings
+from lodos.tree import layer_names, map_modules, named_leaves
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+# Tables that old Llama checkpoints carry and that follow from the config.
+_DERIVED_SUFFIX = "rotary_emb.inv_freq"
+
+
+@dataclasses.dataclass(frozen=True)
+class HFCheckpointConverter:
+    """A model folder: its config, its tokenizer, and its weights as a model."""
+
+    folder: Path
+    model_name_or_path: str
+    """As the user gave it: a folder or a hub name."""
+    hf_config: dict[str, Any]
+    """config.json with transformers' defaults filled in."""
+    config: DecoderConfig
+    revision: str | None = None
+    chat_template: str | None = None
+    """In place of the folder's, for the tokenizer and for what is written."""
+    pad_token: str | None = None
+    """Added to the folder's tokenizer, for the tokenizer and for what is written."""
+
+    @staticmethod
+    def from_hf(
+        model_name_or_path: str,
+        *,
+        revision: str | None = None,
+        chat_template: str | None = None,
+    ) -> "HFCheckpointConverter":
+        """Reads the config of a folder or hub name; no weights yet.
+
+        Args:
+            chat_template: to use and to write in place of the folder's.
+
+        Raises:
+            UserError: when the model is not there or is of a kind that is not supported.
+        """
+        from huggingface_hub.errors import StrictDataclassError
+        from transformers import AutoConfig
+
+        folder = model_folder(model_name_or_path, revision, weights=False)
+        raw = read_json(folder / "config.json")
+        check_model_type(raw)
+        # A config of a model_type that transformers knows needs no code of the repository's.
+        try:
+            hf_config = AutoConfig.from_pretrained(folder, trust_remote_code=False).to_dict()
+        except (KeyError, TypeError, ValueError, StrictDataclassError) as error:
+            reason = error.args[0] if error.args else error
+            raise UserError(f"{folder / 'config.json'}: transformers refuses it: {reason}") from None
+        return HFCheckpointConverter(
+            folder,
+            model_name_or_path,
+            hf_config,
+            decoder_config(hf_config),
+            revision=revision,
+            chat_template=chat_template,
+        )
+
+    @functools.cached_property
+    def tokenizer(self) -> "PreTrainedTokenizerFast":
+        """The folder's tokenizer. Python code that a repository brings is never run."""
+        tokenizer = load_tokenizer(self.folder)
 from lodos.models.auto import check_model_type, decoder_config
 from lodos.models.config import DecoderConfig
 from lodos.models.decoder import LmHeadModel
@@ -202,9 +268,9 @@ class HFCheckpointConverter:
                 save_tokenizer(self.tokenizer, folder)
             self._write_generation_config(folder)
             for licence in self.folder.glob("LICENSE*"):
-                shutil.copy(licence, folder)
+                copy_compared(licence, folder / licence.name)
             if card is not None:
-                (folder / "README.md").write_text(card, encoding="utf-8")
+                write_compared(folder / "README.md", card)
 
     def structure(
         self,

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from lodos.errors import UserError
-from lodos.files import read_json, write_json, written_whole
+from lodos.files import read_json, write_compared, write_json, written_whole
 from lodos.formats.hub import model_folder
 from lodos.formats.merged import leaf_of_tensor
 from lodos.formats.model_card import RunFacts, adapter_card
@@ -90,7 +90,7 @@ def save_peft_pretrained(
         base_folder = base_folder or model_folder(base_model_name_or_path, weights=False)
         copy_tokenizer(base_folder, folder, chat_template=chat_template)
         card = adapter_card(config, base_model_name_or_path, target_modules, facts or RunFacts(), repo=repo)
-        (folder / "README.md").write_text(card, encoding="utf-8")
+        write_compared(folder / "README.md", card)
 
 
 def load_peft_pretrained(

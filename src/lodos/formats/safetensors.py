@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from lodos.errors import UserError
-from lodos.files import read_json, write_json
+from lodos.files import flush, read_json, write_json
 from lodos.git_lfs import refuse_pointers
 
 WEIGHTS_NAME = "model.safetensors"
@@ -136,6 +136,7 @@ def save_and_compare(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     # The writer takes the bytes of a buffer in memory order, whatever the strides say: a view would come out wrong.
     contiguous = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}
     save_file(contiguous, path, metadata=METADATA)
+    flush(path)
     written = SafetensorsReader(path)
     differing = [
         name

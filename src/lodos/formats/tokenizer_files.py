@@ -1,16 +1,12 @@
 """The tokenizer's files: copied from one model folder to another, or written where the tokenizer has changed."""
 
-import filecmp
-import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-<<<<<<< HEAD
 from lodos.errors import UserError
+from lodos.files import copy_compared, read_json, write_compared
 from lodos.formats import sentencepiece_model
-=======
-from lodos.files import read_json
->>>>>>> a8f08b3 (Code of a model's repository is never run; the examples upload as lodos train does)
 from lodos.git_lfs import refuse_pointers
 
 if TYPE_CHECKING:
@@ -33,39 +29,40 @@ def refuse_pointer_files(folder: Path) -> None:
     refuse_pointers(*sorted({file for pattern in _PATTERNS for file in folder.glob(pattern)}))
 
 
-<<<<<<< HEAD
-def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> "PreTrainedTokenizerFast":
-    """The tokenizer of a model folder.
-
-    Args:
-        trust_remote_code: let transformers run Python code that the folder brings.
+def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
+    """The tokenizer of a model folder. Python code that the folder brings is never run.
 
     Raises:
-        UserError: when there is none, or not all of it.
+        UserError: when there is none, not all of it, or it is such code.
     """
     from transformers import AutoTokenizer
 
     refuse_pointer_files(folder)
     # Without a vocabulary transformers makes a tokenizer of some special tokens, in which every text is empty.
-    if not trust_remote_code and not any((folder / name).is_file() for name in _VOCABULARIES):
+    if not _names_code(folder) and not any((folder / name).is_file() for name in _VOCABULARIES):
         raise UserError(f"{folder}: no tokenizer: none of {', '.join(_VOCABULARIES)} is there.")
     if is_sentencepiece_alone(folder):
         return sentencepiece_model.read_sentencepiece(folder)
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
+        if _names_code(folder):
+            raise UserError(
+                f"{folder}: its tokenizer is Python code of the repository's (auto_map in tokenizer_config.json), which "
+                "is never run. Save it once as a tokenizer.json, which fast tokenizers are, and give the folder with "
+                "that."
+            ) from None
         raise UserError(f"{folder}: no tokenizer that transformers can load: {error}") from None
 
 
 def is_sentencepiece_alone(folder: Path) -> bool:
     """Whether the tokenizer is SentencePiece's file, and nothing that transformers has made of it."""
     return (folder / sentencepiece_model.NAME).is_file() and not (folder / WHOLE).is_file()
-=======
-def names_code(folder: Path) -> bool:
-    """Whether the folder's tokenizer is Python code that the model's repository brings."""
+
+
+def _names_code(folder: Path) -> bool:
     path = folder / "tokenizer_config.json"
     return path.exists() and "AutoTokenizer" in (read_json(path).get("auto_map") or {})
->>>>>>> a8f08b3 (Code of a model's repository is never run; the examples upload as lodos train does)
 
 
 def copy_tokenizer(source: Path, destination: Path, *, chat_template: str | None = None) -> None:
@@ -83,26 +80,36 @@ def copy_tokenizer(source: Path, destination: Path, *, chat_template: str | None
     for pattern in _PATTERNS:
         for file in source.glob(pattern):
             if file.is_file():
-                place = destination / file.relative_to(source)
-                place.parent.mkdir(exist_ok=True)
-                shutil.copyfile(file, place)
-                if not filecmp.cmp(file, place, shallow=False):
-                    raise OSError(f"{place}: read back differently than written.")
+                copy_compared(file, destination / file.relative_to(source))
     if is_sentencepiece_alone(source):
         save_tokenizer(load_tokenizer(source), destination)
     if chat_template is not None:
-        (destination / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
+        write_compared(destination / "chat_template.jinja", chat_template)
+
+
+def write_tokenizer(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
+    """Writes the files that transformers makes of a tokenizer.
+
+    Raises:
+        OSError: if what is read back is not what was written.
+    """
+    # transformers writes files of its own choice, and compares none.
+    with tempfile.TemporaryDirectory(prefix="lodos-tokenizer-") as scratch:
+        tokenizer.save_pretrained(scratch)
+        for file in Path(scratch).rglob("*"):
+            if file.is_file():
+                copy_compared(file, folder / file.relative_to(scratch))
 
 
 def save_tokenizer(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
     """Writes a tokenizer that is no longer that of a folder, with its chat template.
 
     Raises:
-        OSError: if what is read back has other tokens.
+        OSError: if what is read back is not what was written, or has other tokens.
     """
     from transformers import AutoTokenizer
 
-    tokenizer.save_pretrained(folder)
+    write_tokenizer(tokenizer, folder)
     written = AutoTokenizer.from_pretrained(folder)
     if written.get_vocab() != tokenizer.get_vocab() or written.pad_token_id != tokenizer.pad_token_id:
         raise OSError(f"{folder}: the tokenizer was read back with other tokens than it was written with.")
