@@ -48,9 +48,9 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
     except (OSError, ValueError, ImportError) as error:
         if _names_code(folder):
             raise UserError(
-                f"{folder}: its tokenizer is Python code of the repository's (auto_map in tokenizer_config.json), which "
-                "is never run. Save it once as a tokenizer.json, which fast tokenizers are, and give the folder with "
-                "that."
+                f"{folder}: its tokenizer is Python code of the repository's (auto_map in tokenizer_config.json), "
+                "which is never run. Save it once as a tokenizer.json, which fast tokenizers are, and give the folder "
+                "with that."
             ) from None
         raise UserError(f"{folder}: no tokenizer that transformers can load: {error}") from None
 
