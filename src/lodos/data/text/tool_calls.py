@@ -74,11 +74,11 @@ def tools_from(value: Any) -> list[dict[str, Any]] | None:
         None for what is no such list.
     """
     try:
-        tools = _read(value)
-        tools = None if tools is None else _without_nulls([_read(tool) for tool in tools])
-    except (ValueError, TypeError):
+        given = _read(value)
+        tools = [_without_nulls(_read(tool)) for tool in given] if isinstance(given, list) else None
+    except ValueError:
         return None
-    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+    if tools is None or not all(isinstance(tool, dict) for tool in tools):
         return None
     return [_with_parameters(tool) for tool in tools]
 
