@@ -1,13 +1,17 @@
 """`lodos train` goes on where it was interrupted, and only with what it began with."""
 
 import dataclasses
+import datetime
+import types
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lodos.commands.template_date import with_template_date
 from lodos.commands.train import main, train
 from lodos.config import TrainArgs
+from lodos.data.tokens import source_store
 from lodos.errors import UserError
 from lodos.formats.hf import HFCheckpointConverter
 from lodos.lora.config import LoraConfig
@@ -101,3 +105,42 @@ def test_a_run_goes_on_with_more_steps_elsewhere_and_with_other_microbatches(arg
     train(named(args, "straight", num_train_steps=2))
     moved = dataclasses.replace(args, hf_save_path=str(tmp_path / "elsewhere"))
     assert train(named(moved, "straight", per_device_parallelism=2, num_train_steps=3)).step == 3
+
+
+def test_the_day_of_a_template_is_that_on_which_the_run_began(
+    args: TrainArgs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rows = tmp_path / "chat.jsonl"
+    talk = '{"messages": [{"role": "user", "content": "Say %s."}, {"role": "assistant", "content": "%s"}]}\n'
+    rows.write_text("".join(talk % (letter, letter) for letter in "abcdefgh"), encoding="utf-8")
+    template = (
+        "{{ strftime_now('%d %b %Y') }}{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + "
+        "'<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    chat = dataclasses.replace(named(args, "dated"), data=str(rows), validation=2, chat_template=template)
+
+    def today(day: str) -> None:
+        class Day(datetime.date):
+            @classmethod
+            def today(cls) -> datetime.date:
+                return cls.fromisoformat(day)
+
+        monkeypatch.setattr(source_store, "datetime", types.SimpleNamespace(date=Day))
+
+    today("2026-02-27")
+    with interrupted_after(1):
+        assert train(chat).config.template_date == "2026-02-27"
+    today("2026-02-28")
+    with interrupted_after(3):  # by the run's name alone; the training examples are compared, too
+        assert train(chat).config.template_date == "2026-02-27"
+    saved = chat.trainer.run_folder / "config.yaml"
+    assert "template_date: '2026-02-27'" in saved.read_text(encoding="utf-8")
+    with pytest.raises(UserError, match="template_date: 2026-02-27 in the checkpoint, 2026-02-28 in this run"):
+        train(dataclasses.replace(chat, template_date="2026-02-28"))
+    converter = HFCheckpointConverter.from_hf(chat.model_name_or_path, chat_template=template)
+    anew = dataclasses.replace(chat.trainer, load_checkpoint=False)
+    for trainer, day in ((chat.trainer, "2026-02-27"), (anew, "2026-02-28")):
+        assert with_template_date(dataclasses.replace(chat, trainer=trainer), converter).template_date == day
+    assert with_template_date(args, converter).template_date == "2026-02-28"
+    undated = HFCheckpointConverter.from_hf(args.model_name_or_path)
+    assert with_template_date(args, undated).template_date is None
