@@ -88,9 +88,9 @@ def test_what_transformers_refuses_is_an_error_of_the_users(folder: Path) -> Non
         HFCheckpointConverter.from_hf(str(folder))
 
 
-def test_quantised_weights_and_unknown_activations_are_refused_together(folder: Path) -> None:
-    _edit_config(folder, quantization_config={"quant_method": "gptq"}, hidden_act="quick_gelu")
-    with pytest.raises(UserError, match=r"(?s)quantised \(gptq\).*hidden_act: 'quick_gelu'"):
+def test_unknown_model_types_and_activations_are_refused_together(folder: Path) -> None:
+    _edit_config(folder, model_type="gpt2", hidden_act="quick_gelu")
+    with pytest.raises(UserError, match=r"(?s)model_type: 'gpt2'.*hidden_act: 'quick_gelu'"):
         HFCheckpointConverter.from_hf(str(folder))
 
 

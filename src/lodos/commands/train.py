@@ -73,6 +73,7 @@ def train(config: TrainArgs) -> TrainResult:
     converter = HFCheckpointConverter.from_hf(
         config.model_name_or_path, chat_template=read_template(config.chat_template)
     )
+    converter.check_weights()
     lora_key, training_key = jax.random.split(jax.random.key(config.trainer.seed))
     shapes = lora_structure(config, converter)
     check_axes(config.trainer, shapes)

@@ -7,6 +7,7 @@ device's shard straight from its slice of the file.
 
 import dataclasses
 import functools
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,12 @@ from jax.sharding import SingleDeviceSharding
 
 from lodos.errors import UserError
 from lodos.files import copy_compared, read_json, write_compared, write_json, written_whole
-from lodos.formats.hub import model_folder
+from lodos.formats.hub import hub_tensor_types, model_folder
 from lodos.formats.merged import EMBEDDING, TIED_HEAD, merged_tensors
 from lodos.formats.progress import progress_bar
-from lodos.formats.safetensors import MAX_SHARD_SIZE, SafetensorsReader, write_sharded
+from lodos.formats.quantised import left_over, refuse_quantised
+from lodos.formats.safetensors import DTYPES, MAX_SHARD_SIZE, SafetensorsReader, write_sharded
+from lodos.formats.tensor_problems import problem_lines
 from lodos.formats.tokenizer_files import copy_tokenizer, load_tokenizer, save_tokenizer
 from lodos.models.auto import check_model_type, decoder_config
 from lodos.models.config import DecoderConfig
@@ -32,6 +35,8 @@ from lodos.tree import layer_names, map_modules, named_leaves
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+logger = logging.getLogger(__name__)
 
 # Tables that old Llama checkpoints carry and that follow from the config.
 _DERIVED_SUFFIX = "rotary_emb.inv_freq"
@@ -169,7 +174,7 @@ class HFCheckpointConverter:
         Raises:
             OSError: if what is read back is not what was written; nothing is left at `path` then.
         """
-        tensors = merged_tensors(model, SafetensorsReader(self.folder), None if dtype is None else np.dtype(dtype))
+        tensors = merged_tensors(model, self.reader(), None if dtype is None else np.dtype(dtype))
         with written_whole(path) as folder:
             with progress_bar("Writing merged model", len(tensors), enabled=progress) as advance:
                 write_sharded(folder, tensors, max_shard_size=max_shard_size, progress=lambda _: advance())
@@ -211,10 +216,44 @@ class HFCheckpointConverter:
         self._check(self.reader(), model)
         return model
 
+    def check_weights(self) -> None:
+        """Looks at names, shapes and types of the weights and reads none; of a hub name, before they are downloaded.
+
+        Raises:
+            UserError: as `load_pretrained` does.
+        """
+        if self._is_here:
+            self.checked_structure()
+        else:
+            self._refuse_quantised_on_hub()
+
     def reader(self) -> SafetensorsReader:
-        """The folder's tensors, none of which is read yet."""
+        """The folder's tensors, none of which is read yet.
+
+        Raises:
+            UserError: when they are not floats.
+        """
+        if not self._is_here:
+            self._refuse_quantised_on_hub()
         model_folder(self.model_name_or_path, self.revision)  # of a hub name, the weights join the rest in the cache
-        return SafetensorsReader(self.folder)
+        reader = SafetensorsReader(self.folder, floats_only=False)
+        refuse_quantised(self.folder, reader.others, reader.shapes, self.hf_config)
+        if problems := reader.type_problems():
+            raise UserError("\n".join(problems))
+        if (method := left_over(self.hf_config)) is not None:
+            _say_left_over(self.folder, method)
+        return reader
+
+    @property
+    def _is_here(self) -> bool:
+        """Whether the weights are on this machine, or will never be."""
+        return Path(self.model_name_or_path).expanduser().is_dir() or any(self.folder.glob("*.safetensors"))
+
+    def _refuse_quantised_on_hub(self) -> None:
+        if left_over(self.hf_config) is not None:
+            types = hub_tensor_types(self.model_name_or_path, self.revision)
+            others = {name: kind for name, kind in types.items() if kind not in DTYPES}
+            refuse_quantised(Path(self.model_name_or_path), others, types, self.hf_config)
 
     def _check(self, reader: SafetensorsReader, model: LmHeadModel) -> None:
         expected = {
@@ -223,20 +262,21 @@ class HFCheckpointConverter:
             for tensor in layer_names(name, leaf.shape[0])
         }
         found = {name: shape for name, shape in reader.shapes.items() if not name.endswith(_DERIVED_SUFFIX)}
-        problems = []
+        problems: list[str] = []
         if self.config.tie_word_embeddings and TIED_HEAD in found:
             del found[TIED_HEAD]
             if EMBEDDING in found and not np.array_equal(reader.read(TIED_HEAD), reader.read(EMBEDDING)):
                 problems.append(
                     f"{TIED_HEAD}: differs from {EMBEDDING}, though config.json says tie_word_embeddings: true."
                 )
-        problems += [f"{name}: missing." for name in expected if name not in found]
-        problems += [f"{name}: extra; no part of this model takes it." for name in found if name not in expected]
-        problems += [
-            f"{name}: the file has {list(found[name])}, config.json asks for {list(shape)}."
+        wrong = [(name, "missing") for name in expected if name not in found]
+        wrong += [(name, "extra; no part of this model takes it") for name in found if name not in expected]
+        wrong += [
+            (name, f"the file has {list(found[name])}, config.json asks for {list(shape)}")
             for name, shape in expected.items()
             if name in found and found[name] != shape
         ]
+        problems += problem_lines(wrong)
         if problems:
             raise UserError(
                 f"{self.folder}: the weights do not fit config.json (model_type {self.hf_config['model_type']}):\n  "
@@ -247,6 +287,8 @@ class HFCheckpointConverter:
         config = read_json(self.folder / "config.json")
         if vocab_size != self.config.vocab_size:
             config["vocab_size"] = vocab_size
+        for leftover in ("quantization_config", "quantization"):  # these weights are floats
+            config.pop(leftover, None)
         if self.pad_token is not None:
             config["pad_token_id"] = self.tokenizer.pad_token_id
         if dtype is not None:
@@ -268,6 +310,12 @@ class HFCheckpointConverter:
         if self.pad_token is not None:
             config["pad_token_id"] = self.tokenizer.pad_token_id
         write_json(folder / "generation_config.json", config)
+
+
+@functools.cache  # once, however often the files are opened
+def _say_left_over(folder: Path, method: str) -> None:
+    said = "%s: config.json says quantised by %s, but the weights are floats: loaded as they are."
+    logger.info(said, folder, method)
 
 
 def _is_shape(node: object) -> bool:

@@ -43,3 +43,19 @@ def model_folder(name_or_path: str, revision: str | None = None, *, weights: boo
             f"{name_or_path}: there is no such folder here, and the hub gave: {str(error).strip().splitlines()[0]}. "
             "A gated model needs its licence accepted and HF_TOKEN set."
         ) from None
+
+
+def hub_tensor_types(name: str, revision: str | None = None) -> dict[str, str]:
+    """The type of each tensor of a model on the hub, in safetensors' words; nothing is downloaded but the headers.
+
+    Empty where the hub does not say: then the weights do, when they are here.
+    """
+    from huggingface_hub import get_safetensors_metadata
+    from huggingface_hub.errors import HfHubHTTPError, NotASafetensorsRepoError, SafetensorsParsingError
+
+    try:
+        metadata = get_safetensors_metadata(name, revision=revision)
+    except (HfHubHTTPError, NotASafetensorsRepoError, SafetensorsParsingError, OSError):
+        return {}
+    files = metadata.files_metadata.values()
+    return {tensor: info.dtype for file in files for tensor, info in file.tensors.items()}

@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 
 from lodos.errors import UserError
 from lodos.files import flush, read_json, write_json
+from lodos.formats.tensor_problems import problem_lines
 from lodos.git_lfs import refuse_pointers
 
 WEIGHTS_NAME = "model.safetensors"
@@ -51,8 +52,11 @@ class TensorSource:
 class SafetensorsReader:
     """The tensors of one safetensors file, or of a folder of them."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, *, floats_only: bool = True):
         """Opens the file or folder and reads the headers, no weights.
+
+        Args:
+            floats_only: refuse tensors of other types than `DTYPES`; else they are in `others`, and cannot be read.
 
         Raises:
             UserError: if there is no safetensors file, a file of the index is missing, or one cannot be parsed.
@@ -62,6 +66,8 @@ class SafetensorsReader:
         self._bytes_read = 0
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: dict[str, np.dtype] = {}
+        self.others: dict[str, str] = {}
+        """Tensors of other types, and these in safetensors' words."""
         self._file_of: dict[str, Path] = {}
         problems = []
         for file in [path] if path.is_file() else _files_of(path):
@@ -76,13 +82,21 @@ class SafetensorsReader:
                     continue
                 part = handle.get_slice(name)
                 if part.get_dtype() not in DTYPES:
-                    problems.append(f"{file}: {name} is {part.get_dtype()}, not one of {', '.join(DTYPES)}.")
+                    self.others[name] = part.get_dtype()
                     continue
                 self.shapes[name] = tuple(part.get_shape())
                 self.dtypes[name] = DTYPES[part.get_dtype()]
                 self._file_of[name] = file
+        if floats_only:
+            problems += self.type_problems()
         if problems:
             raise UserError("\n".join(problems))
+
+    def type_problems(self) -> list[str]:
+        """What to say of tensors of other types."""
+        known = ", ".join(DTYPES)
+        lines = problem_lines((name, f"{kind}, not one of {known}") for name, kind in self.others.items())
+        return [f"{self.path}: {line}" for line in lines]
 
     def read(self, name: str, index: tuple[slice, ...] = ()) -> np.ndarray:
         """The slice `index` of a tensor, the whole tensor by default."""

@@ -22,9 +22,6 @@ def check_model_type(hf_config: Mapping[str, Any]) -> None:
     problems = []
     if model_type not in MODEL_TYPES:
         problems.append(f"model_type: {model_type!r} is not supported. Supported: {', '.join(MODEL_TYPES)}.")
-    if hf_config.get("quantization_config"):
-        method = hf_config["quantization_config"].get("quant_method", "unknown")
-        problems.append(f"quantization_config: the weights are quantised ({method}). Give the unquantised model.")
     activation = hf_config.get("hidden_act", "silu")
     if activation not in ACTIVATIONS:
         problems.append(f"hidden_act: {activation!r} is not supported. Supported: {', '.join(ACTIVATIONS)}.")
@@ -36,7 +33,7 @@ def decoder_config(hf_config: Mapping[str, Any]) -> DecoderConfig:
     """The decoder that a complete config.json (defaults filled in by transformers) describes.
 
     Raises:
-        UserError: for a model_type, rope type, activation or quantisation that is not supported.
+        UserError: for a model_type, rope type or activation that is not supported.
     """
     check_model_type(hf_config)
     return MODEL_TYPES[hf_config["model_type"]](hf_config)
