@@ -1,4 +1,4 @@
-"""Quantised weights are refused in one sentence that names the method; float weights are loaded whatever config.json says.
+"""Quantised weights are refused in one sentence that names the method; floats are loaded whatever config.json says.
 
 The tensors are those that each method writes, by their names and types.
 """
