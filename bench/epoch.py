@@ -1,7 +1,7 @@
 """Same examples: an epoch of Alpaca rows in lodos and in transformers' Trainer with PEFT, taking turns by steps.
 
-    python -m bench.epoch --data ../shared/data/alpaca_en_999.json               900 rows, 99 held out
-    python -m bench.epoch --data ../shared/data/alpaca_en_999.json --rows 256    fewer training rows, the same held out
+    python -m bench.epoch --data src/lodos/demo/data/train.jsonl               900 rows, 99 held out
+    python -m bench.epoch --data src/lodos/demo/data/train.jsonl --rows 256    fewer training rows, the same held out
 
 SmolLM2-135M, r=8 on all linear layers, float32, prompts masked, 32 examples a step, AdamW with a cosine schedule, from
 the same adapter; each as its users run it:

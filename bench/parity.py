@@ -1,6 +1,6 @@
 """The same training in lodos and in torch + PEFT: same base, same initial A and B, same batches, AdamW, float32.
 
-    python -m bench.parity --data ../shared/data/alpaca_en_999.json
+    python -m bench.parity --data src/lodos/demo/data/train.jsonl
 
 prints both losses at every step and how far they and the final factors are apart. Needs torch and peft.
 """

@@ -1,6 +1,6 @@
 """A finished adapter in other hands: PEFT's held-out loss with it, and the merged model's logits in each dtype.
 
-    python -m bench.peft_use --adapter runs/alpaca/peft/best --data ../shared/data/alpaca_en_999.json
+    python -m bench.peft_use --adapter runs/alpaca/peft/best --data src/lodos/demo/data/train.jsonl
 
 The held-out rows are those of `bench/alpaca.yaml`. Needs torch and peft.
 """

@@ -1,6 +1,7 @@
 """What the pages say is true: their YAML parses, their commands and code run, their quotations and tables are right."""
 
 import difflib
+import itertools
 import json
 import re
 import shlex
@@ -23,6 +24,11 @@ TUTORIAL = "docs/tutorial-alpaca-lora.md"
 LEVANTER = "docs/coming-from-levanter.md"
 PAGES = ["README.md", "docs/guide.md", TUTORIAL, LEVANTER]
 EXAMPLES = ROOT / "examples"
+TEXTS = [
+    *(str(path.relative_to(ROOT)) for path in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])),
+    *(str(path.relative_to(ROOT)) for path in sorted([*EXAMPLES.glob("*.*"), *ROOT.glob("bench/**/*.[py]*")])),
+]
+"""What readers read, and the comments and docstrings of what they run."""
 ARGUMENTS = {"data": DataReportArgs, "train": TrainArgs, "generate": GenerateArgs, "merge": MergeArgs}
 
 
@@ -65,6 +71,25 @@ def with_flags(command: str, flags: dict[str, Any]) -> str:
     return command
 
 
+def is_path(word: str) -> bool:
+    """Whether a word of a command is a path with a folder, and not an option, a URL, a placeholder or a hub name."""
+    if "/" not in word or word.startswith("-") or re.search(r"[<>$({]|://", word):
+        return False
+    return bool(re.search(r"\.(ya?ml|jsonl?|py|md|html|csv|parquet|safetensors)$", word)) or word.count("/") > 1
+
+
+def made_by(command: str) -> set[str]:
+    """The files and folders that a command leaves, by the first part of their paths."""
+    words = shlex.split(command)
+    places = {value for flag, value in itertools.pairwise(words) if re.search(r"(path|output|outfile|html)$", flag)}
+    match words:
+        case ["git", "clone", url, *_]:
+            places.add(url.rsplit("/", 1)[1])
+        case ["lodos", "train", *_] | ["python", "-m", "lodos", "train", *_]:
+            places.add("runs")
+    return {place.split("/")[0] for place in places}
+
+
 def run(command: str, folder: Path) -> str:
     """Its standard output; run in `folder`."""
     done = subprocess.run(argv(command), cwd=folder, capture_output=True, text=True, check=False)
@@ -81,6 +106,34 @@ def alpaca_rows(path: Path) -> Path:
     rows = [{"instruction": f"Say {word}.", "output": word * 3} for word in "abcdefghijklmnop"]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_every_path_is_in_a_clone_or_made_by_an_earlier_command(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert not re.search(r"(?<![\w.)(])\.\./|/work/|/tmp/|(?<!\w)/home/", text)
+    for path in re.findall(r"`((?:src|docs|examples|bench|tests)/[\w./-]+)`", text):
+        assert (ROOT / path).exists() or path.startswith("bench/out"), path
+    if not page.endswith(".md"):
+        return
+    for link in re.findall(r"\]\((?!https?://)([^)#\s]+)", text):
+        assert ((ROOT / page).parent / link).exists(), link
+    made: set[str] = set()
+    for command in [line for block in blocks(page, "") for line in block.replace("\\\n", " ").splitlines()]:
+        if re.match(r"(lodos|python|make|git|hf|pip) ", command):
+            for word in filter(is_path, shlex.split(command)):
+                assert (ROOT / word).exists() or word.split("/")[0] in made, f"{command}: {word}"
+            made |= made_by(command)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/guide.md", TUTORIAL, LEVANTER, "docs/results.md"])
+def test_a_page_says_what_to_install_before_its_first_command(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    command = re.search(r"^(lodos|python (examples|-m (bench|lodos))) ?", text, re.MULTILINE)
+    assert command is not None
+    assert re.search(r"pip install|make demo", text[: command.start()])
+    if "peft_inference" in text or "bench.parity" in text:
+        assert re.search(r"pip install .*torch peft", text[: command.start()])
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -146,22 +199,22 @@ def test_the_tutorials_commands_and_code_run(make_model: Any, tmp_path: Path) ->
     """In their order, on a tiny model and with two steps; then what is not quoted from a script of the examples."""
     folder, _ = make_model(max_position_embeddings=512)
     (tmp_path / "examples").symlink_to(EXAMPLES)
+    (tmp_path / "src").symlink_to(ROOT / "src")
     rows = alpaca_rows(tmp_path / "rows.jsonl")
-    gsm8k = tmp_path / "gsm8k.jsonl"
-    gsm8k.write_text("".join(f'{{"question": "{i}?", "answer": "#### {i}"}}\n' for i in range(12)), encoding="utf-8")
-    training = {"model_name_or_path": folder, "data": rows, "validation": 4, "trainer.num_train_steps": 2}
+    training = {"model_name_or_path": folder, "trainer.num_train_steps": 2}
     training |= {"trainer.train_batch_size": 4, "trainer.per_device_parallelism": 2, "trainer.mp": "f32"}
-    exam = {**training, "data": gsm8k, "eval_rows": 2, "max_new_tokens": 4}
+    exam = {**training, "eval_rows": 2, "max_new_tokens": 4}
 
     tutorial = commands(TUTORIAL)
-    assert len(tutorial) == 10
+    assert len(tutorial) == 11
     for command in tutorial:
         match shlex.split(command)[1]:
             case "examples/gsm8k_lora.py":
                 flags = exam
             case "examples/alpaca.py" | "examples/alpaca_lora.py" | "train":
-                flags = training
-            case "merge":
+                # From the hub, where the command names no file.
+                flags = training if "--data" in command else {**training, "data": rows, "validation": 4}
+            case "merge" | "examples/sums.py":
                 flags = {}
             case _:
                 flags = {"max_new_tokens": 4}
