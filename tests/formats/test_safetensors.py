@@ -256,7 +256,7 @@ def test_where_a_whole_file_lies_beside_an_index_it_is_read_as_transformers_does
 
 def test_a_pickle_is_never_opened(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").write_bytes(b"never opened")
-    with pytest.raises(UserError, match=r"only pytorch_model.bin.*can run any code"):
+    with pytest.raises(UserError, match=r"no safetensors; pytorch_model.bin.*can run any code"):
         SafetensorsReader(tmp_path)
 
 

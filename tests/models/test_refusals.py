@@ -54,6 +54,23 @@ def test_an_unknown_model_type_is_refused_with_those_that_are_known(folder: Path
         HFCheckpointConverter.from_hf(str(folder))
 
 
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"model_type": None, "architectures": ["LlamaForCausalLM"]}, 'LlamaForCausalLM: add "model_type": "llama"'),
+        ({"model_type": None, "architectures": ["OddModel"]}, "config.json has none. Supported: llama"),
+        ({"model_type": "bert"}, "'bert' is not supported: it is an encoder"),
+        ({"model_type": "t5", "is_encoder_decoder": True}, "it reads a text and writes another"),
+        ({"model_type": "llava", "text_config": {"model_type": "llama"}}, "a model of more than text"),
+    ],
+)
+def test_what_kind_of_model_it_is_is_said(config: dict[str, Any], said: str, folder: Path) -> None:
+    _edit_config(folder, **config)
+    with pytest.raises(UserError) as error:
+        HFCheckpointConverter.from_hf(str(folder))
+    assert said in str(error.value)
+
+
 def test_an_unknown_rope_type_is_refused(folder: Path) -> None:
     _edit_config(folder, rope_parameters={"rope_type": "spiral", "rope_theta": 1e4})
     with pytest.raises(UserError, match=r"rope_type: 'spiral' is not one of default, linear"):

@@ -18,6 +18,7 @@ from jax.sharding import SingleDeviceSharding
 
 from lodos.errors import UserError
 from lodos.files import copy_compared, read_json, write_compared, write_json, written_whole
+from lodos.formats.foreign_folders import refuse_foreign
 from lodos.formats.hub import hub_tensor_types, model_folder
 from lodos.formats.merged import EMBEDDING, TIED_HEAD, merged_tensors
 from lodos.formats.progress import progress_bar
@@ -77,6 +78,7 @@ class HFCheckpointConverter:
         from transformers import AutoConfig
 
         folder = model_folder(model_name_or_path, revision, weights=False)
+        refuse_foreign(folder)
         raw = read_json(folder / "config.json")
         check_model_type(raw)
         # A config of a model_type that transformers knows needs no code of the repository's.

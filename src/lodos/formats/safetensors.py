@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 
 from lodos.errors import UserError
 from lodos.files import flush, read_json, write_json
+from lodos.formats.foreign_folders import foreign_weights
 from lodos.formats.tensor_problems import problem_lines
 from lodos.git_lfs import refuse_pointers
 
@@ -184,11 +185,8 @@ def _files_of(folder: Path) -> list[Path]:
         if missing := [name for name in names if not (folder / name).exists()]:
             raise UserError(f"{folder}: {INDEX_NAME} names files that are not there: {', '.join(missing)}.")
         return [folder / name for name in names]
-    if pickles := sorted(path.name for path in [*folder.glob("*.bin"), *folder.glob("*.pt")]):
-        raise UserError(
-            f"{folder}: only {', '.join(pickles)}. Such a file is a Python pickle, which can run any code when it is "
-            "opened. Load the model once in transformers and save it again: save_pretrained writes safetensors."
-        )
+    if (foreign := foreign_weights(folder)) is not None:
+        raise UserError(foreign)
     raise UserError(f"{folder}: no {WEIGHTS_NAME} and no {INDEX_NAME}.")
 
 

@@ -16,17 +16,43 @@ MODEL_TYPES = {
 }
 
 
+_ENCODERS = {
+    "albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "ernie", "modernbert", "mpnet",
+    "nomic_bert", "roberta", "xlm-roberta",
+}  # fmt: skip
+
+
 def check_model_type(hf_config: Mapping[str, Any]) -> None:
     """Raises a UserError that names what the model asks for and lodos cannot do."""
     model_type = hf_config.get("model_type")
     problems = []
-    if model_type not in MODEL_TYPES:
-        problems.append(f"model_type: {model_type!r} is not supported. Supported: {', '.join(MODEL_TYPES)}.")
+    supported = f"Supported: {', '.join(MODEL_TYPES)}."
+    if model_type is None:
+        problems.append(f"model_type: config.json has none.{_of_architecture(hf_config)} {supported}")
+    elif model_type not in MODEL_TYPES:
+        problems.append(f"model_type: {model_type!r} is not supported{_kind(hf_config)}. {supported}")
     activation = hf_config.get("hidden_act", "silu")
     if activation not in ACTIVATIONS:
         problems.append(f"hidden_act: {activation!r} is not supported. Supported: {', '.join(ACTIVATIONS)}.")
     if problems:
         raise UserError("\n".join(problems))
+
+
+def _of_architecture(hf_config: Mapping[str, Any]) -> str:
+    """What to write, where the architecture tells."""
+    architectures = hf_config.get("architectures")
+    first = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
+    name = first.removesuffix("ForCausalLM").lower()
+    return f' Its architecture is {first}: add "model_type": "{name}".' if name in MODEL_TYPES else ""
+
+
+def _kind(hf_config: Mapping[str, Any]) -> str:
+    """What kind of model it is, where that is why."""
+    if "text_config" in hf_config or "vision_config" in hf_config:
+        return ": it is a model of more than text"
+    if hf_config["model_type"] in _ENCODERS:
+        return ": it is an encoder, which makes vectors of texts"
+    return ": it reads a text and writes another" if hf_config.get("is_encoder_decoder") else ""
 
 
 def decoder_config(hf_config: Mapping[str, Any]) -> DecoderConfig:
