@@ -76,7 +76,7 @@ def make_model(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) ->
             num_attention_heads=4,
             num_key_value_heads=2,
             vocab_size=len(tiny_tokenizer),
-            max_position_embeddings=64,
+            max_position_embeddings=512,
             bos_token_id=tiny_tokenizer.bos_token_id,
             eos_token_id=tiny_tokenizer.eos_token_id,
         )

@@ -61,7 +61,12 @@ def test_flags_take_lists_and_mappings() -> None:
         ({"shuffle_buffer": 0}, "shuffle_buffer: 0 must be at least 1."),
         ({"max_dropped": 1.5}, "max_dropped: 1.5 must be a share from 0 to 1."),
         ({"max_dropped": float("nan")}, "max_dropped: nan must be"),
-        ({"packing": True, "seq_len": 2046}, "takes 2047 positions. Lower max_tune_length or raise seq_len."),
+        (
+            {"packing": True, "seq_len": 2046, "max_tune_length": 2048},
+            "seq_len: 2046 does not hold a row of max_tune_length 2048 tokens, which takes 2047 positions. Lower",
+        ),
+        ({"seq_len": 8, "max_tune_length": 10}, "seq_len: 8 does not hold a row of max_tune_length 10 tokens"),
+        ({"seq_len": 1}, "seq_len: 1 must be at least 2."),
         ({"streaming": True, "validation": 5}, "cannot be taken from data that is streamed"),
     ],
     ids=str,
@@ -80,7 +85,13 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
 def test_a_row_of_the_longest_length_fits_a_packed_row() -> None:
     assert DataArgs(data="a", packing=True, max_tune_length=1025, seq_len=1024).positions == 1024
     assert DataArgs(data="a", packing=True, max_tune_length=512).positions == 512
-    DataArgs(data="a", packing=False, seq_len=8)  # nothing is packed
+
+
+def test_seq_len_bounds_rows_that_nothing_else_bounds() -> None:
+    assert DataArgs(data="a").longest_row == DataArgs(data="a", seq_len=4096).longest_row == 2048
+    for packing in (True, False):
+        assert DataArgs(data="a", packing=packing, seq_len=512).longest_row == 512
+        assert DataArgs(data="a", packing=packing, seq_len=512, max_tune_length=513).longest_row == 513
 
 
 def test_every_option_has_its_sentence() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from lodos.errors import UserError
 from lodos.formats.hf import HFCheckpointConverter
-from lodos.infer.generate import generate, generate_stream, longest_sequence, round_up_length
+from lodos.infer.generate import check_prompts, generate, generate_stream, longest_sequence, round_up_length
 from lodos.models.decoder import LmHeadModel
 from lodos.nn.kv_cache import KVCache
 
@@ -44,7 +44,7 @@ def pair(request: pytest.FixtureRequest, make_model: MakeModel) -> tuple[LmHeadM
 
 @pytest.fixture(scope="module")
 def model(make_model: MakeModel) -> LmHeadModel:
-    return _load(make_model()[0])
+    return _load(make_model(max_position_embeddings=64)[0])
 
 
 def _load(folder: Path) -> LmHeadModel:
@@ -281,3 +281,14 @@ def test_rope_scaling_stretches_what_is_allowed(make_model: MakeModel) -> None:
 
 def test_no_prompts_no_answers(model: LmHeadModel) -> None:
     assert _new_ids(model, []) == []
+
+
+def test_a_token_that_the_model_has_no_row_for_is_refused_by_name(model: LmHeadModel) -> None:
+    size = model.config.vocab_size
+    check_prompts([[1, size - 1]], 2, model.config)
+    with pytest.raises(
+        UserError, match=rf"prompt 1: '<\|call\|>' \(id {size}\): the model's embedding has {size} rows"
+    ):
+        check_prompts([[1], [size, 2, size]], 2, model.config, name_of=lambda _: "'<|call|>'")
+    with pytest.raises(UserError, match=rf"prompt 0: a token \(id {size + 3}\)"):
+        _new_ids(model, [[size + 3]], 2)

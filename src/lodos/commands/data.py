@@ -16,7 +16,7 @@ from rich.console import Console
 from lodos.commands.data_html import page_path, render_page, write_page
 from lodos.commands.data_summary import DataSummary, summarise
 from lodos.commands.data_text import print_summary
-from lodos.commands.loaders import training_loader
+from lodos.commands.loaders import model_limits, training_loader
 from lodos.config import TrainArgs
 from lodos.config_parsing import parse_config
 from lodos.data.examples import TokenizedExample
@@ -90,7 +90,8 @@ def summary_of(config: DataReportArgs) -> DataSummary:
     converter = HFCheckpointConverter.from_hf(str(folder), chat_template=read_template(config.chat_template))
     with tempfile.TemporaryDirectory(prefix="lodos-data-") as scratch:
         prepared, refusal = _prepared(config, converter, Path(scratch))
-        problems = [*refusal, *check(prepared.report, config)]
+        beyond = model_limits(converter).problems([prepared.training, prepared.held_out], converter.tokenizer)
+        problems = [*refusal, *check(prepared.report, config), *beyond]
         part = None
         if config.streaming:
             part = (

@@ -41,6 +41,7 @@ def run_fingerprint(
     if examples is None:
         of_rows = {field.name for field in dataclasses.fields(DataArgs)}.difference(_NOT_OF_TRAINING_ROWS)
         fingerprint |= {name: settings[name] for name in sorted(of_rows)}
+        fingerprint["max_tune_length"] = config.longest_row  # given or not
     else:
         if config.template_date is not None:
             fingerprint["template_date"] = config.template_date

@@ -82,7 +82,9 @@ def answer(args: GenerateArgs) -> Iterator[str]:
     ids = _prompt_ids(args, tokenizer)
     left = longest_sequence(converter.config) - len(ids)
     max_new_tokens = args.max_new_tokens or max(min(DEFAULT_NEW_TOKENS, left), 1)
-    check_prompts([ids], max_new_tokens, converter.config)
+    check_prompts(
+        [ids], max_new_tokens, converter.config, name_of=lambda token: repr(tokenizer.convert_ids_to_tokens(token))
+    )
 
     model = converter.load_pretrained(dtype=_dtype(args), progress=True)
     if adapter is not None:

@@ -16,12 +16,14 @@ from lodos.data.batching.batches import make_batch
 from lodos.data.batching.loader import EvalLoader, TrainLoader
 from lodos.data.batching.stream import ExampleStream, StreamLoader
 from lodos.data.first_rows import prepare_first_rows
+from lodos.data.limits import ModelLimits
 from lodos.data.mixture import Selection
 from lodos.data.prepare import check, prepare, prepare_held_out
 from lodos.data.report import PreparationReport
 from lodos.data.tokens.tokenize import padding_token_id
 from lodos.errors import UserError
 from lodos.formats.hf import HFCheckpointConverter
+from lodos.infer.generate import longest_sequence
 from lodos.types import LmExample
 
 logger = logging.getLogger(__name__)
@@ -81,8 +83,12 @@ def make_loaders(config: FineTuneArgs, converter: HFCheckpointConverter) -> Load
     if config.streaming:
         return _streamed(config, converter)
     prepared = prepare(config, converter.tokenizer, seed=config.trainer.seed)
-    if problems := check(prepared.report, config):
+    limits = model_limits(converter)
+    beyond = limits.problems([prepared.training, prepared.held_out], converter.tokenizer)
+    if problems := [*check(prepared.report, config), *beyond]:
         raise UserError("\n".join(problems))
+    if note := unreachable_length(config, limits):
+        logger.info("%s", note)
     training = training_loader(
         config, converter, prepared.training, host_index=jax.process_index(), host_count=jax.process_count()
     )
@@ -96,6 +102,21 @@ def make_loaders(config: FineTuneArgs, converter: HFCheckpointConverter) -> Load
     formats = _row_formats(prepared.report)
     fingerprint = run_fingerprint(config, converter, prepared.training)
     return Loaders(training, held_out, formats, fingerprint, config.template_date)
+
+
+def model_limits(converter: HFCheckpointConverter) -> ModelLimits:
+    """How many tokens and positions the model has."""
+    return ModelLimits(converter.vocab_size, longest_sequence(converter.config))
+
+
+def unreachable_length(config: FineTuneArgs, limits: ModelLimits) -> str | None:
+    """What to say of a `max_tune_length` that was given and that the model cannot take; None of others."""
+    if config.max_tune_length is None or config.max_tune_length <= limits.positions + 1:
+        return None
+    return (
+        f"max_tune_length {config.max_tune_length} is more than the model's {limits.positions} positions; no row is "
+        "that long."
+    )
 
 
 def training_loader(
@@ -131,9 +152,11 @@ def _streamed(config: FineTuneArgs, converter: HFCheckpointConverter) -> Loaders
             "trainer.num_train_steps."
         )
     seed = config.trainer.seed
+    limits = model_limits(converter)
     with tempfile.TemporaryDirectory(prefix="lodos-first-rows-") as folder:
         first = prepare_first_rows(config, converter.tokenizer, count=GATED_ROWS, folder=Path(folder))
-        if problems := check(first.report, config):
+        beyond = limits.problems([first.training, first.held_out], converter.tokenizer)
+        if problems := [*check(first.report, config), *beyond]:
             raise UserError("\n".join([f"Of the first {first.report.read} rows:", *problems]))
         if unread := first.report.unread_line():
             logger.info("%s", unread)
@@ -143,11 +166,11 @@ def _streamed(config: FineTuneArgs, converter: HFCheckpointConverter) -> Loaders
         config.shuffle_buffer,
     )
     training = StreamLoader(
-        ExampleStream(config, converter.tokenizer, seed=seed),
+        ExampleStream(config, converter.tokenizer, seed=seed, limits=limits),
         batch_size=config.trainer.train_batch_size,
         pad_id=_pad_id(converter),
         seed=seed,
-        max_length=config.max_tune_length,
+        max_length=config.longest_row,
         seq_len=_packed_length(config),
         host_index=jax.process_index(),
         host_count=jax.process_count(),

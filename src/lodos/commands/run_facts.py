@@ -43,7 +43,7 @@ def _settings(config: TrainArgs) -> dict[str, str]:
     return {
         "steps of the run": str(trainer.num_train_steps),
         "batch": f"{trainer.train_batch_size} rows{packed}",
-        "longest row": f"{config.max_tune_length} tokens",
+        "longest row": f"{config.longest_row} tokens",
         "trained tokens": "the answers" if config.mask_inputs else "all",
         "optimizer": f"{optimizer.type}, weight decay {optimizer.weight_decay:g}, gradient clipping {clip}",
         "learning rate": f"{optimizer.learning_rate:g}, {optimizer.lr_schedule}, warmup {optimizer.warmup:g}",

@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from lodos.errors import UserError
 
+DEFAULT_LONGEST_ROW = 2048
+
 SPLIT_PREFIX = "split:"
 """Before the name of a split of `data` that is the validation set."""
 
@@ -43,18 +45,20 @@ class DataArgs:
     """Train on the answers only, not on the prompts."""
     train_on_turns: Literal["all", "last"] = "all"
     """Which of the assistant's turns of a chat are trained."""
-    max_tune_length: int = 2048
-    """Longest row in tokens; overflow says what becomes of longer ones."""
+    max_tune_length: int | None = None
+    """Longest row in tokens, by default 2048, or seq_len where that is less; overflow says what becomes of longer
+    ones."""
     overflow: Literal["drop", "error", "truncate"] = "drop"
     """Rows that are too long: left out and counted, refused, or cut at the end."""
     on_bad_row: Literal["error", "drop"] = "error"
-    """Rows that do not have the format: refused, or left out and counted."""
+    """Rows that do not have the format: refused, or left out and counted. Rows whose answer is empty always are the
+    latter."""
     special_tokens_as_text: bool = False
     """Read special tokens that stand in a row's own text as plain characters, not as control tokens."""
     packing: bool = False
     """Put several rows into each row of a batch; no row sees another."""
     seq_len: int | None = None
-    """Positions of a packed row; by default max_tune_length."""
+    """Positions of a packed row, by default max_tune_length; without packing, the most that a row may take."""
     data_cache_dir: str | None = None
     """Folder where tokenized rows are kept between runs; by default one in the user's cache, or in $LODOS_CACHE."""
     streaming: bool = False
@@ -70,7 +74,7 @@ class DataArgs:
             f"{name}: {value} must be at least {least}."
             for name, value, least in (
                 ("max_tune_length", self.max_tune_length, 2),
-                ("seq_len", self.seq_len, 1),
+                ("seq_len", self.seq_len, 2),
                 ("shuffle_buffer", self.shuffle_buffer, 1),
             )
             if value is not None and value < least
@@ -84,10 +88,10 @@ class DataArgs:
             problems.append(f"template_date: {self.template_date!r} is no day. Write it as YYYY-MM-DD.")
         if not 0 <= self.max_dropped <= 1:
             problems.append(f"max_dropped: {self.max_dropped} must be a share from 0 to 1.")
-        if self.packing and self.positions < self.max_tune_length - 1:
+        if self.positions < self.longest_row - 1:
             problems.append(
                 f"seq_len: {self.seq_len} does not hold a row of max_tune_length {self.max_tune_length} tokens, which "
-                f"takes {self.max_tune_length - 1} positions. Lower max_tune_length or raise seq_len."
+                f"takes {self.longest_row - 1} positions. Lower max_tune_length, leave it out, or raise seq_len."
             )
         if self.streaming and isinstance(self.validation, int | float):
             problems.append(
@@ -98,9 +102,16 @@ class DataArgs:
             raise UserError("\n".join(problems))
 
     @property
+    def longest_row(self) -> int:
+        """Tokens of the longest row that is taken."""
+        if self.max_tune_length is not None:
+            return self.max_tune_length
+        return DEFAULT_LONGEST_ROW if self.seq_len is None else min(DEFAULT_LONGEST_ROW, self.seq_len)
+
+    @property
     def positions(self) -> int:
         """Positions of a packed row."""
-        return self.max_tune_length if self.seq_len is None else self.seq_len
+        return self.longest_row if self.seq_len is None else self.seq_len
 
 
 def _is_day(value: str) -> bool:

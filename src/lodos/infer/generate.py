@@ -13,7 +13,7 @@ cache lengths are rounded up to a few sizes, each of which compiles once. The we
 compiled functions, never constants in them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import equinox as eqx
 import jax
@@ -105,17 +105,32 @@ def generate_stream(
     return ids()
 
 
-def check_prompts(prompts: Sequence[Sequence[int]], max_new_tokens: int, config: DecoderConfig) -> None:
-    """Refuses what the model has no positions for, before any weight is needed.
+def check_prompts(
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    config: DecoderConfig,
+    *,
+    name_of: Callable[[int], str] = lambda token: "a token",
+) -> None:
+    """Refuses what the model has no positions or no embedding for, before any weight is needed.
+
+    Args:
+        name_of: what the tokenizer calls a token, for the error.
 
     Raises:
-        UserError: that lists every prompt without tokens or too long.
+        UserError: that lists every prompt without tokens, too long, or with a token that the model does not have.
     """
     if max_new_tokens < 1:
         raise UserError(f"max_new_tokens: {max_new_tokens} is less than 1.")
     longest = longest_sequence(config)
     problems = []
     for index, prompt in enumerate(prompts):
+        if beyond := sorted({int(token) for token in prompt if token >= config.vocab_size}):
+            tokens = ", ".join(f"{name_of(token)} (id {token})" for token in beyond)
+            problems.append(
+                f"prompt {index}: {tokens}: the model's embedding has {config.vocab_size} rows, and none for this. "
+                "Take the base model's own tokenizer, or leave it out of the prompt and its template."
+            )
         if not len(prompt):
             problems.append(f"prompt {index}: it has no tokens. Give at least one, such as BOS.")
         elif len(prompt) + max_new_tokens > longest:

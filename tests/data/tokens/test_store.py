@@ -139,7 +139,7 @@ def test_a_writer_that_fails_leaves_no_store(tmp_path: Path, make_examples: Make
         ExampleStore(tmp_path)
 
 
-@pytest.mark.parametrize("marker", ["", '{"layout": 1, "by', "[]", '{"layout": 0}', '{"layout": 2}'])
+@pytest.mark.parametrize("marker", ["", '{"layout": 1, "by', "[]", '{"layout": 0}', '{"layout": 3}'])
 def test_a_marker_that_is_cut_or_of_another_version_is_refused(
     tmp_path: Path, make_examples: Make, marker: str
 ) -> None:

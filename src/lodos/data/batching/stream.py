@@ -26,6 +26,7 @@ from lodos.data.batching.packing import RowPlan, pack
 from lodos.data.batching.read_ahead import read_ahead
 from lodos.data.config import DataArgs
 from lodos.data.examples import TokenizedExample
+from lodos.data.limits import ModelLimits
 from lodos.data.reading.sources import DataSource, iter_rows, parse_sources
 from lodos.data.report import FileReport, add_reports
 from lodos.data.tokens.chunks import in_chunks
@@ -47,8 +48,13 @@ PACKED_TOGETHER = 1000
 class ExampleStream:
     """The examples of one epoch after another, read from the sources each time."""
 
-    def __init__(self, args: DataArgs, tokenizer: "PreTrainedTokenizerBase", *, seed: int):
+    def __init__(
+        self, args: DataArgs, tokenizer: "PreTrainedTokenizerBase", *, seed: int, limits: ModelLimits | None = None
+    ):
         """
+        Args:
+            limits: of the model; an example beyond them is an error when it is met.
+
         Raises:
             UserError: for what is wrong with the settings; and for weights, which need the number of rows.
         """
@@ -62,6 +68,7 @@ class ExampleStream:
         self._tokenizer = tokenizer
         self._buffer = args.shuffle_buffer
         self._seed = seed
+        self._limits = limits
         self.reports: dict[str, FileReport] = {}
         """What became of the rows read so far in the latest epoch, by file."""
 
@@ -95,6 +102,8 @@ class ExampleStream:
                     if known is None or reason not in known.dropped:
                         logger.warning("%s: rows are left out, %s, first row %d.", report.file, reason, rows.first[0])
             add_reports(self.reports, chunk.reports)
+            if self._limits is not None and (problems := self._limits.problems([list(chunk.columns)], self._tokenizer)):
+                raise UserError("\n".join(problems))
             yield from chunk.columns
 
 

@@ -95,7 +95,7 @@ class Options:
             on_dropped_text=args.on_dropped_text,
             mask_inputs=args.mask_inputs,
             train_on_turns=args.train_on_turns,
-            max_length=args.max_tune_length,
+            max_length=args.longest_row,
             overflow=args.overflow,
             on_bad_row=args.on_bad_row,
             special_tokens_as_text=args.special_tokens_as_text,

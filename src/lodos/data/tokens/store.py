@@ -9,7 +9,7 @@ A store is a folder of two files.
                         number   int64         which row of that file
                         cut      int32         tokens that truncation left off
                         digest   uint64        of ids and trained: equal for examples that train the same
-    store.json      the counts, the file names and the size of tokens.arrow
+    store.json      the counts, the largest token id, the file names and the size of tokens.arrow
 
 An Arrow file ends in a footer without which it does not open, and store.json is written last. What a kill or a full
 disk has left is therefore never taken for whole.
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 TOKENS_FILE = "tokens.arrow"
 MARKER_FILE = "store.json"
-LAYOUT = 1
+LAYOUT = 2
 """Of the two files. A store of another layout is not read."""
 
 
@@ -107,7 +107,7 @@ class StoreWriter:
         """
         self._folder = folder
         self._names: dict[str, int] = {}
-        self._counts = {"examples": 0, "tokens": 0, "trained_tokens": 0}
+        self._counts = {"examples": 0, "tokens": 0, "trained_tokens": 0, "largest_id": -1}
 
     def __enter__(self) -> "StoreWriter":
         import pyarrow as pa
@@ -144,6 +144,7 @@ class StoreWriter:
         self._counts["examples"] += len(columns)
         self._counts["tokens"] += len(columns.ids)
         self._counts["trained_tokens"] += int(columns.trained.sum())
+        self._counts["largest_id"] = max(self._counts["largest_id"], int(columns.ids.max(initial=-1)))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -179,6 +180,8 @@ class ExampleStore(Sequence[TokenizedExample]):
         """The names of the files the examples came from."""
         self.token_count: int = marker["tokens"]
         self.trained_token_count: int = marker["trained_tokens"]
+        self.largest_id: int = marker["largest_id"]
+        """Of all tokens; -1 where there are none."""
         batches = _open_batches(folder, marker)
         self._offsets = [_list_offsets(batch.column("ids")) for batch in batches]
         self._ids = [_numpy(batch.column("ids").values) for batch in batches]
