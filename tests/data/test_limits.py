@@ -41,7 +41,7 @@ def test_a_token_beyond_the_embedding_is_named_with_its_row(tmp_path: Path, tiny
         assert problem.startswith(
             "1 row has tokens that the model's embedding has no row for, which has 9: a.json, row 2:"
         )
-        assert f"{name!r} (id 9). " in problem
+        assert f"row 2: {name!r} (id 9). " in problem
         (problem,) = ModelLimits(4, 100).problems([part, part], tiny_tokenizer)
         assert problem.startswith("2 rows have")
         assert "a.json, row 3" in problem
