@@ -1,12 +1,14 @@
 """Every YAML beside the examples is a config of its script and, where that trains LoRA, of `lodos train`."""
 
 import importlib
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from lodos import HFCheckpointConverter, make_loaders
 from lodos.config import TrainArgs
 from lodos.config_parsing import parse_config
 from lodos.prompting.prompts import read_prompts
@@ -75,3 +77,26 @@ def test_the_prompts_of_code_alpaca_are_its_own(monkeypatch: pytest.MonkeyPatch)
 def test_the_script_takes_levanters_data_where_a_config_of_its_users_names_none(path: Path) -> None:
     named = yaml.safe_load(path.read_text(encoding="utf-8")).get("data", "tatsu-lab/alpaca")
     assert parsed("alpaca_lora", path).data == named
+
+
+@pytest.mark.parametrize("name", [name for name in SCRIPTS if "alpaca" in name])
+def test_alpacas_own_rows_need_no_setting(
+    name: str, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in tatsu-lab/alpaca: a column of the same once more, rendered, and some outputs that are empty."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("LODOS_CACHE", str(tmp_path / "cache"))
+    rows = [
+        {"instruction": f"Say {word}.", "input": word if i % 2 else "", "output": "" if i == 3 else word * 3}
+        for i, word in enumerate("abcdefgh")
+    ]
+    rows = [
+        {**row, "text": f"### Instruction:\n{row['instruction']}\n\n### Response:\n{row['output']}"} for row in rows
+    ]
+    (tmp_path / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
+    flags = {"model_name_or_path": llama, "data": tmp_path / "rows.json", "data_cache_dir": tmp_path / "cache"}
+    config = parsed(SCRIPTS[name], EXAMPLES / name, *(str(part) for key in flags for part in (f"--{key}", flags[key])))
+    loaders = make_loaders(config, HFCheckpointConverter.from_hf(str(llama)))
+    (read_as,) = loaders.row_formats
+    assert read_as.startswith("alpaca: instruction, input, output; the column of text")
+    assert loaders.fingerprint["training examples"].startswith("7 (")

@@ -91,3 +91,13 @@ def test_columns_choose_between_two_conversations() -> None:
     assert len(_of({"messages": "messages"}, **both)[0]) == 3
     given_away = {"messages": "prompt"}
     assert _of(given_away, prompt=[USER, ANSWER], completion=[ANSWER])[0] == [USER, ANSWER]
+
+
+def test_what_nothing_reads_is_named(tiny_tokenizer: Any) -> None:
+    def unread(columns: dict[str, str] | None = None, **fields: Any) -> list[str]:
+        return list(make_format("chat", tokenizer=tiny_tokenizer, columns=columns).unread(Row("a.json", 1, fields)))
+
+    noted = {**USER, "id": 7, "name": None}
+    assert unread(messages=[noted, ANSWER], prompt="Hi", id=3, system="Be kind.") == ["prompt", "id", "messages[].id"]
+    assert unread(prompt=[noted], completion=[ANSWER], label=True) == ["label", "prompt[].id"]
+    assert unread({"messages": "talk"}, talk=[USER, ANSWER], messages=[USER], tools=[TOOL]) == ["messages"]

@@ -8,6 +8,7 @@ from lodos.data.reading.rows import Row
 from lodos.data.text.fields import (
     check_columns,
     column_of,
+    columns_read,
     fields_of,
     is_fuller_than_text,
     recognise,
@@ -56,9 +57,13 @@ def test_a_column_that_was_given_away_tells_no_format() -> None:
 
 def test_what_is_not_read_is_what_holds_something_and_has_no_field() -> None:
     (row,) = _rows({**GOOD, "id": 0, "url": None, "tags": [], "note": "", "messages": TALK, "question": "q"})
-    assert unread_columns(row, "alpaca", {}) == ["id", "messages", "question"]
-    assert unread_columns(row, "alpaca", {"instruction": "question"}) == ["instruction", "id", "messages"]
-    assert unread_columns(row, "chat", {}) == ["instruction", "input", "output", "id", "question"]
+
+    def unread(name: str, **columns: str) -> list[str]:
+        return unread_columns(row, columns_read(name, columns))
+
+    assert unread("alpaca") == ["id", "messages", "question"]
+    assert unread("alpaca", instruction="question") == ["instruction", "id", "messages"]
+    assert unread("chat") == ["instruction", "input", "output", "id", "question"]
 
 
 def test_a_column_is_given_to_one_field() -> None:

@@ -37,12 +37,15 @@ class Fields:
         return [one_of for one_of in self.required if not set(has).intersection(one_of.split("|"))]
 
 
+BESIDE_MESSAGES = ("system", "tools", "functions", "chat_template_kwargs")
+"""The fields that say something of a conversation beside its messages."""
+
 FORMATS: Mapping[str, Fields] = {
     "alpaca": Fields(("instruction", "output"), ("input", "system", "history")),
     "prompt_completion": Fields(("prompt", "completion")),
     "chat": Fields(
         ("messages|conversations",),
-        ("prompt", "completion", "system", "tools", "functions", "chat_template_kwargs"),
+        ("prompt", "completion", *BESIDE_MESSAGES),
     ),
     "text": Fields(("text",)),
 }
@@ -67,12 +70,16 @@ def value_of(row: Row, field: str, columns: Columns) -> Any:
 
 def columns_read(format_name: str, columns: Columns) -> set[str]:
     """The columns that a format reads, if they are there."""
-    return {name for field in FORMATS[format_name].names if (name := column_of(field, columns)) is not None}
+    return columns_of(FORMATS[format_name].names, columns)
 
 
-def unread_columns(row: Row, format_name: str, columns: Columns) -> list[str]:
-    """The columns of a row that hold something and that the format does not read."""
-    reads = columns_read(format_name, columns)
+def columns_of(fields: Iterable[str], columns: Columns) -> set[str]:
+    """The columns of these fields."""
+    return {name for field in fields if (name := column_of(field, columns)) is not None}
+
+
+def unread_columns(row: Row, reads: Collection[str]) -> list[str]:
+    """The columns of a row that hold something and are not among those read."""
     return [name for name, value in row.fields.items() if name not in reads and value not in (None, "", [], {})]
 
 

@@ -21,10 +21,12 @@ from lodos.data.reading.rows import DroppedTextError, EmptyAnswerError, Row, Row
 from lodos.data.text.chat import ChatTemplate
 from lodos.data.text.conversation import conversation_of, messages_columns
 from lodos.data.text.fields import (
+    BESIDE_MESSAGES,
     FORMATS,
     Columns,
     check_columns,
     column_of,
+    columns_of,
     columns_read,
     has,
     nearest,
@@ -159,7 +161,7 @@ class AlpacaFormat:
 
     def unread(self, row: Row) -> Sequence[str]:
         """The columns that nothing reads."""
-        return unread_columns(row, self.name, self.columns)
+        return unread_columns(row, columns_read(self.name, self.columns))
 
     def describe(self, has: Collection[str] = ()) -> str:
         """`alpaca: instruction, input, output`."""
@@ -187,7 +189,7 @@ class PromptCompletionFormat:
 
     def unread(self, row: Row) -> Sequence[str]:
         """The columns that nothing reads."""
-        return unread_columns(row, self.name, self.columns)
+        return unread_columns(row, columns_read(self.name, self.columns))
 
     def describe(self, has: Collection[str] = ()) -> str:
         """`prompt_completion: prompt, completion`."""
@@ -211,7 +213,7 @@ class TextFormat:
 
     def unread(self, row: Row) -> Sequence[str]:
         """The columns that nothing reads."""
-        return unread_columns(row, self.name, self.columns)
+        return unread_columns(row, columns_read(self.name, self.columns))
 
     def describe(self, has: Collection[str] = ()) -> str:
         """`text: text`."""
@@ -252,14 +254,10 @@ class ChatFormat:
 
     def unread(self, row: Row) -> Sequence[str]:
         """The columns that nothing reads, and the keys of messages, as `messages[].source`."""
+        held = messages_columns(row, self.columns)
         return [
-            *unread_columns(row, self.name, self.columns),
-            *(
-                f"{column}[].{key}"
-                for column in messages_columns(row, self.columns)
-                for key in keys_of(row, column)
-                if not self.template.reads(key)
-            ),
+            *unread_columns(row, {*held, *columns_of(BESIDE_MESSAGES, self.columns)}),
+            *(f"{column}[].{key}" for column in held for key in keys_of(row, column) if not self.template.reads(key)),
         ]
 
     def describe(self, has: Collection[str] = ()) -> str:

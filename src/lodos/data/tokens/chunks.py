@@ -74,12 +74,14 @@ class ChunkWork:
             report = reports.setdefault(row.file, FileReport(row.file, described))
             report.read += 1
             try:
-                texts.append(self.format.example(row))
-                for name in self.format.unread(row):
-                    report.note_unread(name, row.number)
+                text, unread = self.format.example(row), self.format.unread(row)
             except RowError as error:
                 detail = " ".join(f"{field} {what}" for field, what in error.problems)
                 drop(row.file, row.number, _reason(error), detail)
+                continue
+            texts.append(text)
+            for name in unread:
+                report.note_unread(name, row.number)
 
         kept: list[TokenizedExample] = []
         for text, result in zip(texts, self.tokenize(texts), strict=True):
