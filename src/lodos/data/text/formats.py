@@ -267,7 +267,8 @@ class ChatFormat:
         ):
             named: tuple[str, ...] = ("prompt", "completion")
         else:
-            named = ("conversations",) if "conversations" in self.columns else ("messages",)
+            by_from = "conversations" in self.columns or ("conversations" in has and "messages" not in has)
+            named = ("conversations",) if by_from else ("messages",)
         more = [name for name in ("system", "functions") if name in has]
         which = "every turn" if self.turns == "all" else "the last turn"
         of = " of the completion" if len(named) > 1 else ""
