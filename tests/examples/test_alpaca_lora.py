@@ -1,12 +1,17 @@
 """`examples/alpaca_lora.py`: what it changes in `alpaca.py`, and that it does what `lodos train` does."""
 
+import importlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors.numpy import load_file
 
+from hub_server import HubServer
 from lodos.commands.train import main
+from lodos.config_parsing import parse_config
+from lodos.errors import UserError
+from lodos.formats.hf import HFCheckpointConverter
 from lodos.tracking.jsonl import read_records
 
 TINY = """
@@ -73,7 +78,38 @@ def test_lora_adds_no_token(run_example: Any, config: Path, llama: Path, tmp_pat
 
 
 def test_its_settings_extend_those_of_the_full_script(example_modules: None) -> None:
-    import importlib
-
     alpaca, alpaca_lora = importlib.import_module("alpaca"), importlib.import_module("alpaca_lora")
     assert issubclass(alpaca_lora.TrainArgs, alpaca.TrainArgs)
+
+
+@pytest.mark.parametrize("private", [True, False])
+def test_it_uploads_merged_models_without_a_place_for_them_and_as_private_as_asked(
+    example_modules: None, config: Path, hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, private: bool
+) -> None:
+    script: Any = importlib.import_module("alpaca_lora")
+    monkeypatch.chdir(tmp_path)
+    flags = ["--hf_upload", "me/adapter", "--merged_hf_upload", "me/merged", "--hf_private", str(private).lower()]
+    flags += ["--trainer.num_train_steps", "1", "--trainer.id", f"private-{private}".lower()]
+    script.train(parse_config(script.TrainArgs, ["--config_path", str(config), *flags], prog="test"))
+    assert {name: repository.private for name, repository in hub.repositories.items()} == dict.fromkeys(
+        ("me/adapter", "me/merged"), private
+    )
+    assert "model.safetensors" in hub.repositories["me/merged"].files
+
+
+def test_a_repository_that_is_refused_is_refused_before_weights_are_loaded(
+    example_modules: None, config: Path, hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(HFCheckpointConverter, "load_pretrained", None)
+    for name in ("alpaca", "alpaca_lora"):
+        script: Any = importlib.import_module(name)
+        text = config.read_text(encoding="utf-8")
+        if name == "alpaca":
+            text = "".join(line for line in text.splitlines(keepends=True) if not line.startswith("lora:"))
+        (tmp_path / f"{name}.yaml").write_text(text, encoding="utf-8")
+        flags = ["--config_path", str(tmp_path / f"{name}.yaml"), "--hf_upload", "someone/else"]
+        with pytest.raises(UserError, match="hf_upload: someone/else: the hub refuses"):
+            script.train(parse_config(script.TrainArgs, flags, prog="test"))
+        with pytest.raises(UserError, match=r"trainer\.fsdp_axis: 'embedd' is no axis"):
+            script.train(parse_config(script.TrainArgs, [*flags[:2], "--trainer.fsdp_axis", "embedd"], prog="test"))
