@@ -14,6 +14,7 @@ import pytest
 
 from lodos.cli import VERBS
 from lodos.commands.data import DataReportArgs
+from lodos.commands.doctor import DoctorArgs
 from lodos.commands.generate import GenerateArgs
 from lodos.commands.merge import MergeArgs
 from lodos.config import TrainArgs
@@ -29,7 +30,13 @@ TEXTS = [
     *(str(path.relative_to(ROOT)) for path in sorted([*EXAMPLES.glob("*.*"), *ROOT.glob("bench/**/*.[py]*")])),
 ]
 """What readers read, and the comments and docstrings of what they run."""
-ARGUMENTS = {"data": DataReportArgs, "train": TrainArgs, "generate": GenerateArgs, "merge": MergeArgs}
+ARGUMENTS = {
+    "data": DataReportArgs,
+    "doctor": DoctorArgs,
+    "train": TrainArgs,
+    "generate": GenerateArgs,
+    "merge": MergeArgs,
+}
 
 
 def blocks(page: str, language: str) -> list[str]:

@@ -23,6 +23,7 @@ VERBS = {
     "train": "fine-tune a Hugging Face model with LoRA on instruction data",
     "generate": "answer a prompt with a model and an adapter",
     "merge": "put an adapter into its base model, for transformers",
+    "doctor": "see whether a config trains the same on one device and on the mesh",
 }
 
 HELP = """usage: lodos <verb> [options]

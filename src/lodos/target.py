@@ -1,7 +1,7 @@
 """What programs are compiled for: the devices that are here, or described ones that are somewhere else.
 
     target()                        the devices of this job
-    with compiling_for(described):  target() is `described`, whose programs can be compiled and not run
+    with compiling_for(others):     some of them, or described ones, whose programs can be compiled and not run
 
 Whoever chooses by the kind of device asks here; `jax.default_backend()` would tell what happens to be at hand.
 """
@@ -60,19 +60,19 @@ class Target:
 
 
 _PLATFORMS = {"cuda": "gpu", "rocm": "gpu"}
-_described: contextvars.ContextVar[Target | None] = contextvars.ContextVar("described", default=None)
+_chosen: contextvars.ContextVar[Target | None] = contextvars.ContextVar("chosen", default=None)
 
 
 def target() -> Target:
     """What is compiled for here and now."""
-    return _described.get() or Target(jax.devices())
+    return _chosen.get() or Target(jax.devices())
 
 
 @contextmanager
-def compiling_for(described: Target) -> Iterator[None]:
-    """Within it, programs are made for these devices. They are lowered and compiled for them, and never run."""
-    token = _described.set(described)
+def compiling_for(chosen: Target) -> Iterator[None]:
+    """Within it, programs and meshes are made for these devices."""
+    token = _chosen.set(chosen)
     try:
         yield
     finally:
-        _described.reset(token)
+        _chosen.reset(token)
