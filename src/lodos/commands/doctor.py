@@ -6,6 +6,7 @@ norms and what is trained have to agree to rounding. Nothing is saved.
 """
 
 import dataclasses
+import itertools
 import random
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,6 +25,7 @@ from lodos.data.text.chat import read_template
 from lodos.errors import UserError
 from lodos.formats.hf import HFCheckpointConverter
 from lodos.target import Target, compiling_for, target
+from lodos.train.axes import check_axes
 from lodos.train.failures import explained_failures
 from lodos.tree import named_leaves
 
@@ -102,8 +104,12 @@ def take_courses(config: DoctorArgs) -> list[Course]:
     converter = HFCheckpointConverter.from_hf(
         config.model_name_or_path, chat_template=read_template(config.chat_template)
     )
+    converter.check_weights()
+    check_axes(config.trainer, lora_structure(config, converter))
+    if config.streaming and config.trainer.num_train_steps is None:  # of which nothing here asks how many there are
+        config = dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, num_train_steps=config.steps))
     loaders = make_loaders(config, converter)
-    batches = [loaders.training[k] for k in range(config.steps)]
+    batches = list(itertools.islice(iter(loaders.training), config.steps))
     shuffled = random.Random(0).sample(devices, len(devices))
     arrangements = {
         "one device": devices[:1],
@@ -149,7 +155,7 @@ def _course(
         trainer_config = dataclasses.replace(trainer_config, model_axis_size=1, per_device_parallelism=rows)
     config = dataclasses.replace(config, trainer=trainer_config)
     with compiling_for(devices), config.trainer.device_mesh:
-        trainer = lora_trainer(config, lora_structure(config, converter, key=lora_key))
+        trainer = lora_trainer(config, lora_structure(config, converter))
         state = trainer.initial_state(training_key, model=load_lora_model(config, converter, key=lora_key))
         losses, grad_norms = [], []
         for batch in batches:
