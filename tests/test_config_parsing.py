@@ -558,7 +558,7 @@ class Account:
         "account: {password: true, tokens_per_step: {WANDB_API_KEY: canary}}",
         "account: {monkey: [{apiKey: canary}], hfToken: canary}",
         "account:\n  hf_token: canary: x\n",
-        "account: {tokens_per_step: hf_canarycanary}",
+        "account: {tokens_per_step: hf_canarycanarycanary}",
         "account: {hf_token: canary",
     ],
 )

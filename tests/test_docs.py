@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from docs import coming_from
 
-from lodos.cli import VERBS
+from lodos.cli import VERBS, main
 from lodos.commands.data import DataReportArgs
 from lodos.commands.doctor import DoctorArgs
 from lodos.commands.generate import GenerateArgs
@@ -23,7 +25,8 @@ from lodos.config_parsing import known_names, parse_config
 ROOT = Path(__file__).resolve().parents[1]
 TUTORIAL = "docs/tutorial-alpaca-lora.md"
 LEVANTER = "docs/coming-from-levanter.md"
-PAGES = ["README.md", "docs/guide.md", TUTORIAL, LEVANTER]
+COMING_FROM = [f"docs/{name}" for name in coming_from.PAGES]
+PAGES = ["README.md", "docs/guide.md", TUTORIAL, LEVANTER, *COMING_FROM]
 EXAMPLES = ROOT / "examples"
 TEXTS = [
     *(str(path.relative_to(ROOT)) for path in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])),
@@ -264,7 +267,7 @@ def test_the_commands_for_levanters_users_run(make_model: Any, tmp_path: Path) -
 
 def test_the_table_of_keys_is_the_code() -> None:
     """Each key of Levanter's stands under the name it has here, or with what to write instead."""
-    from lodos.levanter import ELSEWHERE, RENAMED
+    from lodos.coming_from.levanter import ELSEWHERE, RENAMED
 
     text = (ROOT / LEVANTER).read_text(encoding="utf-8").split("## Config keys")[1]
     rows = re.findall(r"^\| `([\w.]+)` \| (.*?)\| ?(.*?) ?\|$", text, re.MULTILINE)
@@ -282,6 +285,44 @@ def test_the_table_of_keys_is_the_code() -> None:
     assert {key: ours for key, (ours, _) in table.items() if ours.startswith("`")} == {
         key: f"`{renamed.to}`" for key, renamed in RENAMED.items() if key != renamed.to
     }
+
+
+@pytest.mark.parametrize("page", COMING_FROM)
+def test_the_pages_for_other_tools_users_are_what_the_tables_give(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert coming_from.filled(text) == text, "make it anew: python -m docs.coming_from"
+
+
+@pytest.mark.parametrize("page", COMING_FROM)
+def test_a_config_of_another_tool_gets_advice_for_each_key_and_comes_back_as_ours(page: str) -> None:
+    ours = blocks(page, "yaml")
+    for theirs in blocks(page, "yml"):
+        message = coming_from.refusal(theirs)
+        unsaid = [
+            name
+            for name in yaml.safe_load(theirs)
+            if not re.search(rf"(: |, |^){re.escape(name)}[.\w]*(,|:)", message, re.MULTILINE)
+            and name not in {known for known, _ in known_names(TrainArgs)}
+        ]
+        assert not unsaid
+        assert "unknown." not in message
+        assert "must be" not in message
+        assert "not given" not in message
+        assert coming_from.in_our_words(theirs) in ours
+
+
+def test_what_comes_back_trains(make_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TRL's page as its reader would go by it, on a tiny model."""
+    folder, _ = make_model(max_position_embeddings=1024)
+    rows = alpaca_rows(tmp_path / "rows.jsonl")
+    (theirs,) = blocks("docs/coming-from-trl.md", "yml")
+    ours = coming_from.in_our_words(theirs).replace("Qwen/Qwen2.5-0.5B", str(folder))
+    ours = ours.replace("trl-lib/Capybara", str(rows)).replace("split:test", "2").replace("bfloat16", "f32")
+    (tmp_path / "my.yaml").write_text(ours.replace("train_batch_size: 16", "train_batch_size: 2"), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    for command in commands("docs/coming-from-trl.md"):
+        assert main(shlex.split(command)[1:]) == 0
+    assert list((tmp_path / "sft-out").glob("*/peft/best/adapter_model.safetensors"))
 
 
 def test_the_names_for_levanters_users_are_there() -> None:

@@ -26,7 +26,7 @@ GROUND = [
     "config_argv",
     "config_problems",
     "config_parsing",
-    "levanter",
+    "coming_from",
 ]
 
 

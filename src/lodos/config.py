@@ -4,12 +4,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from lodos.coming_from.translate import translated
 from lodos.config_parsing import Translation, dump_config
 from lodos.data.config import DataArgs
 from lodos.errors import UserError
 from lodos.files import write_whole
 from lodos.formats.hub_repo import check_upload
-from lodos.levanter import from_levanter
 from lodos.lora.config import LoraConfig
 from lodos.nn.attention.attention import AttentionImplementation
 from lodos.nn.stacked import GradientCheckpointing
@@ -69,9 +69,8 @@ class FineTuneArgs(DataArgs):
 
     @classmethod
     def translated(cls, values: Mapping[str, Any], origin: Literal["file", "flags"]) -> Translation:
-        """The values of a config that was written for Levanter, by the names they have here."""
-        found, problems = from_levanter(values)
-        return Translation(found, problems)
+        """The values of a config that was written for another tool, by the names they have here."""
+        return translated(cls, values, origin)
 
     def save(self) -> None:
         """Writes the config into the run's folder, from where the run is resumed."""

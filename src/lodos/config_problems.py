@@ -103,7 +103,7 @@ def value_problems(cls: Any, values: Mapping[str, Any], prefix: str = "") -> lis
             continue
         name, value = f"{prefix}{field.name}", values[field.name]
         if not dataclasses.is_dataclass(hint):
-            if not _fits(value, hint):
+            if not fits(value, hint):
                 problems.append(_type_problem(cls, field, hint, name, value))
         elif isinstance(value, Mapping):
             problems += value_problems(hint, value, f"{name}.")
@@ -176,18 +176,19 @@ def _number(value: Any, whole: bool) -> int | float | None:
     return None if whole else number
 
 
-def _fits(value: Any, hint: Any) -> bool:
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value can be of a type."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return True
     if is_union(hint):
-        return any(_fits(value, arg) for arg in args)
+        return any(fits(value, arg) for arg in args)
     if origin is typing.Literal:
         return any(value == arg and type(value) is type(arg) for arg in args)
     if origin in (list, tuple):
-        return isinstance(value, list | tuple) and all(_fits(item, args[0]) for item in value)
+        return isinstance(value, list | tuple) and all(fits(item, args[0]) for item in value)
     if origin is dict:
-        return isinstance(value, Mapping) and all(_fits(item, args[1]) for item in value.values())
+        return isinstance(value, Mapping) and all(fits(item, args[1]) for item in value.values())
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if hint is str:

@@ -9,7 +9,7 @@ LONGEST_SHOWN = 200
 
 _NAME = re.compile(r"(^|[_-])(token|api_?key|key|password|passwd|secret|credential|auth)s?$", re.IGNORECASE)
 _CAMEL_CASE = re.compile(r"[a-z](Token|Key|Secret|Password)s?$")
-_TEXT = re.compile(r"\b(hf_|sk-|ghp_|glpat-|xox[bp]-)[\w-]{8,}")
+_TEXT = re.compile(r"\b(hf_[A-Za-z0-9]{16,}|ghp_[A-Za-z0-9]{16,}|(sk|glpat|xox[bp])-[\w-]{16,})")
 """Tokens of services, which some write into a value of any name."""
 
 
@@ -31,11 +31,16 @@ def without_secrets(value: Any) -> Any:
     }
 
 
+def without_tokens(text: str) -> str:
+    """The text with tokens of services hidden."""
+    return _TEXT.sub(HIDDEN, text)
+
+
 def shown(value: Any, name: str = "") -> str:
     """A value as an error shows it: null, true and false in YAML's words, text in quotes, no secret."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if is_secret(name):
         return HIDDEN
-    text = _TEXT.sub(HIDDEN, repr(without_secrets(value)))
+    text = without_tokens(repr(without_secrets(value)))
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."

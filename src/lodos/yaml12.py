@@ -33,6 +33,12 @@ def dump_yaml(value: Any) -> str:
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
+def flow_yaml(value: Any) -> str:
+    """A value on one line, as it would stand after its name."""
+    text = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=True, width=10**6)
+    return text.removesuffix("...\n").strip()
+
+
 def anchor_holders(text: str) -> set[str]:
     """The keys at the top of a document with an anchor in them that a later key refers to."""
     root = yaml.compose(text, Loader=_Loader)

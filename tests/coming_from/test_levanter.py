@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import yaml
 
+from lodos.coming_from.levanter import ELSEWHERE, RENAMED, from_levanter
 from lodos.config import TrainArgs
 from lodos.config_parsing import known_names, parse_config
 from lodos.errors import UserError
-from lodos.levanter import ELSEWHERE, RENAMED, from_levanter
 from lodos.tracking.config import WandbConfig
 
 CONFIGS = sorted((Path(__file__).parent / "levanter_configs").glob("*.yaml"))

@@ -1,0 +1,1 @@
+"""Configs that were written for other tools: what their keys are called here. One file a tool."""
