@@ -142,6 +142,8 @@ KEYS: dict[str, Entry] = {
     "lora_dropout": Write("lora.dropout"),
     "lora_target_modules": Write("lora.target_modules", target_modules),
     "lora_target_linear": Computed(_all_linear, ("lora.target_modules",), "all-linear, which is the default."),
+    "lora_rank_pattern": Write("lora.rank_pattern"),
+    "lora_alpha_pattern": Write("lora.alpha_pattern"),
     "peft_use_rslora": Write("lora.use_rslora"),
     "peft_init_lora_weights": INIT,
     "datasets": Computed(
@@ -234,7 +236,6 @@ KEYS: dict[str, Entry] = {
     **absent("unfrozen_parameters lisa_n_layers", FULL),
     **absent("relora relora_prune_ratio jagged_restart_steps", "There are no restarts here."),
     **absent("lora_modules_to_save", "Only adapters are trained, none of the model's own layers."),
-    **absent("lora_rank_pattern lora_alpha_pattern", "Each layer has the rank lora.r and the scale of lora.alpha."),
     **absent(
         "peft_layers_to_transform peft_layers_pattern",
         "A regex in lora.target_modules takes some layers: .*layers\\.[0-7]\\..*",

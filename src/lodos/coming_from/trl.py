@@ -66,7 +66,6 @@ ABSENT_IN_LORA: Mapping[str, Entry] = {
     **absent("target_parameters layer_replication trainable_token_indices", "LoRA is for linear layers here."),
     **absent("loftq_config eva_config corda_config", "Adapters start with a factor of zero: see lora.init."),
     **absent("lora_bias bias", "Biases are not trained.", ("none",)),
-    **absent("rank_pattern alpha_pattern", "Each layer has the rank lora.r and the scale of lora.alpha."),
     **absent("megatron_config alora_invocation_tokens use_qalora arrow_config", "There is plain LoRA here."),
 }
 """Of PEFT's LoraConfig."""
@@ -78,6 +77,8 @@ PEFT: Mapping[str, Entry] = {
     "target_modules": Write("lora.target_modules", target_modules),
     "exclude_modules": Write("lora.exclude_modules"),
     "use_rslora": Write("lora.use_rslora"),
+    "rank_pattern": Write("lora.rank_pattern"),
+    "alpha_pattern": Write("lora.alpha_pattern"),
     "init_lora_weights": INIT,
     "base_model_name_or_path": MODEL,
     **leave_out(
