@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import yaml
 
+from coming_from.test_levanter import CONFIGS as LEVANTER
 from lodos import HFCheckpointConverter, make_loaders
 from lodos.config import TrainArgs
 from lodos.config_parsing import parse_config
 from lodos.prompting.prompts import read_prompts
 from lodos.tracking.config import WandbConfig
-from test_levanter import CONFIGS as LEVANTER
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
