@@ -43,6 +43,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+SHOWN_TEXTS = 5
+"""Texts of a row that are named when a template leaves them out."""
+
+
 class Format(Protocol):
     """What a row of one format becomes. Can be pickled."""
 
@@ -240,7 +244,12 @@ class ChatFormat:
         rendering = self.template.rendering(messages, tools, turns=self.turns, where=row.where)
         left_out = self.template.left_out(messages, tools, rendering)
         if left_out and self.on_dropped_text == "error":
-            raise DroppedTextError(row.where, *((each.name, each.what) for each in left_out))
+            more = len(left_out) - SHOWN_TEXTS
+            raise DroppedTextError(
+                row.where,
+                *((each.name, each.what) for each in left_out[:SHOWN_TEXTS]),
+                *([(f"and {more} more texts", "are left out, too.")] if more > 0 else []),
+            )
         text = rendering.text
         return TextExample(
             row.file,
@@ -249,7 +258,7 @@ class ChatFormat:
             rendering.trained if self.mask_inputs else ((0, len(text)),),
             has_special_tokens=True,
             special_tokens=self.template.special_tokens_of_row(messages, tools, text, row.where),
-            left_out=tuple(f"{each.name} {each.what}" for each in left_out),
+            left_out=tuple(f"{each.name} {each.what}" for each in left_out[:SHOWN_TEXTS]),
         )
 
     def unread(self, row: Row) -> Sequence[str]:

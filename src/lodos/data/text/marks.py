@@ -24,6 +24,7 @@ _DIGIT = re.compile(r"[\ufde0-\ufdef]|ufde([0-9a-f])", re.IGNORECASE)
 _ANY = re.compile("[\ufdd2\ufdd3\ufde0-\ufdef]")
 
 
+@functools.cache
 def mark(number: int) -> str:
     """The mark of that number."""
     return _OPEN + "".join(chr(_ZERO + int(digit, 16)) for digit in f"{number:x}") + _CLOSE
@@ -39,6 +40,7 @@ class MarkedRendering:
 
     def __init__(self, text: str) -> None:
         self._text = text
+        self._last = 0
         self.places: dict[int, list[int]] = {}
         """Where the text with a mark of each number was written, as characters of `plain`."""
         pieces: list[str] = []
@@ -54,9 +56,14 @@ class MarkedRendering:
 
     def says(self, marked: str) -> bool:
         """Whether a text with a mark in it was written, in whichever form."""
-        return marked in self._text or any(
-            form in self._text or squeezed(form) in self._squeezed for form in forms(marked)
-        )
+        # Texts mostly come in the order in which they are asked for.
+        place = self._text.find(marked, self._last)
+        if place < 0:
+            place = self._text.find(marked)
+        if place >= 0:
+            self._last = place
+            return True
+        return any(form in self._text or squeezed(form) in self._squeezed for form in forms(marked))
 
     @functools.cached_property
     def _squeezed(self) -> str:

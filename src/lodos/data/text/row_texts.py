@@ -10,8 +10,7 @@ Not among them is what only has a form for a program: roles, ids, the types of J
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from lodos.data.text.messages import REASONING
 
@@ -22,8 +21,7 @@ _THOUGHT = re.compile(r"</(?:think|thinking|thought|reasoning)>|\[/THINK\]")
 _CHOICES = ("enum", "const", "default", "examples")
 
 
-@dataclass(frozen=True)
-class RowText:
+class RowText(NamedTuple):
     """A text, or a number of the arguments of a call."""
 
     name: str

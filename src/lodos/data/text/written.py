@@ -22,7 +22,7 @@ earlier turns takes it out where the model is used, too.
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from lodos.data.reading.rows import RowError, shown
 from lodos.data.text.marks import MarkedRendering, forms, is_marked, mark, says
@@ -67,8 +67,7 @@ def left_out(
     return list(_Search(render, messages, tools, whole, tags=tags, turns=turns, optional=optional).missing())
 
 
-@dataclass(frozen=True)
-class _Piece:
+class _Piece(NamedTuple):
     """A part of a text that is looked for as one."""
 
     number: int
@@ -135,14 +134,16 @@ class _Search:
         """The pieces of a text between tags, without white space around them."""
         if not isinstance(text.value, str):
             return []
+        if text.kind == "key":
+            return [self._piece(0, len(text.value), at_end=True)] if text.value else []
         pieces: list[_Piece] = []
         start = 0
-        cuts = [match.span() for match in self._tags.finditer(text.value)] if text.kind == "text" else []
+        cuts = [match.span() for match in self._tags.finditer(text.value)]
         for cut, after in (*cuts, (len(text.value), len(text.value))):
             part = text.value[start:cut]
             if said := part.strip():
                 first = start + part.index(said[0])
-                pieces.append(self._piece(first, first + len(said), at_end=text.kind == "key"))
+                pieces.append(self._piece(first, first + len(said)))
             start = after
         return pieces
 
@@ -161,10 +162,11 @@ class _Search:
 
     def _settle(self, chosen: Sequence[int], pieces: Sequence[Sequence[_Piece]]) -> None:
         """Looks for the pieces of the chosen texts in renderings in which marks change nothing."""
-        rendering = self._rendering({i: self._marked(i, pieces[i]) for i in chosen})
+        marked = {i: self._marked(i, pieces[i]) for i in chosen}
+        rendering = self._rendering(marked)
         if rendering is not None:
             for i in chosen:
-                self._note(rendering, i, pieces[i])
+                self._note(rendering, i, pieces[i], marked[i])
         elif len(chosen) == 1:
             self._unmarked += chosen
         else:
@@ -185,8 +187,8 @@ class _Search:
             return None
         return rendering if rendering.plain == self._whole else None
 
-    def _note(self, rendering: MarkedRendering, i: int, pieces: Sequence[_Piece]) -> None:
-        is_whole = rendering.says(self._marked(i, pieces).strip())
+    def _note(self, rendering: MarkedRendering, i: int, pieces: Sequence[_Piece], marked: str) -> None:
+        is_whole = rendering.says(marked.strip())
         if is_whole:
             self._whole_texts.add(i)
         for piece in pieces:
@@ -245,11 +247,12 @@ class _Search:
             for i, pieces in lost.items()
         }
         words = {i: found for i, found in words.items() if found}
-        rendering = self._rendering({i: self._marked(i, found) for i, found in words.items()}) if words else None
+        marked = {i: self._marked(i, found) for i, found in words.items()}
+        rendering = self._rendering(marked) if words else None
         if rendering is None:
             return
         for i, found in words.items():
-            self._note(rendering, i, found)
+            self._note(rendering, i, found, marked[i])
             lost[i][:] = [word for word in found if word.number not in self._places]
 
     def _shown(self, i: int, lost: Sequence[_Piece | str]) -> str:
@@ -308,12 +311,13 @@ class _Search:
     def _has_value(self, i: int) -> bool:
         """Whether a value stands between what is before it, its key most often, and the text that comes next."""
         value = self._texts[i].value
-        start, end = self._window_of(i)
-        known = self._ends.get(i - 1)
-        if known is None and i and self._pieces[i - 1]:
-            known = next(iter(self._places.get(self._pieces[i - 1][-1].number, [])), None)
-        if known is not None:
-            start = known
+        start = self._ends.get(i - 1)
+        if start is None and i and self._pieces[i - 1]:
+            start = next(iter(self._places.get(self._pieces[i - 1][-1].number, [])), None)
+        if start is None:
+            start, end = self._window_of(i)
+        else:
+            _, end = self._turns.get(self._texts[i].message or 0, (0, len(self._whole)))
             end = min((place for places in self._places.values() for place in places if place > start), default=end)
         place = min(
             (found for form in _spelled(value) if (found := self._whole.find(form, start, end)) >= 0), default=None
