@@ -18,6 +18,7 @@ BOTH = (
     + "{% if m.content is string %}{{ m.content }}{% else %}"
     + ("{% for part in m.content %}{{ '[' + part.text + ']' }}{% endfor %}{% endif %}" + END)
 )
+FIRST_PART = TURN + "{{ m.content if m.content is string else m.content[0].text }}" + END
 USERS_PARTS = TURN + (
     "{% if m.role == 'user' %}{% for part in m.content if part.type == 'text' %}{{ part.text }}{% endfor %}"
     "{% else %}{{ m.content }}{% endif %}" + END
@@ -34,7 +35,7 @@ def _said(tokenizer: Any, template: str, role: str, content: Any) -> str:
 
 @pytest.mark.parametrize("role", ["system", "user", "assistant", "tool"])
 def test_parts_are_joined_for_a_template_that_takes_text(tokenizer: Any, role: str) -> None:
-    for template in (TEXT_ONLY, CONCATENATED, PARTS_ONLY, USERS_PARTS):
+    for template in (TEXT_ONLY, CONCATENATED, PARTS_ONLY, USERS_PARTS, FIRST_PART):
         assert _said(tokenizer, template, role, PARTS) == "Hi there"
         assert _said(tokenizer, template, role, "Hi there") == "Hi there"
     assert _said(tokenizer, BOTH, role, PARTS) == "[Hi ][there]"  # it has a way of its own

@@ -20,9 +20,10 @@ Tools = Sequence[Mapping[str, Any]]
 Render = Callable[[Messages, Tools | None], str]
 """The text of a conversation. Raises RowError when the template refuses it."""
 
-_KNOWN = "qzxjk"
+_HALVES = ("qzxjkv", "vwqzjx")
+_KNOWN = "".join(_HALVES)
 """A text that no template writes of its own accord."""
-_LISTED = re.compile(rf"""["']text\\?["']:\s*\\?["']{_KNOWN}""")
+_LISTED = re.compile(rf"""["']text\\?["']:\s*\\?["']{_HALVES[0]}""")
 _KEY, _VALUE = "wvqkey", "wvqvalue"
 _USER: dict[str, Any] = {"role": "user", "content": "a"}
 _CALL_ID = "abcdefgh1"  # Mistral's templates take nine letters and digits
@@ -90,12 +91,13 @@ class TemplateForms:
                 return self._writes([_USER, {"role": "assistant", "content": "", "tool_calls": [call]}, named])
             return self._writes([message] if role == "user" else [message, _USER])
 
-        return writes(_KNOWN), writes([{"type": "text", "text": _KNOWN}])
+        # Some write the first part alone.
+        return writes(_KNOWN), writes([{"type": "text", "text": half} for half in _HALVES])
 
     def _writes(self, messages: Messages, tools: Tools | None = None) -> bool:
         """Whether the known text comes out, and not within a list of Python's or JSON's."""
         text = self._rendered(messages, tools)
-        return _KNOWN in text and not _LISTED.search(text)
+        return all(half in text for half in _HALVES) and not _LISTED.search(text)
 
     def _rendered(self, messages: Messages, tools: Tools | None = None) -> str:
         try:
