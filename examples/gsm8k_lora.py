@@ -16,8 +16,9 @@ from lodos import HFCheckpointConverter, LmHeadModel, TrainerState, UserError, c
 from lodos.data.examples import TokenizedExample
 from lodos.data.text.chat import read_template
 from lodos.infer.generate import generate
-from lodos.infer.text import end_token_ids, filler_token_id
+from lodos.infer.text import filler_token_id
 from lodos.lora.transform import loraized_shapes
+from lodos.prompting.encode import end_token_ids
 from lodos.train.axes import check_axes
 
 

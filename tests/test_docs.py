@@ -15,6 +15,7 @@ import yaml
 from docs import coming_from
 
 from lodos.cli import VERBS, main
+from lodos.commands.chat import ChatArgs
 from lodos.commands.data import DataReportArgs
 from lodos.commands.doctor import DoctorArgs
 from lodos.commands.generate import GenerateArgs
@@ -38,6 +39,7 @@ ARGUMENTS = {
     "doctor": DoctorArgs,
     "train": TrainArgs,
     "generate": GenerateArgs,
+    "chat": ChatArgs,
     "merge": MergeArgs,
 }
 
@@ -102,7 +104,9 @@ def made_by(command: str) -> set[str]:
 
 def run(command: str, folder: Path) -> str:
     """Its standard output; run in `folder`."""
-    done = subprocess.run(argv(command), cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        argv(command), cwd=folder, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+    )
     assert done.returncode == 0, f"{command}\n{done.stderr}"
     return done.stdout
 
@@ -180,7 +184,7 @@ def test_the_readmes_commands_and_the_guides_code_run(make_model: Any, tmp_path:
     (tmp_path / "my.yaml").write_text(config.replace("num_epochs: 3", "num_epochs: 3\n  id: demo"), encoding="utf-8")
 
     readme = commands("README.md")
-    assert len(readme) == 4
+    assert len(readme) == 5
     for command in readme:
         short = {"max_new_tokens": 4} if command.startswith("lodos generate") else {}
         run(with_flags(command.replace("<id>", "demo"), short), tmp_path)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from lodos.lora.config import LoraConfig
+from lodos.prompting.description import read_prompting
 
 TUTORIAL = Path(__file__).resolve().parents[2] / "shared" / "seed-alpaca-lora-tutorial.md"
 
@@ -119,8 +120,13 @@ def test_lora_config_has_the_tutorials_fields_and_defaults(blocks: list[str]) ->
 
 
 def test_adapters_are_saved_when_due_and_at_the_end(run: dict[str, Any]) -> None:
-    saved = sorted(path.name for path in (run["tmp"] / "peft" / run["trainer"].id).iterdir())
-    assert saved == ["step-2", "step-3"]
+    folder = run["tmp"] / "peft" / run["trainer"].id
+    assert sorted(path.name for path in folder.iterdir()) == ["step-2", "step-3"]
+    # The tutorial's hooks are told nothing of the data, and yet say how the model is asked.
+    for saved in (*folder.iterdir(), run["tmp"] / "merged" / run["trainer"].id / "step-3"):
+        prompting = read_prompting(saved)
+        assert prompting is not None
+        assert (prompting.format, [token.text for token in prompting.end_tokens]) == ("alpaca", ["</s>"])
 
 
 def test_the_results_load_in_peft_and_transformers_as_the_tutorial_says(

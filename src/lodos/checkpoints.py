@@ -3,6 +3,7 @@
 What is uploaded is the folder that was written whole and read back. Of several hosts the first one uploads.
 """
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from lodos.formats.peft import save_peft_pretrained
 from lodos.formats.safetensors import MAX_SHARD_SIZE
 from lodos.formats.upload import Uploads
 from lodos.lora.config import LoraConfig
+from lodos.prompting.description import Prompting
 from lodos.train.hooks import StepInfo
 
 
@@ -28,6 +30,7 @@ def save_peft_checkpoint_callback(
     upload_to_hf: str | None = None,
     *,
     chat_template: str | None = None,
+    prompting: Prompting | None = None,
     facts: Callable[[StepInfo], RunFacts] | None = None,
     uploads: Uploads | None = None,
 ) -> Callable[[StepInfo], Path]:
@@ -36,6 +39,7 @@ def save_peft_checkpoint_callback(
     Args:
         upload_to_hf: the hub repository, as owner/name, to which each is uploaded in the background.
         chat_template: that it is trained with, if it is not the base model's.
+        prompting: how it has to be asked; by default what the loader of the training knows of its rows.
         facts: what the model card is to tell of the run.
         uploads: that do it, and which the caller waits for; by default private ones, waited for when Python exits.
 
@@ -55,6 +59,7 @@ def save_peft_checkpoint_callback(
             path,
             base_folder=base_folder,
             chat_template=chat_template,
+            prompting=prompting or prompting_of(info),
             facts=_facts(facts, info),
             repo=upload_to_hf,
         )
@@ -71,6 +76,7 @@ def save_merged_hf_checkpoint_callback(
     *,
     dtype: Any = None,
     max_shard_size: str | int = MAX_SHARD_SIZE,
+    prompting: Prompting | None = None,
     facts: Callable[[StepInfo], RunFacts] | None = None,
     uploads: Uploads | None = None,
 ) -> Callable[[StepInfo], Path]:
@@ -87,9 +93,16 @@ def save_merged_hf_checkpoint_callback(
 
     def save(info: StepInfo) -> Path:
         path = folder / f"step-{info.step}"
-        card = merged_card(base_model, _facts(facts, info), repo=upload_to_hf)
+        asked = prompting or prompting_of(info)
+        known = dataclasses.replace(_facts(facts, info), prompting=asked)
         converter.save_pretrained(
-            info.model, path, dtype=dtype, max_shard_size=max_shard_size, card=card, progress=True
+            info.model,
+            path,
+            dtype=dtype,
+            max_shard_size=max_shard_size,
+            prompting=asked,
+            card=merged_card(base_model, known, repo=upload_to_hf),
+            progress=True,
         )
         upload(path, f"Merged model of step {info.step}")
         return path
@@ -99,6 +112,11 @@ def save_merged_hf_checkpoint_callback(
 
 save_hf_checkpoint_callback = save_merged_hf_checkpoint_callback
 """The same hook for a model without adapters, as full fine-tuning trains it."""
+
+
+def prompting_of(info: StepInfo) -> Prompting | None:
+    """How the model of a training has to be asked, as far as its loader knows."""
+    return getattr(info.loader, "prompting", None)
 
 
 def _facts(facts: Callable[[StepInfo], RunFacts] | None, info: StepInfo) -> RunFacts:

@@ -21,7 +21,8 @@ VERBS = {
     "demo": "see it work: fine-tune a small model on a small data set, before and after",
     "data": "see what would be trained, token by token, and what is wrong with it",
     "train": "fine-tune a Hugging Face model with LoRA on instruction data",
-    "generate": "answer a prompt with a model and an adapter",
+    "generate": "answer a prompt, or those of a file, with a model and an adapter",
+    "chat": "talk with a model and an adapter in the terminal",
     "merge": "put an adapter into its base model, for transformers",
     "doctor": "see whether a config trains the same on one device and on the mesh",
 }
@@ -41,6 +42,7 @@ examples:
   lodos data my.yaml
   lodos train my.yaml --lora.r 16 --trainer.num_train_steps 100
   lodos generate --adapter runs/<id>/peft/best --prompt 'What is a lodos?'
+  lodos chat --adapter runs/<id>/peft/best
 """
 
 

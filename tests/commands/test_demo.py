@@ -15,6 +15,8 @@ from lodos.commands import demo
 from lodos.commands.generate import GenerateArgs
 from lodos.config_parsing import parse_config
 from lodos.data.reading.rows import Row
+from lodos.prompting.description import read_prompting
+from lodos.prompting.prompts import read_prompts
 from lodos.tracking.jsonl import read_records
 
 LAYERS = 3
@@ -64,8 +66,9 @@ def test_the_demo_trains_and_answers_before_and_after(
     assert arguments[:2] == ["lodos", "generate"]
     generate = parse_config(GenerateArgs, arguments[2:], prog="lodos generate")
     assert generate.adapter == f"{run}/peft/step-2"
-    assert generate.prompts is not None
-    assert json.loads(Path(generate.prompts).read_text(encoding="utf-8")) == demo.PROMPTS
+    described = read_prompting(run / "peft" / "step-2")
+    assert described is not None
+    assert described.prompts == read_prompts(demo.PROMPTS)
 
 
 @pytest.mark.parametrize(

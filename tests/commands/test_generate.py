@@ -14,9 +14,10 @@ from lodos.cli import main
 from lodos.formats.hf import HFCheckpointConverter
 from lodos.formats.peft import load_peft_pretrained, save_peft_pretrained
 from lodos.infer.generate import generate
-from lodos.infer.text import encode_prompt, generate_texts
+from lodos.infer.text import generate_texts
 from lodos.lora.config import LoraConfig
 from lodos.lora.transform import lora_layers, loraize, with_factors
+from lodos.prompting.encode import CHAT, encode_prompt
 
 pytest.importorskip("torch")
 
@@ -56,7 +57,7 @@ def _run(capsys: pytest.CaptureFixture[str], *argv: object) -> str:
 
 def test_the_answer_is_the_librarys(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = _run(capsys, "--model", base, "--prompt", PROMPT, "--max_new_tokens", 12)
-    assert out == _expected(base, chat=True) + "\n"
+    assert out == _expected(base, prompting=CHAT) + "\n"
     raw = _run(capsys, "--model", base, "--prompt", PROMPT, "--max_new_tokens", 12, "--chat", "false")
     assert raw == _expected(base) + "\n"
     assert raw != out
@@ -67,8 +68,8 @@ def test_an_adapter_brings_its_base_model(
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO(PROMPT + "\n"))
     out = _run(capsys, "--adapter", adapter, "--prompt", "-", "--max_new_tokens", 12)
-    assert out == _expected(base, adapter, chat=True) + "\n"
-    assert out != _expected(base, chat=True) + "\n"
+    assert out == _expected(base, adapter, prompting=CHAT) + "\n"
+    assert out != _expected(base, prompting=CHAT) + "\n"
 
 
 def test_the_prompts_of_training_can_be_used(base: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -94,7 +95,7 @@ def test_generation_config_ends_the_answer(base: Path, capsys: pytest.CaptureFix
     folder = Path(shutil.copytree(base, tmp_path / "model"))
     free = _run(capsys, "--model", folder, "--prompt", PROMPT, "--max_new_tokens", 12)
     converter = HFCheckpointConverter.from_hf(str(folder))
-    prompt_ids = encode_prompt(converter.tokenizer, PROMPT, chat=True)
+    prompt_ids = encode_prompt(converter.tokenizer, PROMPT, CHAT)
     (ids,) = generate(converter.load_pretrained(), [prompt_ids], max_new_tokens=12, eos_token_ids=[1])
     third = ids[2]
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, third]}))
@@ -114,10 +115,10 @@ def test_generation_config_ends_the_answer(base: Path, capsys: pytest.CaptureFix
         (["--model", "{base}", "--prompt", "x", "--top_k", "5"], "without effect at temperature 0"),
         (["--model", "{base}", "--prompt", "x", "--chat", "false", "--system", "y"], "system: only a chat"),
         (["--model", "{base}", "--prompt", "x", "--chat", "true", "--prompts", "alpaca"], "Choose one"),
-        (["--model", "{base}", "--prompt", "x", "--input", "y"], "--prompts alpaca"),
+        (["--model", "{base}", "--prompt", "x", "--input", "y"], "--prompts alpaca or a file"),
         (["--model", "{base}", "--prompt", "x", "--adapter", "{base}"], "adapter_config.json"),
         (["--model", "/no/such/folder", "--prompt", "x"], "there is no such folder"),
-        (["--model", "{base}"], "prompt"),
+        (["--model", "{base}"], "prompt, prompt_file: missing"),
     ],
 )
 def test_what_is_wrong_is_said_before_weights_are_loaded(

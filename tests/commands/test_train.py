@@ -59,9 +59,3 @@ def test_the_chat_template_of_the_training_goes_with_adapter_and_merged_model(ar
     assert result.merged is not None
     for folder in (result.adapter, result.best_adapter, result.merged):
         assert AutoTokenizer.from_pretrained(folder).chat_template == template
-
-
-def test_of_streamed_rows_too_it_is_said_how_the_model_has_to_be_asked(args: TrainArgs) -> None:
-    result = train(named(dataclasses.replace(args, streaming=True, validation=None), "streamed", num_train_steps=2))
-    assert result.prompts_flag == " --prompts alpaca"
-    assert "--prompts alpaca" in (result.adapter / "README.md").read_text(encoding="utf-8")

@@ -96,8 +96,8 @@ def test_the_cards_tell_of_the_run_and_not_of_the_users_machine(args: TrainArgs,
         assert str(Path(args.model_name_or_path).parent) not in card
     assert ModelCard(adapter).data.library_name == "peft"
     assert ModelCard(merged).data.library_name == "transformers"
-    assert "lodos generate --adapter me/adapter --prompts alpaca" in adapter
-    assert "lodos generate --model me/merged --prompts alpaca" in merged
+    assert "lodos generate --adapter me/adapter --prompt" in adapter
+    assert "lodos generate --model me/merged --prompt" in merged
 
 
 def test_a_hub_that_fails_does_not_stop_the_run_and_the_next_upload_tries_again(
@@ -139,7 +139,7 @@ def test_of_several_hosts_only_the_first_uploads(
             save = save_peft_checkpoint_callback(
                 tmp_path / str(index), LoraConfig(r=2), args.model_name_or_path, "me/adapter", uploads=uploads
             )
-            info: Any = SimpleNamespace(step=1, model=model)
+            info: Any = SimpleNamespace(step=1, model=model, loader=None)
             assert (save(info) / "README.md").exists()
         assert list(hub.repositories) == expected
 
@@ -147,7 +147,7 @@ def test_of_several_hosts_only_the_first_uploads(
 def test_the_seeds_call_alone_uploads(args: TrainArgs, hub: HubServer, tmp_path: Path) -> None:
     """The fourth argument, by position, with nobody to wait for the upload."""
     converter = HFCheckpointConverter.from_hf(args.model_name_or_path)
-    info: Any = SimpleNamespace(step=7, model=converter.load_pretrained())
+    info: Any = SimpleNamespace(step=7, model=converter.load_pretrained(), loader=None)
     folder = save_merged_hf_checkpoint_callback(str(tmp_path / "merged"), converter, "me/merged")(info)
     for _ in range(200):
         if "me/merged" in hub.repositories and hub.repositories["me/merged"].commits:

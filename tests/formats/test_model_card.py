@@ -84,22 +84,9 @@ def test_data_are_named_without_their_places_and_what_a_url_carries(tmp_path: Pa
         loss = float("nan")
 
     info: Any = Info()
-    assert run_facts(config, info, is_alpaca=True).prompts == "alpaca"
-    facts = run_facts(config, info, is_alpaca=False)
-    assert facts.prompts is None
+    facts = run_facts(config, info)
     assert facts.data == ["rows.jsonl", "web.jsonl", "openai/gsm8k (main, train)", "*.parquet"]
     assert facts.hub_datasets == ["openai/gsm8k"]
     assert facts.train_loss is None
     card = merged_card("some/model", facts)
     assert not [word for word in ("password", "secret", "bucket", str(tmp_path)) if word in card]
-
-
-def test_the_prompts_it_was_trained_with_are_in_the_card_as_generate_reads_them(tmp_path: Path) -> None:
-    from lodos.prompting.prompts import ALPACA_PROMPTS, read_prompts
-
-    templates = {"prompt_input": ALPACA_PROMPTS.prompt_input, "prompt_no_input": ALPACA_PROMPTS.prompt_no_input}
-    card = adapter_card(LoraConfig(), "some/model", ["q_proj"], RunFacts(prompts=templates), repo="me/a")
-    assert "lodos generate --adapter me/a --prompts prompts.json --prompt '...'" in card
-    (block,) = re.findall(r"```json\n(.*?)```", card, re.DOTALL)
-    (tmp_path / "prompts.json").write_text(block, encoding="utf-8")
-    assert read_prompts(tmp_path / "prompts.json") == ALPACA_PROMPTS

@@ -13,7 +13,9 @@ import pytest
 
 from lodos.errors import UserError
 from lodos.formats.hf import HFCheckpointConverter
-from lodos.infer.generate import check_prompts, generate, generate_stream, longest_sequence, round_up_length
+from lodos.infer.generate import check_prompts, generate, longest_sequence, round_up_length
+from lodos.infer.sampling import Sampling
+from lodos.infer.session import generate_stream
 from lodos.models.decoder import LmHeadModel
 from lodos.nn.kv_cache import KVCache
 
@@ -52,7 +54,14 @@ def _load(folder: Path) -> LmHeadModel:
 
 
 def _new_ids(model: LmHeadModel, prompts: list[list[int]], new: int = 12, **options: Any) -> list[list[int]]:
-    return generate(model, prompts, max_new_tokens=new, **{"eos_token_ids": [], **options})
+    return generate(model, prompts, max_new_tokens=new, **{"eos_token_ids": [], **_with_sampling(options)})
+
+
+def _with_sampling(options: dict[str, Any]) -> dict[str, Any]:
+    """The options with those of sampling as one."""
+    of_sampling = {name: options[name] for name in ("temperature", "top_k", "top_p") if name in options}
+    others = {name: value for name, value in options.items() if name not in of_sampling}
+    return {**others, "sampling": Sampling(**of_sampling)}
 
 
 def _empty_cache(model: LmHeadModel, batch: int, length: int) -> KVCache:
@@ -181,7 +190,7 @@ def test_the_stream_is_what_generate_gives(model: LmHeadModel, options: dict[str
     free = _new_ids(model, PROMPTS[:1], 20, **options)[0]
     for eos in ([], [free[10]]):
         whole = _new_ids(model, PROMPTS[:1], 20, eos_token_ids=eos, **options)[0]
-        stream = generate_stream(model, PROMPTS[0], max_new_tokens=20, eos_token_ids=eos, **options)
+        stream = generate_stream(model, PROMPTS[0], max_new_tokens=20, eos_token_ids=eos, **_with_sampling(options))
         assert list(stream) == whole
     assert whole == free[: free.index(free[10])]
 

@@ -4,12 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from lodos.errors import UserError
 from lodos.formats.hf import HFCheckpointConverter
 from lodos.infer.generate import generate
-from lodos.infer.text import encode_prompt, end_token_ids, generate_texts, stream_text
+from lodos.infer.text import generate_texts, stream_text
+from lodos.prompting.encode import CHAT, encode_prompt
 
 TEXT = "naïve — 日本語 🌬️👩‍🚀 task.\n"
 
@@ -56,51 +54,6 @@ def test_special_tokens_are_not_shown_and_spaces_are_kept() -> None:
     assert list(stream_text(fast, [3, 0, 4, 5, 6])) == ["The", " wind", " blows", "."]
 
 
-def test_a_chat_is_the_template_and_nothing_more(tiny_tokenizer: Any) -> None:
-    chat = encode_prompt(tiny_tokenizer, "Hi", chat=True, system="Be brief.")
-    assert tiny_tokenizer.decode(chat) == (
-        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
-    )
-    assert tiny_tokenizer.decode(encode_prompt(tiny_tokenizer, "Hi")) == "Hi"
-
-
-def test_bos_stands_once_and_eos_never(tiny_tokenizer: Any) -> None:
-    import copy
-
-    from tokenizers.processors import TemplateProcessing
-
-    tokenizer = copy.deepcopy(tiny_tokenizer)
-    tokenizer._tokenizer.post_processor = TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
-    )
-    tokenizer.chat_template = "{{ bos_token }}" + tokenizer.chat_template
-    assert tokenizer.decode(encode_prompt(tokenizer, "Hi")) == "<s>Hi"
-    assert tokenizer.decode(encode_prompt(tokenizer, "Hi", chat=True)).count("<s>") == 1
-    # One that the user wrote stays.
-    assert tokenizer.decode(encode_prompt(tokenizer, "Hi</s>")).count("</s>") == 2
-
-
-def test_what_the_template_cannot_do_is_the_users_error(tiny_tokenizer: Any) -> None:
-    import copy
-
-    tokenizer = copy.deepcopy(tiny_tokenizer)
-    tokenizer.chat_template = "{{ raise_exception('no system turns') }}"
-    with pytest.raises(UserError, match="refuses this conversation: no system turns"):
-        encode_prompt(tokenizer, "Hi", chat=True)
-    tokenizer.chat_template = None
-    with pytest.raises(UserError, match="no chat template"):
-        encode_prompt(tokenizer, "Hi", chat=True)
-    with pytest.raises(UserError, match="system: only a chat"):
-        encode_prompt(tiny_tokenizer, "Hi", system="Be brief.")
-
-
-def test_an_answer_ends_at_the_tokenizers_eos_and_at_the_models(tiny_tokenizer: Any) -> None:
-    assert end_token_ids(tiny_tokenizer) == [1]
-    assert end_token_ids(tiny_tokenizer, {"eos_token_id": 3}) == [1, 3]
-    assert end_token_ids(tiny_tokenizer, {"eos_token_id": [3, 1, 9]}) == [1, 3, 9]
-    assert end_token_ids(tiny_tokenizer, {"eos_token_id": None}) == [1]
-
-
 def test_texts_come_back_in_the_order_of_the_prompts(
     make_model: Callable[..., tuple[Path, Any]], tiny_tokenizer: Any
 ) -> None:
@@ -117,5 +70,5 @@ def test_smollm2_knows_the_capital_of_france(smollm2: Path) -> None:
     converter = HFCheckpointConverter.from_hf(str(smollm2))
     model = converter.load_pretrained(dtype="float32")
     question = "What is the capital of France?"
-    texts = generate_texts(model, converter.tokenizer, [question, "Say hello."], max_new_tokens=24, chat=True)
+    texts = generate_texts(model, converter.tokenizer, [question, "Say hello."], max_new_tokens=24, prompting=CHAT)
     assert texts[0].startswith("The capital of France is Paris.")

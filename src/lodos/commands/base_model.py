@@ -1,14 +1,20 @@
 """The base model of an adapter: the one that the user gives, or the one that the adapter names."""
 
+import dataclasses
+import shlex
 from pathlib import Path
 
 from lodos.errors import UserError
+from lodos.formats.folder_contents import check_weights
 from lodos.formats.hf import HFCheckpointConverter
-from lodos.formats.peft import read_adapter_config
+from lodos.formats.peft import CONFIG_NAME, read_adapter_config
+from lodos.formats.tokenizer_files import has_tokenizer
+from lodos.prompting.description import TEMPLATE_FILE
 
 
 def base_converter(adapter: str, folder: Path, model: str | None) -> HFCheckpointConverter:
-    """The base model's config, read from the revision that the adapter names.
+    """The base model's config, read from the revision that the adapter names, with the adapter's tokenizer and chat
+    template where it brings its own.
 
     Args:
         adapter: for the error.
@@ -19,8 +25,35 @@ def base_converter(adapter: str, folder: Path, model: str | None) -> HFCheckpoin
         UserError: when neither names one, or the model is not there or not supported.
     """
     config = read_adapter_config(folder)
+    named = config.base_model_name_or_path
     if model is not None:
-        return HFCheckpointConverter.from_hf(model)
-    if config.base_model_name_or_path is None:
+        converter = HFCheckpointConverter.from_hf(model)
+    elif named is None:
         raise UserError(f"{adapter}: the adapter does not name its base model. Give it with --model.")
-    return HFCheckpointConverter.from_hf(config.base_model_name_or_path, revision=config.revision)
+    else:
+        try:
+            converter = HFCheckpointConverter.from_hf(named, revision=config.revision)
+            if Path(named).expanduser().is_dir():
+                check_weights(named, converter.folder)
+        except UserError as error:
+            raise UserError(f"{error}\n{_source(named, folder)}") from None
+    return _with_tokenizer_of(converter, folder)
+
+
+def _source(named: str, folder: Path) -> str:
+    """Where the name of the base comes from, and how to give another."""
+    relative = not Path(named).expanduser().is_absolute() and (named.startswith(".") or named.count("/") != 1)
+    whence = f" A relative path counts from here, {Path.cwd()}." if relative else ""
+    return (
+        f"The name {named} is that of the base model in {folder / CONFIG_NAME} (base_model_name_or_path).{whence} If "
+        f"the model is elsewhere, write --model FOLDER beside --adapter {shlex.quote(str(folder))}."
+    )
+
+
+def _with_tokenizer_of(converter: HFCheckpointConverter, folder: Path) -> HFCheckpointConverter:
+    if has_tokenizer(folder):
+        return dataclasses.replace(converter, tokenizer_folder=folder)
+    if (folder / TEMPLATE_FILE).is_file():
+        template = (folder / TEMPLATE_FILE).read_text(encoding="utf-8")
+        return dataclasses.replace(converter, chat_template=template)
+    return converter

@@ -6,6 +6,7 @@ is answered by what was read back from disk.
 
 import dataclasses
 import json
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -28,6 +29,7 @@ from lodos.formats.peft import load_peft_pretrained
 from lodos.infer.text import generate_texts
 from lodos.lora.config import LoraConfig
 from lodos.models.decoder import LmHeadModel
+from lodos.prompting.description import Prompting, read_prompting
 from lodos.prompting.prompts import read_prompts
 from lodos.train.config import CheckpointerConfig, TrainerConfig
 from lodos.train.optim import OptimizerConfig
@@ -60,7 +62,8 @@ def main(argv: list[str]) -> int:
     converter = HFCheckpointConverter.from_hf(str(base_folder))
 
     console.print(f"\n[bold]1. Before[/]: the base model answers {len(rows)} held-out requests.")
-    before = _answers(converter, converter.load_pretrained(scan_layers=False), rows)
+    as_trained = Prompting("alpaca", prompts=read_prompts(PROMPTS))
+    before = _answers(converter, converter.load_pretrained(scan_layers=False), rows, as_trained)
 
     console.print("[bold]2. Fine-tuning[/] with LoRA on 1,000 other requests.")
     result = train(config)
@@ -71,7 +74,7 @@ def main(argv: list[str]) -> int:
     console.print("[bold]3. After[/]: adapter and merged model are read back from disk and answer the same requests.")
     base = converter.load_pretrained(scan_layers=False)
     adapted, _ = load_peft_pretrained(base, result.adapter)
-    after = _answers(converter, adapted, rows)
+    after = _answers(converter, adapted, rows, read_prompting(result.adapter))
     difference = _merged_difference(converter, adapted, result, rows)
 
     _print_table(rows, before, after)
@@ -101,9 +104,13 @@ def _config(args: DemoArgs, base_folder: Path) -> TrainArgs:
     )
 
 
-def _answers(converter: HFCheckpointConverter, model: LmHeadModel, rows: list[Row]) -> list[str]:
+def _answers(
+    converter: HFCheckpointConverter, model: LmHeadModel, rows: list[Row], prompting: Prompting | None
+) -> list[str]:
     """The first line of the model's answer to each row."""
-    texts = generate_texts(model, converter.tokenizer, [_prompt(row) for row in rows], max_new_tokens=MAX_ANSWER_TOKENS)
+    assert prompting is not None
+    requests = [row.fields["instruction"] for row in rows]
+    texts = generate_texts(model, converter.tokenizer, requests, max_new_tokens=MAX_ANSWER_TOKENS, prompting=prompting)
     return [text.strip() for text in texts]
 
 
@@ -157,5 +164,5 @@ def _print_outcome(result: TrainResult, difference: float, seconds: float) -> No
     print(f"Merged model:  {result.merged}   (Transformers loads it)")
     print(f"Merged and adapted logits differ by {difference:.1e} of the largest. {seconds / 60:.1f} minutes in all.")
     print("\nNext:")
-    print(f"  lodos generate --adapter {result.adapter}{result.prompts_flag} \\")
+    print(f"  lodos generate --adapter {shlex.quote(str(result.adapter))} \\")
     print("    --prompt 'We need a table for six, Sunday at 8:15 pm, name is Lindqvist'")

@@ -1,68 +1,69 @@
-"""`lodos generate`: answer a prompt with a model and an adapter, each word as it comes.
+"""`lodos generate`: answer a prompt, each word as it comes, or all prompts of a file.
 
-Everything that can be wrong with the options, the prompt and the folders is looked at before weights are loaded.
+Everything that can be wrong with the options, the prompts and the folders is looked at before weights are loaded.
 """
 
 import dataclasses
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
 
-from lodos.commands.base_model import base_converter
+from lodos.commands.asked_model import DEFAULT_NEW_TOKENS, AnswerArgs, AskedModel, find_model
+from lodos.commands.prompt_file import AskedPrompt, read_prompt_file
 from lodos.config_parsing import parse_config
 from lodos.errors import UserError
-from lodos.files import read_json
-from lodos.formats.hf import HFCheckpointConverter
-from lodos.formats.hub import model_folder
-from lodos.formats.peft import load_peft_pretrained
-from lodos.infer.generate import check_prompts, generate_stream, longest_sequence
-from lodos.infer.sampling import Sampling
-from lodos.infer.text import encode_prompt, end_token_ids, filler_token_id, stream_text
+from lodos.files import local_path, write_whole
+from lodos.formats.progress import progress_bar
+from lodos.infer.generate import generate, longest_sequence
+from lodos.infer.session import generate_stream
+from lodos.infer.text import decode, filler_token_id, stream_text
+from lodos.prompting.encode import encode_prompt
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-DEFAULT_NEW_TOKENS = 256
 STDIN = "-"
-ALPACA = "alpaca"
+ANSWER = "generated"
+"""The field of an answer in the rows that are written."""
 
 
-@dataclasses.dataclass
-class GenerateArgs:
-    """Answer a prompt with a model and, if given, a LoRA adapter."""
+@dataclasses.dataclass(kw_only=True)
+class GenerateArgs(AnswerArgs):
+    """Answer a prompt, or those of a file, with a model and, if given, a LoRA adapter, asked as it was trained."""
 
-    prompt: str = dataclasses.field(metadata={"example": "What is a lodos?"})
+    prompt: str | None = None
     """The prompt; - reads it from the standard input."""
-    model: str | None = None
-    """The model: a folder or a hub name; by default the one that the adapter names."""
-    adapter: str | None = None
-    """A LoRA adapter: a PEFT folder or a hub name."""
-    chat: bool | None = None
-    """Whether the prompt is a user's turn for the tokenizer's chat template; by default if there is one."""
-    system: str | None = None
-    """The system's turn before it."""
-    prompts: str | None = None
-    """The prompts an adapter was trained with: a file with prompt_input and prompt_no_input, or alpaca."""
     input: str = ""
-    """The input that goes with the instruction, where prompts are used."""
-    max_new_tokens: int | None = None
-    """The most tokens to answer with; by default 256, or as many as the model has positions left."""
-    temperature: float = 0.0
-    """0 takes the likeliest token each time; 1 draws from what the model believes."""
-    top_k: int | None = None
-    """Draw from this many of the likeliest tokens."""
-    top_p: float | None = None
-    """Draw from the fewest tokens whose probabilities add up to this."""
-    seed: int = 0
-    """The same seed draws the same text."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Type of weights and computation; auto is that of the files, and on a CPU float32, which is faster there."""
+    """The input that goes with the prompt, where it is an instruction."""
+    prompt_file: str | None = None
+    """A file of prompts instead: .txt with one a line, or rows (.jsonl, .json, .csv, .parquet) with instruction and
+    perhaps input, messages, or prompt, as the model was trained."""
+    output: str | None = None
+    """Where the answers to a file go, as JSONL: each row with its answer as generated; by default standard output."""
+    batch_size: int = 32
+    """How many prompts of a file are answered at once."""
+
+    def problems(self) -> list[str]:
+        """What is wrong with the options, seen before anything is read."""
+        problems = super().problems()
+        if (self.prompt is None) == (self.prompt_file is None):
+            given = "both given" if self.prompt is not None else "missing"
+            problems.append(f"prompt, prompt_file: {given}. Give --prompt 'What is a lodos?' or --prompt_file FILE.")
+        if self.prompt_file is None and self.output is not None:
+            problems.append("output: the answer to --prompt goes to standard output. Give --prompt_file, or > FILE.")
+        if self.prompt_file is not None and self.input:
+            problems.append("input: goes with --prompt; in a file each row has its own.")
+        if self.batch_size < 1:
+            problems.append(f"batch_size: {self.batch_size} is less than 1.")
+        return problems
 
 
 def main(argv: list[str]) -> int:
-    """Answers as the arguments say, on the standard output."""
+    """Answers as the arguments say."""
     args = parse_config(GenerateArgs, argv, prog="lodos generate", description=GenerateArgs.__doc__ or "")
+    if problems := args.problems():
+        raise UserError("\n".join(problems))
+    if args.prompt_file is not None:
+        answer_file(args, args.prompt_file)
+        return 0
     for piece in answer(args):
         print(piece, end="", flush=True)
     print()
@@ -70,91 +71,76 @@ def main(argv: list[str]) -> int:
 
 
 def answer(args: GenerateArgs) -> Iterator[str]:
-    """The answer piece by piece.
+    """The answer to `args.prompt` piece by piece.
 
     Raises:
         UserError: before any weight is loaded, unless it is the weights that do not fit.
     """
-    _check(args)
-    adapter = None if args.adapter is None else model_folder(args.adapter)
-    converter = _converter(args, adapter)
-    tokenizer = _tokenizer(converter, adapter)
-    ids = _prompt_ids(args, tokenizer)
-    left = longest_sequence(converter.config) - len(ids)
-    max_new_tokens = args.max_new_tokens or max(min(DEFAULT_NEW_TOKENS, left), 1)
-    check_prompts(
-        [ids], max_new_tokens, converter.config, name_of=lambda token: repr(tokenizer.convert_ids_to_tokens(token))
-    )
-
-    model = converter.load_pretrained(dtype=_dtype(args), progress=True)
-    if adapter is not None:
-        model, _ = load_peft_pretrained(model, adapter)
-    generation_config = converter.folder / "generation_config.json"
-    new_ids = generate_stream(
-        model,
-        ids,
-        max_new_tokens=max_new_tokens,
-        eos_token_ids=end_token_ids(tokenizer, read_json(generation_config) if generation_config.exists() else None),
-        pad_token_id=filler_token_id(tokenizer),
-        temperature=args.temperature,
-        top_k=args.top_k,
-        top_p=args.top_p,
-        seed=args.seed,
-    )
-    yield from stream_text(tokenizer, new_ids)
-
-
-def _check(args: GenerateArgs) -> None:
-    problems = []
-    if args.model is None and args.adapter is None:
-        problems.append("model: missing. Give --model, or --adapter with an adapter that names its base model.")
-    if args.max_new_tokens is not None and args.max_new_tokens < 1:
-        problems.append(f"max_new_tokens: {args.max_new_tokens} is less than 1.")
-    if args.prompts is not None and (args.chat or args.system is not None):
-        problems.append("prompts: templates of instructions, which leave no place for chat or system. Choose one.")
-    if args.input and args.prompts is None:
-        problems.append("input: only templates have a place for it. Give --prompts alpaca or a file.")
-    if args.temperature == 0 and (args.top_k is not None or args.top_p is not None):
-        problems.append("top_k, top_p: without effect at temperature 0. Give --temperature 1 or another.")
-    try:
-        Sampling(args.temperature, args.top_k, args.top_p)
-    except UserError as error:
-        problems.append(str(error))
-    if problems:
-        raise UserError("\n".join(problems))
-
-
-def _converter(args: GenerateArgs, adapter: Path | None) -> HFCheckpointConverter:
-    if args.adapter is not None and adapter is not None:
-        return base_converter(args.adapter, adapter, args.model)
-    assert args.model is not None
-    return HFCheckpointConverter.from_hf(args.model)
-
-
-def _tokenizer(converter: HFCheckpointConverter, adapter: Path | None) -> "PreTrainedTokenizerBase":
-    """The adapter's tokenizer if it brings one, with the chat template that it was trained on; else the model's."""
-    if adapter is None or not (adapter / "tokenizer_config.json").exists():
-        return converter.tokenizer
-    return dataclasses.replace(converter, folder=adapter).tokenizer
-
-
-def _prompt_ids(args: GenerateArgs, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
     prompt = sys.stdin.read().removesuffix("\n") if args.prompt == STDIN else args.prompt
     if not prompt:
         raise UserError("prompt: it is empty.")
-    if args.prompts is not None:
-        from lodos.prompting.prompts import read_prompts
+    asked = find_model(args)
+    ids = encode_prompt(asked.tokenizer, prompt, asked.prompting, text=args.input)
+    max_new_tokens = _new_tokens(args, asked, len(ids))
+    asked.check([ids], max_new_tokens)
+    new_ids = generate_stream(
+        asked.load(args.dtype),
+        ids,
+        max_new_tokens=max_new_tokens,
+        eos_token_ids=asked.end_token_ids,
+        sampling=args.sampling,
+        seed=args.seed,
+    )
+    yield from stream_text(asked.tokenizer, new_ids)
 
-        templates = read_prompts(None if args.prompts == ALPACA else args.prompts)
-        return encode_prompt(tokenizer, templates.render(prompt, args.input))
-    chat = bool(tokenizer.chat_template) if args.chat is None else args.chat
-    return encode_prompt(tokenizer, prompt, chat=chat, system=args.system)
+
+def answer_file(args: GenerateArgs, path: str) -> None:
+    """Answers every prompt of a file, in its order; the output is there whole or not at all.
+
+    Raises:
+        UserError: before any weight is loaded, naming every row that cannot be asked.
+    """
+    output = None if args.output is None else _output_path(args.output, path)
+    asked = find_model(args)
+    prompts = read_prompt_file(path, asked.tokenizer, asked.prompting, answer=ANSWER)
+    ids = [prompt.ids for prompt in prompts]
+    max_new_tokens = _new_tokens(args, asked, max(map(len, ids)))
+    asked.check(ids, max_new_tokens, names=[prompt.where for prompt in prompts])
+    model = asked.load(args.dtype)
+    with progress_bar("Answering", len(ids), enabled=True) as advance:
+        answers = generate(
+            model,
+            ids,
+            max_new_tokens=max_new_tokens,
+            eos_token_ids=asked.end_token_ids,
+            pad_token_id=filler_token_id(asked.tokenizer),
+            sampling=args.sampling,
+            seed=args.seed,
+            batch_size=args.batch_size,
+            progress=advance,
+        )
+    texts = [decode(asked.tokenizer, answer) for answer in answers]
+    lines = "".join(_line(prompt, text) for prompt, text in zip(prompts, texts, strict=True))
+    if output is None:
+        sys.stdout.write(lines)
+    else:
+        write_whole(output, lines)
+        print(f"{len(texts)} answers: {output}", file=sys.stderr)
 
 
-def _dtype(args: GenerateArgs) -> Any:
-    import jax
-    import jax.numpy as jnp
+def _line(prompt: AskedPrompt, text: str) -> str:
+    return json.dumps({**prompt.fields, ANSWER: text}, ensure_ascii=False, default=str) + "\n"
 
-    if args.dtype != "auto":
-        return jnp.dtype(args.dtype)
-    return jnp.dtype("float32") if jax.default_backend() == "cpu" else None
+
+def _new_tokens(args: GenerateArgs, asked: AskedModel, longest_prompt: int) -> int:
+    left = longest_sequence(asked.converter.config) - longest_prompt
+    return args.max_new_tokens or max(min(DEFAULT_NEW_TOKENS, left), 1)
+
+
+def _output_path(text: str, prompt_file: str) -> Path:
+    path = local_path(text)
+    if path.is_dir():
+        raise UserError(f"output: {text} is a folder. Give the name of a file.")
+    if path.resolve() == Path(prompt_file).expanduser().resolve():
+        raise UserError(f"output: {text} is the file of the prompts, which would be lost. Give another name.")
+    return path

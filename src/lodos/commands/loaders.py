@@ -19,11 +19,11 @@ from lodos.data.first_rows import prepare_first_rows
 from lodos.data.limits import ModelLimits
 from lodos.data.mixture import Selection
 from lodos.data.prepare import check, prepare, prepare_held_out
-from lodos.data.report import PreparationReport
 from lodos.data.tokens.tokenize import padding_token_id
 from lodos.errors import UserError
 from lodos.formats.hf import HFCheckpointConverter
 from lodos.infer.generate import longest_sequence
+from lodos.prompting.description import Prompting
 from lodos.types import LmExample
 
 logger = logging.getLogger(__name__)
@@ -43,17 +43,12 @@ class Loaders:
 
     training: TrainLoader | StreamLoader
     held_out: EvalLoader | None
-    row_formats: frozenset[str]
-    """What the rows of each file were read as (`FileReport.format`); where they are streamed, the first of them."""
+    prompting: Prompting
+    """How the model has to be asked afterwards; where rows are streamed, by the first of them."""
     fingerprint: Mapping[str, Any]
     """What decides the numbers of the run, for `Trainer.initial_state`."""
     template_date: str | None = None
     """The day that the chat template wrote as today's; None where it writes none."""
-
-    @property
-    def has_alpaca_rows(self) -> bool:
-        """Whether rows were put into prompts, which the model then has to be asked in."""
-        return any(name.startswith("alpaca") for name in self.row_formats)
 
     def length_of(self, k: int) -> int | None:
         """Positions of batch k; None where it takes reading rows to know."""
@@ -99,9 +94,8 @@ def make_loaders(config: FineTuneArgs, converter: HFCheckpointConverter) -> Load
             100 * (1 - training.efficiency),
         )
     held_out = _eval_loader(config, converter, prepared.held_out) if len(prepared.held_out) else None
-    formats = _row_formats(prepared.report)
     fingerprint = run_fingerprint(config, converter, prepared.training)
-    return Loaders(training, held_out, formats, fingerprint, config.template_date)
+    return Loaders(training, held_out, _said(prepared.training.prompting), fingerprint, config.template_date)
 
 
 def model_limits(converter: HFCheckpointConverter) -> ModelLimits:
@@ -160,6 +154,7 @@ def _streamed(config: FineTuneArgs, converter: HFCheckpointConverter) -> Loaders
             raise UserError("\n".join([f"Of the first {first.report.read} rows:", *problems]))
         if unread := first.report.unread_line():
             logger.info("%s", unread)
+        prompting = _said(first.training.prompting)
     logger.info(
         "Streaming: rows are shuffled among %d at a time, nothing is cached, and a resumed run reads again what it "
         "has seen.",
@@ -174,11 +169,12 @@ def _streamed(config: FineTuneArgs, converter: HFCheckpointConverter) -> Loaders
         seq_len=_packed_length(config),
         host_index=jax.process_index(),
         host_count=jax.process_count(),
+        prompting=prompting,
     )
     held_out, _ = prepare_held_out(config, converter.tokenizer)
     held_out_loader = _eval_loader(config, converter, held_out) if len(held_out) else None
     fingerprint = run_fingerprint(config, converter, None)
-    return Loaders(training, held_out_loader, _row_formats(first.report), fingerprint, config.template_date)
+    return Loaders(training, held_out_loader, prompting, fingerprint, config.template_date)
 
 
 def _eval_loader(config: FineTuneArgs, converter: HFCheckpointConverter, held_out: Selection) -> EvalLoader:
@@ -192,8 +188,17 @@ def _eval_loader(config: FineTuneArgs, converter: HFCheckpointConverter, held_ou
     )
 
 
-def _row_formats(report: PreparationReport) -> frozenset[str]:
-    return frozenset(file.format for file in report.files)
+def _said(prompting: Prompting | None) -> Prompting:
+    """What was found out while the data was prepared; of several formats it is said which the model is asked in."""
+    assert prompting is not None
+    if len(prompting.formats) > 1:
+        logger.info(
+            "Rows of several formats are trained (%s). Afterwards the model is asked in that of the most, %s, unless "
+            "--chat or --prompts say otherwise.",
+            ", ".join(prompting.formats),
+            prompting.format,
+        )
+    return prompting
 
 
 def _packed_length(config: FineTuneArgs) -> int | None:

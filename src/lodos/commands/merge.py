@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shlex
 import sys
 from typing import Literal
 
@@ -9,10 +10,11 @@ from lodos.commands.base_model import base_converter
 from lodos.config_parsing import parse_config
 from lodos.errors import UserError
 from lodos.files import local_path
-from lodos.formats.hub import model_folder
+from lodos.formats.folder_contents import adapter_folder
 from lodos.formats.model_card import RunFacts, merged_card
 from lodos.formats.peft import load_peft_pretrained
 from lodos.formats.safetensors import MAX_SHARD_SIZE
+from lodos.prompting.description import read_prompting
 
 
 @dataclasses.dataclass
@@ -54,7 +56,8 @@ def merge(args: MergeArgs) -> None:
     output = local_path(args.output)
     if output.exists() and not args.overwrite:
         raise UserError(f"output: {output} exists. Give another folder, or --overwrite to replace it.")
-    adapter = model_folder(args.adapter)
+    adapter = adapter_folder(args.adapter)
+    prompting = read_prompting(adapter)
     converter = base_converter(args.adapter, adapter, args.model)
     # Of the base, shapes alone: its tensors are read one by one as the merged ones are written.
     model, lora = load_peft_pretrained(converter.checked_structure(), args.adapter, base=converter.reader())
@@ -63,8 +66,9 @@ def merge(args: MergeArgs) -> None:
         output,
         dtype=args.dtype,
         max_shard_size=args.max_shard_size,
-        card=merged_card(converter.model_name_or_path, RunFacts(lora=lora)),
+        prompting=prompting,
+        card=merged_card(converter.model_name_or_path, RunFacts(lora=lora, prompting=prompting)),
         progress=True,
     )
     print(f"Merged model: {output}", file=sys.stderr)
-    print(f"Next: lodos generate --model {output} --prompt '...'", file=sys.stderr)
+    print(f"Next: lodos generate --model {shlex.quote(str(output))} --prompt '...'", file=sys.stderr)

@@ -1,6 +1,5 @@
 """What a run's model cards tell of it: from its settings, and from its log so far."""
 
-import dataclasses
 import math
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -9,18 +8,12 @@ from lodos.config import TrainArgs
 from lodos.data.reading.locations import is_remote
 from lodos.data.reading.sources import DataSource, parse_sources
 from lodos.formats.model_card import RunFacts
-from lodos.prompting.prompts import read_prompts
 from lodos.tracking.jsonl import read_records
 from lodos.train.hooks import StepInfo
 
 
-def run_facts(config: TrainArgs, info: StepInfo, *, is_alpaca: bool) -> RunFacts:
-    """The facts after a step.
-
-    Args:
-        config: with everything decided that was left open.
-        is_alpaca: whether the rows were put into prompts, which `lodos generate` then has to be told.
-    """
+def run_facts(config: TrainArgs, info: StepInfo) -> RunFacts:
+    """The facts after a step; `config` is with everything decided that was left open."""
     sources = parse_sources(config.data)
     records = read_records(config.trainer.run_folder / "log.jsonl")
     loss = info.loss
@@ -32,7 +25,6 @@ def run_facts(config: TrainArgs, info: StepInfo, *, is_alpaca: bool) -> RunFacts
         hub_datasets=list(dict.fromkeys(source.path for source in sources if source.on_hub)),
         lora=config.lora,
         settings=_settings(config),
-        prompts=_prompts(config) if is_alpaca else None,
     )
 
 
@@ -50,10 +42,6 @@ def _settings(config: TrainArgs) -> dict[str, str]:
         "precision": f"`{trainer.mp}`",
         "seed": str(trainer.seed),
     }
-
-
-def _prompts(config: TrainArgs) -> dict[str, str] | str:
-    return "alpaca" if config.prompts is None else dataclasses.asdict(read_prompts(config.prompts))
 
 
 def _name(source: DataSource) -> str:

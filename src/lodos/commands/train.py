@@ -5,6 +5,7 @@ What can be wrong is looked at before any weight is loaded: the config, the data
 
 import dataclasses
 import functools
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import jax
 from jaxtyping import PRNGKeyArray
 
-from lodos.checkpoints import save_merged_hf_checkpoint_callback, save_peft_checkpoint_callback
+from lodos.checkpoints import prompting_of, save_merged_hf_checkpoint_callback, save_peft_checkpoint_callback
 from lodos.commands.loaders import blank_batch, make_loaders
 from lodos.commands.lora_model import load_lora_model, lora_structure, lora_trainer
 from lodos.commands.run_facts import run_facts
@@ -22,7 +23,6 @@ from lodos.config import TrainArgs
 from lodos.config_parsing import parse_config
 from lodos.data.batching.loader import EvalLoader
 from lodos.data.text.chat import read_template
-from lodos.files import write_json
 from lodos.formats.hf import HFCheckpointConverter
 from lodos.formats.model_card import RunFacts
 from lodos.formats.peft import save_peft_pretrained
@@ -52,8 +52,6 @@ class TrainResult:
     model: LmHeadModel
     """The adapted model, as trained."""
     interrupted: bool
-    prompts_flag: str
-    """What `lodos generate` has to be told of the prompts that were trained."""
 
 
 def main(argv: list[str]) -> int:
@@ -94,7 +92,7 @@ def train(config: TrainArgs) -> TrainResult:
         # What the log measures of the machine, and the first step, want it to themselves.
         trainer.wait_until_compiled()
 
-        facts = functools.partial(run_facts, config, is_alpaca=loaders.has_alpaca_rows)
+        facts = functools.partial(run_facts, config)
         with uploads, RunLog(config, loaders, first_step=int(state.step)) as log:
             log.start(model, trainer.is_trainable)
             trainer.add_report_hook(log.on_step)
@@ -116,7 +114,6 @@ def train(config: TrainArgs) -> TrainResult:
         merged=None if (folder := _merged_folder(config)) is None else folder / f"step-{step}",
         model=state.model,
         interrupted=trainer.interrupted,
-        prompts_flag=_prompts_flag(config) if loaders.has_alpaca_rows else "",
     )
 
 
@@ -175,6 +172,7 @@ def _evaluation_hook(
                 adapter_folder(config) / "best",
                 base_folder=converter.folder,
                 chat_template=converter.chat_template,
+                prompting=prompting_of(info),
                 facts=facts(info),
             )
 
@@ -205,15 +203,6 @@ def _add_saving_hooks(
         trainer.add_hook(save_merged, every=config.hf_save_steps)
 
 
-def _prompts_flag(config: TrainArgs) -> str:
-    """Chat rows are asked as they were trained by default; Alpaca rows need their templates."""
-    if isinstance(config.prompts, dict):
-        path = config.trainer.run_folder / "prompts.json"
-        write_json(path, config.prompts)
-        return f" --prompts {path}"
-    return f" --prompts {config.prompts or 'alpaca'}"
-
-
 def _print_outcome(result: TrainResult) -> None:
     lines = [f"Stopped at step {result.step}." if result.interrupted else f"Finished {result.step} steps."]
     lines.append(f"Adapter: {result.adapter}")
@@ -223,8 +212,9 @@ def _print_outcome(result: TrainResult) -> None:
         lines.append(f"Merged model: {result.merged}")
     if result.interrupted:
         config_path = result.config.trainer.run_folder / "config.yaml"
-        lines.append(f"Resume: lodos train {config_path}")
+        lines.append(f"Resume: lodos train {shlex.quote(str(config_path))}")
     else:
         adapter = result.best_adapter or result.adapter
-        lines.append(f"Next: lodos generate --adapter {adapter}{result.prompts_flag} --prompt '...'")
+        lines.append(f"Next: lodos generate --adapter {shlex.quote(str(adapter))} --prompt '...'")
+        lines.append(f"      lodos chat --adapter {shlex.quote(str(adapter))}")
     print("\n".join(lines), file=sys.stderr)

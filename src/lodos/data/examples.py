@@ -26,6 +26,10 @@ class TextExample:
     not among them."""
     left_out: tuple[str, ...] = ()
     """What the chat template does not write of what the row says: `messages[1].content is left out ...`."""
+    system: str = ""
+    """The system turn that a conversation or an instruction begins with."""
+    has_history: bool = False
+    """Whether turns stand before an instruction."""
 
     @property
     def where(self) -> str:

@@ -8,6 +8,7 @@ import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lodos.data.asked import prompting_of
 from lodos.data.config import DataArgs
 from lodos.data.mixture import Selection
 from lodos.data.prepare import Prepared, also_in, prepare_held_out, with_duplicates
@@ -40,7 +41,8 @@ def prepare_first_rows(args: DataArgs, tokenizer: "PreTrainedTokenizerBase", *, 
     report = PreparationReport(with_duplicates(stores))
     if not report.kept:
         raise UserError("\n".join([f"None of the first {report.read} rows can be trained on:", *report.lines()]))
-    training = Selection([store for store, _ in stores])
+    prompting = prompting_of([file.asked for file in report.files], args, tokenizer)
+    training = Selection([store for store, _ in stores], prompting=prompting)
     held_out, report.held_out_files = prepare_held_out(args, tokenizer)
     report.held_out_in_training = also_in(held_out, training)
     return Prepared(training, held_out, report)

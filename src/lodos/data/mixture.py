@@ -18,6 +18,7 @@ import numpy as np
 
 from lodos.data.examples import TokenizedExample
 from lodos.errors import UserError
+from lodos.prompting.description import Prompting
 
 
 def repeats(weights: Sequence[float]) -> list[float]:
@@ -61,12 +62,20 @@ class Selection(Sequence[TokenizedExample]):
     Nothing is copied: an example is read when it is asked for.
     """
 
-    def __init__(self, parts: Sequence[Sequence[TokenizedExample]], indices: np.ndarray | None = None):
+    def __init__(
+        self,
+        parts: Sequence[Sequence[TokenizedExample]],
+        indices: np.ndarray | None = None,
+        *,
+        prompting: Prompting | None = None,
+    ):
         """
         Args:
             parts: where the examples are, one sequence after the other.
             indices: int64 [selected], which of them, in this order; by default each once.
+            prompting: how a model has to be asked that is trained on them, where that is known.
         """
+        self.prompting = prompting
         self.parts = parts
         self._starts = np.cumsum([0, *(len(part) for part in parts)])
         self.indices: np.ndarray = np.arange(self._starts[-1]) if indices is None else indices

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lodos.data.asked import prompting_of
 from lodos.data.config import SPLIT_PREFIX, DataArgs
 from lodos.data.mixture import Selection, mix
 from lodos.data.reading.sources import DataSource, parse_sources
@@ -68,6 +69,7 @@ def prepare(
         training, held_out = _split(training_parts, weights, args.validation, seed)
     else:
         training = Selection(training_parts, mix([len(store) for store in training_parts], weights, seed))
+    training.prompting = prompting_of([file.asked for file in report.files], args, tokenizer)
     report.held_out_in_training = also_in(held_out, training)
     if log:
         _log(report)

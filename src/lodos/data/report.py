@@ -9,6 +9,8 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from lodos.data.asked import AskedRows
+
 SHOWN_ROWS = 10
 """How many row numbers a report remembers of each kind."""
 
@@ -87,6 +89,8 @@ class FileReport:
     """Kept, though the chat template leaves out some of what they say."""
     duplicates: RowTally = dataclasses.field(default_factory=RowTally)
     """Kept, with the same tokens as an earlier row of this or another file."""
+    asked: AskedRows = dataclasses.field(default_factory=AskedRows)
+    """How the rows kept were written."""
 
     @property
     def dropped_count(self) -> int:
@@ -123,6 +127,7 @@ class FileReport:
         for own, others in ((self.special_tokens, later.special_tokens), (self.unread, later.unread)):
             for name, rows in others.items():
                 own.setdefault(name, RowTally()).extend(rows)
+        self.asked.extend(later.asked)
 
     def lines(self) -> list[str]:
         """The report as text, the file first; what did not happen is not mentioned."""
@@ -226,6 +231,7 @@ def from_json(values: Iterable[Mapping[str, Any]]) -> list[FileReport]:
                 **{name: RowTally(**value[name]) for name in _TALLIES},
                 "left_out": DroppedRows(**value["left_out"]),
                 "dropped": {reason: DroppedRows(**rows) for reason, rows in value["dropped"].items()},
+                "asked": AskedRows(**value["asked"]),
                 **{
                     kind: {name: RowTally(**rows) for name, rows in value[kind].items()}
                     for kind in ("special_tokens", "unread")

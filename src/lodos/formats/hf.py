@@ -18,7 +18,8 @@ from jax.sharding import SingleDeviceSharding
 
 from lodos.errors import UserError
 from lodos.files import copy_compared, read_json, write_compared, write_json, written_whole
-from lodos.formats.foreign_folders import refuse_foreign
+from lodos.formats.folder_contents import check_model_folder, check_weights
+from lodos.formats.generation_config import write_generation_config
 from lodos.formats.hub import hub_tensor_types, model_folder
 from lodos.formats.merged import EMBEDDING, TIED_HEAD, merged_tensors
 from lodos.formats.progress import progress_bar
@@ -31,6 +32,7 @@ from lodos.models.config import DecoderConfig
 from lodos.models.decoder import LmHeadModel
 from lodos.nn.attention.attention import AttentionImplementation
 from lodos.nn.stacked import GradientCheckpointing
+from lodos.prompting.description import Prompting, write_prompting
 from lodos.sharding import AxisMapping, named_shardings
 from lodos.tree import layer_names, map_modules, named_leaves
 
@@ -56,6 +58,8 @@ class HFCheckpointConverter:
     revision: str | None = None
     chat_template: str | None = None
     """In place of the folder's, for the tokenizer and for what is written."""
+    tokenizer_folder: Path | None = None
+    """Whose tokenizer is used and written in place of the folder's: an adapter may bring its own."""
     pad_token: str | None = None
     """Added to the folder's tokenizer, for the tokenizer and for what is written."""
 
@@ -78,7 +82,7 @@ class HFCheckpointConverter:
         from transformers import AutoConfig
 
         folder = model_folder(model_name_or_path, revision, weights=False)
-        refuse_foreign(folder)
+        check_model_folder(model_name_or_path, folder)
         raw = read_json(folder / "config.json")
         check_model_type(raw)
         # A config of a model_type that transformers knows needs no code of the repository's.
@@ -98,8 +102,8 @@ class HFCheckpointConverter:
 
     @functools.cached_property
     def tokenizer(self) -> "PreTrainedTokenizerFast":
-        """The folder's tokenizer. Python code that a repository brings is never run."""
-        tokenizer = load_tokenizer(self.folder)
+        """The folder's tokenizer, or the one in its place. Python code that a repository brings is never run."""
+        tokenizer = load_tokenizer(self.tokenizer_folder or self.folder)
         if self.chat_template is not None:
             tokenizer.chat_template = self.chat_template
         if self.pad_token is not None:
@@ -160,6 +164,7 @@ class HFCheckpointConverter:
         *,
         dtype: Any = None,
         max_shard_size: str | int = MAX_SHARD_SIZE,
+        prompting: Prompting | None = None,
         card: str | None = None,
         progress: bool = False,
     ) -> None:
@@ -171,6 +176,7 @@ class HFCheckpointConverter:
         Args:
             dtype: of the tensors; None keeps each tensor's dtype in the base model's files.
             max_shard_size: above it the weights are several files with an index.
+            prompting: how the model has to be asked, which is written beside it; its end tokens end an answer.
             card: the model card, README.md.
 
         Raises:
@@ -182,10 +188,12 @@ class HFCheckpointConverter:
                 write_sharded(folder, tensors, max_shard_size=max_shard_size, progress=lambda _: advance())
             self._write_config(folder, dtype, model.config.vocab_size)
             if self.pad_token is None:
-                copy_tokenizer(self.folder, folder, chat_template=self.chat_template)
+                copy_tokenizer(self.tokenizer_folder or self.folder, folder, chat_template=self.chat_template)
             else:
                 save_tokenizer(self.tokenizer, folder)
-            self._write_generation_config(folder)
+            self._write_generation_config(folder, prompting)
+            if prompting is not None:
+                write_prompting(prompting, folder)
             for licence in self.folder.glob("LICENSE*"):
                 copy_compared(licence, folder / licence.name)
             if card is not None:
@@ -238,6 +246,7 @@ class HFCheckpointConverter:
         if not self._is_here:
             self._refuse_quantised_on_hub()
         model_folder(self.model_name_or_path, self.revision)  # of a hub name, the weights join the rest in the cache
+        check_weights(self.model_name_or_path, self.folder)
         reader = SafetensorsReader(self.folder, floats_only=False)
         refuse_quantised(self.folder, reader.others, reader.shapes, self.hf_config)
         if problems := reader.type_problems():
@@ -298,20 +307,14 @@ class HFCheckpointConverter:
             config["dtype"] = np.dtype(dtype).name
         write_json(folder / "config.json", config)
 
-    def _write_generation_config(self, folder: Path) -> None:
-        """The base model's generation config, in which the trained EOS ends an answer as well."""
-        path = self.folder / "generation_config.json"
-        config = read_json(path) if path.exists() else {}
-        declared = config.get("eos_token_id", self.hf_config.get("eos_token_id"))
-        eos_ids = declared if isinstance(declared, list) else [] if declared is None else [declared]
-        trained = self.tokenizer.eos_token_id
-        if trained is not None and trained not in eos_ids:
-            eos_ids = [*eos_ids, trained]
-        if eos_ids:
-            config["eos_token_id"] = eos_ids[0] if len(eos_ids) == 1 else eos_ids
-        if self.pad_token is not None:
-            config["pad_token_id"] = self.tokenizer.pad_token_id
-        write_json(folder / "generation_config.json", config)
+    def _write_generation_config(self, folder: Path, prompting: Prompting | None) -> None:
+        """The base model's generation config, in which what was trained to end an answer ends it as well."""
+        eos, pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
+        trained = [] if prompting is None else [token.id for token in prompting.end_tokens]
+        # Where nobody has looked, an answer ends in EOS.
+        ends = trained or ([eos] if isinstance(eos, int) else [])
+        others = {} if self.pad_token is None else {"pad_token_id": pad}
+        write_generation_config(self.folder, folder, ends, others=others)
 
 
 @functools.cache  # once, however often the files are opened

@@ -10,6 +10,8 @@ ALLOW_PATTERNS = ["*.json", "*.model", "*.txt", "*.jinja", "LICENSE*"]
 # A star crosses folders, and what lies in them is of other models; only chat templates have a folder of their own.
 IGNORE_PATTERNS = ["*/*.json", "*/*.safetensors", "*/*.model", "*/*.txt"]
 
+_SHOWN = 8
+
 
 def model_folder(name_or_path: str, revision: str | None = None, *, weights: bool = True) -> Path:
     """The local folder of a model or adapter, downloading it to Hugging Face's cache if it is a hub name.
@@ -26,10 +28,10 @@ def model_folder(name_or_path: str, revision: str | None = None, *, weights: boo
     if folder.is_file():
         raise UserError(f"{name_or_path}: a file. Give the folder that holds config.json and the safetensors files.")
     if name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1:
-        raise UserError(f"{name_or_path}: there is no such folder.")
+        raise UserError(f"{name_or_path}: there is no such folder.{_nearest(folder)}")
 
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, IncompleteSnapshotError
 
     patterns = [*ALLOW_PATTERNS, *(WEIGHTS if weights else ())]
     try:
@@ -38,11 +40,11 @@ def model_folder(name_or_path: str, revision: str | None = None, *, weights: boo
         )
     except HFValidationError as error:
         raise UserError(f"{name_or_path}: neither a folder here nor a name on the hub: {error}") from None
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise UserError(
-            f"{name_or_path}: there is no such folder here, and the hub gave: {str(error).strip().splitlines()[0]}. "
-            "A gated model needs its licence accepted and HF_TOKEN set."
-        ) from None
+    except IncompleteSnapshotError as error:
+        # Without a connection there is what was downloaded before; whoever reads it says what is missing.
+        return Path(error.snapshot_path)
+    except (HfHubHTTPError, OSError) as error:
+        raise UserError(f"{name_or_path}: there is no such folder here, and {_of_hub(name_or_path, error)}") from None
 
 
 def hub_tensor_types(name: str, revision: str | None = None) -> dict[str, str]:
@@ -59,3 +61,44 @@ def hub_tensor_types(name: str, revision: str | None = None) -> dict[str, str]:
         return {}
     files = metadata.files_metadata.values()
     return {tensor: info.dtype for file in files for tensor, info in file.tensors.items()}
+
+
+def _of_hub(name: str, error: Exception) -> str:
+    """What the hub had to say, and what to do."""
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    said = str(error).strip().splitlines()[0].rstrip(".")
+    match error:
+        case GatedRepoError():
+            return (
+                f"on the hub the model is gated ({said}). Accept its licence at https://huggingface.co/{name} and set "
+                "HF_TOKEN, or run hf auth login."
+            )
+        case RepositoryNotFoundError():
+            return (
+                f"the hub knows no such model, or shows it to its owners only ({said}). Look at the spelling; a "
+                "private one needs HF_TOKEN or hf auth login."
+            )
+        case RevisionNotFoundError():
+            return f"the hub has the model without that revision: {said}."
+        case LocalEntryNotFoundError():
+            return (
+                f"it is not in the hub's cache, while the hub cannot be reached or HF_HUB_OFFLINE is set ({said}). "
+                "Download it with a connection, or give a folder."
+            )
+    return f"the hub gave: {said}. A gated model needs its licence accepted and HF_TOKEN set."
+
+
+def _nearest(folder: Path) -> str:
+    """What is where the folder was looked for; nothing where its path does not begin in any folder."""
+    parent = next((path for path in folder.parents if path.is_dir()), Path())
+    if parent in (Path(), Path("/"), Path("..")) or parent == Path.home():
+        return ""
+    names = sorted(path.name for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f" {parent} has {', '.join(names[:_SHOWN])}{more}." if names else ""

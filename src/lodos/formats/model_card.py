@@ -4,14 +4,15 @@ Nothing of the user's machine is in it: a folder or file is named by its last pa
 """
 
 import dataclasses
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from lodos.formats.asking_code import asking_code
 from lodos.lora.config import ALL_LINEAR, LoraConfig
+from lodos.prompting.description import Prompting
 from lodos.version import __version__
 
 SHOWN_EVALUATIONS = 20
@@ -34,9 +35,8 @@ class RunFacts:
     lora: LoraConfig | None = None
     settings: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Of the training, in words, by name."""
-    prompts: Mapping[str, str] | str | None = None
-    """The templates prompt_input and prompt_no_input that rows were put into, or the name by which lodos knows them;
-    None for chats and plain text."""
+    prompting: Prompting | None = None
+    """How it has to be asked."""
 
 
 def adapter_card(
@@ -57,8 +57,7 @@ def adapter_card(
     body = _ADAPTER.format(
         base=base,
         path=repo or ".",
-        flags=_flags(facts.prompts),
-        prompts=_prompts(facts.prompts),
+        asking=asking_code(facts.prompting, ends="path"),
         training=_training(base_model_name_or_path, facts, _lora_rows(config, target_modules)),
     )
     return _card(body, base_model_name_or_path, facts, library_name="peft", tags=["lora", "lodos", "peft"])
@@ -70,8 +69,7 @@ def merged_card(base_model_name_or_path: str, facts: RunFacts, *, repo: str | No
     body = _MERGED.format(
         base=_base_name(base_model_name_or_path),
         path=repo or ".",
-        flags=_flags(facts.prompts),
-        prompts=_prompts(facts.prompts),
+        asking=asking_code(facts.prompting),
         training=_training(base_model_name_or_path, facts, rows),
     )
     return _card(body, base_model_name_or_path, facts, library_name="transformers", tags=["lora", "lodos"])
@@ -106,19 +104,6 @@ def _training(base_model: str, facts: RunFacts, lora_rows: Mapping[str, str]) ->
         shown = [(str(step), f"{loss:.4f}") for step, loss in _thinned(facts.evaluations)]
         text += "\nLoss on held-out rows, in nats a token:\n\n" + _table(("step", "held-out loss"), shown)
     return text
-
-
-def _flags(prompts: Mapping[str, str] | str | None) -> str:
-    """What `lodos generate` has to be told of the prompts."""
-    if prompts is None:
-        return ""
-    return f" --prompts {prompts if isinstance(prompts, str) else 'prompts.json'}"
-
-
-def _prompts(prompts: Mapping[str, str] | str | None) -> str:
-    if prompts is None or isinstance(prompts, str):
-        return ""
-    return f"{_PROMPTS}\n```json\n{json.dumps(dict(prompts), indent=2, ensure_ascii=False)}\n```\n\n"
 
 
 def _lora_rows(config: LoraConfig, target_modules: Iterable[str]) -> dict[str, str]:
@@ -161,9 +146,6 @@ def _base_name(name_or_path: str) -> str:
     return name_or_path if is_hub_name(name_or_path) else Path(name_or_path).name or "model"
 
 
-_PROMPTS = """It was trained with these prompts; `prompts.json` above is a file that holds them:
-"""
-
 _ADAPTER = """
 # LoRA adapter of {base}
 
@@ -171,19 +153,19 @@ In PEFT:
 
 ```python
 from peft import PeftConfig, PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 path = "{path}"
 config = PeftConfig.from_pretrained(path)
 base_model = AutoModelForCausalLM.from_pretrained(config.base_model_name_or_path)
 model = PeftModel.from_pretrained(base_model, path)
 tokenizer = AutoTokenizer.from_pretrained(path)
-```
+{asking}```
 
 In lodos; the second command makes a model that Transformers loads without PEFT:
 
 ```
-lodos generate --adapter {path}{flags} --prompt '...'
+lodos generate --adapter {path} --prompt '...'
 lodos merge --adapter {path} --output merged
 ```
 
@@ -194,7 +176,7 @@ model = AutoModelForCausalLM.from_pretrained("merged")
 tokenizer = AutoTokenizer.from_pretrained("merged")
 ```
 
-{prompts}## Training
+## Training
 
 {training}"""
 
@@ -209,14 +191,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 path = "{path}"
 model = AutoModelForCausalLM.from_pretrained(path)
 tokenizer = AutoTokenizer.from_pretrained(path)
-```
+{asking}```
 
 In lodos:
 
 ```
-lodos generate --model {path}{flags} --prompt '...'
+lodos generate --model {path} --prompt '...'
 ```
 
-{prompts}## Training
+## Training
 
 {training}"""

@@ -22,6 +22,8 @@ from jaxtyping import PyTree
 
 from lodos.errors import UserError
 from lodos.files import read_json, write_compared, write_json, written_whole
+from lodos.formats.folder_contents import adapter_folder
+from lodos.formats.generation_config import write_generation_config
 from lodos.formats.hub import model_folder
 from lodos.formats.merged import leaf_of_tensor
 from lodos.formats.model_card import RunFacts, adapter_card
@@ -35,6 +37,7 @@ from lodos.lora.patterns import deciding, in_any_order
 from lodos.lora.targets import suffixes_selecting
 from lodos.lora.transform import adapted_names, lora_layers, loraize, named_linears, with_factors
 from lodos.models.decoder import LmHeadModel
+from lodos.prompting.description import Prompting, write_prompting
 from lodos.sharding import AxisMapping, named_shardings
 
 CONFIG_NAME = "adapter_config.json"
@@ -51,6 +54,7 @@ def save_peft_pretrained(
     *,
     base_folder: Path | None = None,
     chat_template: str | None = None,
+    prompting: Prompting | None = None,
     facts: RunFacts | None = None,
     repo: str | None = None,
     allow_untrained: bool = False,
@@ -61,6 +65,8 @@ def save_peft_pretrained(
         base_model_name_or_path: what adapter_config.json names as the base model.
         base_folder: the base model's files, whose tokenizer goes along; by default found by the name.
         chat_template: that it was trained with, if it is not the base model's.
+        prompting: how it has to be asked, which goes along, with a generation config in which the trained end tokens
+            end an answer.
         facts: what the model card tells of the run.
         repo: the hub repository that the model card says to load it from; by default the folder itself.
         allow_untrained: write an adapter that changes nothing; refused by default.
@@ -89,7 +95,11 @@ def save_peft_pretrained(
         write_json(folder / CONFIG_NAME, fields)
         base_folder = base_folder or model_folder(base_model_name_or_path, weights=False)
         copy_tokenizer(base_folder, folder, chat_template=chat_template)
-        card = adapter_card(config, base_model_name_or_path, target_modules, facts or RunFacts(), repo=repo)
+        if prompting is not None:
+            write_prompting(prompting, folder)
+            write_generation_config(base_folder, folder, [token.id for token in prompting.end_tokens])
+        facts = dataclasses.replace(facts or RunFacts(), prompting=prompting)
+        card = adapter_card(config, base_model_name_or_path, target_modules, facts, repo=repo)
         write_compared(folder / "README.md", card)
 
 
@@ -113,7 +123,7 @@ def load_peft_pretrained(
         UserError: that lists every tensor that is missing, extra or misshapen for this model, every setting that
             is not implemented, or says that the adapter is all zero or not finite.
     """
-    folder = model_folder(str(path))
+    folder = adapter_folder(str(path))
     config = read_adapter_config(folder)
     reader = _open(folder)
     file = folder / WEIGHTS_NAME

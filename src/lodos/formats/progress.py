@@ -5,10 +5,10 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def progress_bar(description: str, total: int, *, enabled: bool) -> Iterator[Callable[[], None]]:
-    """Yields a function that moves the bar by one. Silent when not enabled or not on a terminal."""
+def progress_bar(description: str, total: int, *, enabled: bool) -> Iterator[Callable[..., None]]:
+    """Yields a function that moves the bar, by one or so many. Silent when not enabled or not on a terminal."""
     if not enabled:
-        yield lambda: None
+        yield lambda count=1: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -20,4 +20,4 @@ def progress_bar(description: str, total: int, *, enabled: bool) -> Iterator[Cal
     columns = (TextColumn("{task.description}"), bar, TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_interactive) as progress:
         task = progress.add_task(description, total=total)
-        yield lambda: progress.advance(task)
+        yield lambda count=1: progress.advance(task, count)

@@ -113,3 +113,8 @@ def save_tokenizer(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
     written = AutoTokenizer.from_pretrained(folder)
     if written.get_vocab() != tokenizer.get_vocab() or written.pad_token_id != tokenizer.pad_token_id:
         raise OSError(f"{folder}: the tokenizer was read back with other tokens than it was written with.")
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder brings a tokenizer of its own, whole."""
+    return (folder / "tokenizer_config.json").is_file() and any((folder / name).is_file() for name in _VOCABULARIES)

@@ -38,11 +38,10 @@ def generate(
     max_new_tokens: int,
     eos_token_ids: Sequence[int],
     pad_token_id: int = 0,
-    temperature: float = 0.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
+    sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
     seed: int = 0,
     batch_size: int = 64,
+    progress: Callable[[int], None] = lambda answers: None,
 ) -> list[list[int]]:
     """What the model says after each prompt: the new ids, in the order of the prompts, without the EOS.
 
@@ -52,15 +51,15 @@ def generate(
     Args:
         eos_token_ids: a row ends at the first of these; empty generates `max_new_tokens` for every row.
         pad_token_id: any id of the vocabulary; what filler is filled with.
-        temperature: 0 takes the likeliest token each time; see `Sampling` for this and the two cuts.
+        sampling: by default the likeliest token each time.
         batch_size: the most prompts at once; prompts of like length go together.
+        progress: called with how many more answers are done.
 
     Raises:
         UserError: for a prompt without tokens, one longer than the model's positions allow, or a
             setting out of its range.
     """
     check_prompts(prompts, max_new_tokens, model.config)
-    sampling = Sampling(temperature, top_k, top_p)
     answers: list[list[int]] = [[] for _ in prompts]
     by_length = sorted(range(len(prompts)), key=lambda index: len(prompts[index]), reverse=True)
     for indices in _batches(by_length, batch_size):
@@ -73,36 +72,8 @@ def generate(
         generated, lengths = np.asarray(state.generated), np.asarray(state.lengths)
         for row, index in enumerate(indices):
             answers[index] = generated[row, : lengths[row]].tolist()
+        progress(len(indices))
     return answers
-
-
-def generate_stream(
-    model: LmHeadModel,
-    prompt: Sequence[int],
-    *,
-    max_new_tokens: int,
-    eos_token_ids: Sequence[int],
-    pad_token_id: int = 0,
-    temperature: float = 0.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    seed: int = 0,
-) -> Iterator[int]:
-    """The ids that `generate` gives for one prompt, each as soon as it is there. Checks before the first."""
-    check_prompts([prompt], max_new_tokens, model.config)
-    sampling = Sampling(temperature, top_k, top_p)
-
-    def ids() -> Iterator[int]:
-        batch = _Batch([prompt], pad_token_id, eos_token_ids)
-        state = batch.start(model, max_new_tokens, sampling, seed, [0])
-        for step in range(max_new_tokens):
-            if step:
-                state = batch.resume(model, state, step + 1, sampling)
-            if np.all(state.done):
-                return
-            yield int(np.asarray(state.last)[0])
-
-    return ids()
 
 
 def check_prompts(
@@ -110,12 +81,13 @@ def check_prompts(
     max_new_tokens: int,
     config: DecoderConfig,
     *,
+    names: Sequence[str] | None = None,
     name_of: Callable[[int], str] = lambda token: "a token",
 ) -> None:
     """Refuses what the model has no positions or no embedding for, before any weight is needed.
 
     Args:
-        name_of: what the tokenizer calls a token, for the error.
+        names: of the prompts; by default `prompt 0` and on.
 
     Raises:
         UserError: that lists every prompt without tokens, too long, or with a token that the model does not have.
@@ -125,17 +97,18 @@ def check_prompts(
     longest = longest_sequence(config)
     problems = []
     for index, prompt in enumerate(prompts):
+        name = f"prompt {index}" if names is None else names[index]
         if beyond := sorted({int(token) for token in prompt if token >= config.vocab_size}):
             tokens = ", ".join(f"{name_of(token)} (id {token})" for token in beyond)
             problems.append(
-                f"prompt {index}: {tokens}: the model's embedding has {config.vocab_size} rows, and none for this. "
+                f"{name}: {tokens}: the model's embedding has {config.vocab_size} rows, and none for this. "
                 "Take the base model's own tokenizer, or leave it out of the prompt and its template."
             )
         if not len(prompt):
-            problems.append(f"prompt {index}: it has no tokens. Give at least one, such as BOS.")
+            problems.append(f"{name}: it has no tokens. Give at least one, such as BOS.")
         elif len(prompt) + max_new_tokens > longest:
             problems.append(
-                f"prompt {index}: {len(prompt)} tokens and max_new_tokens {max_new_tokens} make "
+                f"{name}: {len(prompt)} tokens and max_new_tokens {max_new_tokens} make "
                 f"{len(prompt) + max_new_tokens}, and the model has {longest} positions. "
                 + (
                     f"Set max_new_tokens to {longest - len(prompt)} or less."

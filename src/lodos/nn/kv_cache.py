@@ -32,6 +32,21 @@ class KVCache(eqx.Module):
         segments = jax.lax.dynamic_update_slice_in_dim(self.segment_ids, segment_ids, self.used, axis=1)
         return KVCache(self.layers, segments, self.used + segment_ids.shape[1])
 
+    def rewound(self, used: Int[Array, ""]) -> "KVCache":
+        """The cache as it was when it held `used` tokens."""
+        is_used = jnp.arange(self.segment_ids.shape[1])[None] < used
+        return KVCache(self.layers, jnp.where(is_used, self.segment_ids, 0), jnp.asarray(used, jnp.int32))
+
+    def lengthened(self, length: int) -> "KVCache":
+        """The cache with room for `length` tokens."""
+        more = length - self.segment_ids.shape[1]
+
+        def padded(array: Array, axis: int) -> Array:
+            return jnp.pad(array, [(0, more if i == axis else 0) for i in range(array.ndim)])
+
+        layers = LayerCache(padded(self.layers.k, 2), padded(self.layers.v, 2))
+        return KVCache(layers, padded(self.segment_ids, 1), self.used)
+
 
 def write(
     cache: LayerCache,

@@ -22,6 +22,9 @@ import yaml
 from lodos.errors import UserError
 from lodos.yaml12 import load_yaml
 
+SYSTEM_END = "\n\n"
+"""Stands between a system text and the prompt of an instruction."""
+
 _PLACEHOLDERS = {"prompt_input": ("instruction", "input"), "prompt_no_input": ("instruction",)}
 
 

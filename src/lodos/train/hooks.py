@@ -18,6 +18,8 @@ class StepInfo:
     """Optimizer steps done, this one included."""
     report: StepReport | None
     """The step's numbers; None when no step was done: none was left, or the run was stopped before."""
+    loader: Any = None
+    """Of the batches that are trained on."""
 
     @property
     def model(self) -> Any:

@@ -186,8 +186,8 @@ class Trainer:
                 step += 1
                 self._reports.dispatched(step, metrics, data_wait_seconds)
                 if self._hooks.due(step):
-                    self._run_hooks(state, step)
-            self._run_hooks(state, step, end=True)
+                    self._run_hooks(state, step, loader)
+            self._run_hooks(state, step, loader, end=True)
             self.interrupted = stop.requested and step < self.num_train_steps
         return state
 
@@ -233,10 +233,10 @@ class Trainer:
             raise UserError(f"The loader ended after {step} of {self.num_train_steps} steps.")
         return batch, seconds
 
-    def _run_hooks(self, state: TrainerState, step: int, *, end: bool = False) -> None:
+    def _run_hooks(self, state: TrainerState, step: int, loader: Iterable[Any], *, end: bool = False) -> None:
         # Refuses a step that was not finite, so that nothing of it is saved.
         self._reports.flush()
-        self._hooks.run(StepInfo(state, step, self._reports.latest), end=end)
+        self._hooks.run(StepInfo(state, step, self._reports.latest, loader), end=end)
         self._reports.restart_clock()
 
     def _train_step(

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from lodos.data.asked import AskedRowsCounter
 from lodos.data.reading.rows import Row
 from lodos.data.text.formats import make_format
 from lodos.data.tokens.chunks import CHUNK_CHARACTERS, CHUNK_ROWS, ChunkWork, end_ids, in_chunks, refused_reasons
@@ -21,6 +22,7 @@ def work(tokenizer: Any, *, max_length: int = 300, refused: frozenset[str] = fro
         ExampleTokenizer(tokenizer, max_length=max_length),
         end_ids(tokenizer, "alpaca"),
         refused,
+        AskedRowsCounter.of("alpaca", tokenizer),
     )
 
 

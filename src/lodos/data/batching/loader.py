@@ -26,6 +26,7 @@ from lodos.data.batching.batch_maker import BatchMaker
 from lodos.data.batching.batches import expected_length
 from lodos.data.examples import TokenizedExample
 from lodos.errors import UserError
+from lodos.prompting.description import Prompting
 from lodos.types import LmExample
 
 READ_AHEAD = 2
@@ -81,6 +82,8 @@ class TrainLoader:
             host_count=host_count,
         )
         self.examples = examples
+        self.prompting: Prompting | None = getattr(examples, "prompting", None)
+        """How a model has to be asked that is trained on them, where that is known."""
         self.batch_size = batch_size
         self.lengths = self._maker.lengths
         """The lengths that batches have, ascending."""

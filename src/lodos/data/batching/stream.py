@@ -32,6 +32,7 @@ from lodos.data.report import FileReport, add_reports
 from lodos.data.tokens.chunks import in_chunks
 from lodos.data.tokens.source_store import RECOGNISED_ROWS, Options, refusing
 from lodos.errors import UserError
+from lodos.prompting.description import Prompting
 from lodos.types import LmExample
 
 if TYPE_CHECKING:
@@ -125,6 +126,7 @@ class StreamLoader:
         seq_len: int | None = None,
         host_index: int = 0,
         host_count: int = 1,
+        prompting: Prompting | None = None,
     ):
         """
         Args:
@@ -132,6 +134,7 @@ class StreamLoader:
             max_length: most tokens of an example.
             seq_len: packs the examples into rows of so many positions; None has a row for each.
             host_index: from 0, which of `host_count` equal slices of each batch is made.
+            prompting: how a model has to be asked that is trained on them, where that is known.
 
         Raises:
             UserError: for a batch size that the hosts do not divide.
@@ -139,6 +142,7 @@ class StreamLoader:
         if batch_size < 1 or batch_size % host_count:
             raise UserError(f"batch_size: {batch_size} rows cannot be shared equally by {host_count} hosts.")
         self._stream = stream
+        self.prompting = prompting
         self._seed = seed
         self._pad_id = pad_id
         self._seq_len = seq_len

@@ -39,11 +39,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from lodos.data.reading.rows import EmptyAnswerError, RowError, is_unicode
 from lodos.data.text.messages import is_blank
 from lodos.data.text.special_tokens import Span, SpecialTokens
-from lodos.data.text.template_forms import TemplateForms
 from lodos.data.text.turn_weights import weight_of, without_weights
 from lodos.data.text.written import LeftOut, left_out
 from lodos.errors import UserError
 from lodos.prompting.template_date import dated
+from lodos.prompting.template_forms import TemplateForms
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -6,15 +6,13 @@ Parts of another type (an image, a sound) are nothing that a language model with
 and are refused by name.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lodos.data.reading.rows import shown
 
 TEXT_PARTS = ("text", "input_text", "output_text")
 """The types of parts that are text, as OpenAI's two interfaces call them."""
-
-Part = Mapping[str, Any]
 
 
 def parts_of(content: Sequence[Any]) -> tuple[list[dict[str, str]], list[tuple[str, str]]]:
@@ -35,16 +33,3 @@ def parts_of(content: Sequence[Any]) -> tuple[list[dict[str, str]], list[tuple[s
         else:
             parts.append({"type": "text", "text": text})
     return parts, problems
-
-
-def text_of(content: str | Sequence[Part] | None) -> str:
-    """The content as one text: its parts one after the other, with nothing between them."""
-    return "".join(texts_of(content))
-
-
-def texts_of(content: str | Sequence[Part] | None) -> Iterator[str]:
-    """The texts of a content."""
-    if isinstance(content, str):
-        yield content
-    elif content is not None:
-        yield from (part["text"] for part in content)

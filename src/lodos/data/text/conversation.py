@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from lodos.data.reading.rows import Row, RowError, is_unicode, shown
-from lodos.data.text.content import text_of
 from lodos.data.text.fields import Columns, column_of, columns_read, has, is_conversation, value_of
 from lodos.data.text.foreign_fields import preference_problem
 from lodos.data.text.messages import messages_of, tools_of
 from lodos.data.text.turn_weights import without_weights
+from lodos.prompting.content import text_of
 
 _SYSTEM_ROLES = ("system", "developer")
 

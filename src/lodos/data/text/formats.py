@@ -13,7 +13,7 @@ Knows nothing of token ids.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from lodos.data.examples import TextExample
@@ -33,11 +33,11 @@ from lodos.data.text.fields import (
     unread_columns,
 )
 from lodos.data.text.foreign_fields import foreign_problems
-from lodos.data.text.history import SYSTEM_END, history_of
-from lodos.data.text.messages import keys_of
+from lodos.data.text.history import history_of
+from lodos.data.text.messages import keys_of, system_turn
 from lodos.data.text.special_tokens import SpecialTokens
 from lodos.errors import UserError
-from lodos.prompting.prompts import Prompts, read_prompts
+from lodos.prompting.prompts import SYSTEM_END, Prompts, read_prompts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -156,12 +156,14 @@ class AlpacaFormat:
         pieces = _Pieces()
         if system.strip():
             pieces.add((system, True), (f"{SYSTEM_END}", False))
-        for asked, answered in history_of(row, self.columns, answers="answer" if self.turns == "all" else "any"):
+        history = history_of(row, self.columns, answers="answer" if self.turns == "all" else "any")
+        for asked, answered in history:
             pieces.add(*self.prompts.pieces(asked))
             pieces.add((answered, True), (self.end, False), trained=self.turns == "all")
         pieces.add(*self.prompts.pieces(instruction, text))
         pieces.add((output, True), trained=True)
-        return pieces.example(row, self.special, mask_inputs=self.mask_inputs)
+        example = pieces.example(row, self.special, mask_inputs=self.mask_inputs)
+        return replace(example, system=system if system.strip() else "", has_history=bool(history))
 
     def unread(self, row: Row) -> Sequence[str]:
         """The columns that nothing reads."""
@@ -259,6 +261,7 @@ class ChatFormat:
             has_special_tokens=True,
             special_tokens=self.template.special_tokens_of_row(messages, tools, text, row.where),
             left_out=tuple(f"{each.name} {each.what}" for each in left_out[:SHOWN_TEXTS]),
+            system=system_turn(messages),
         )
 
     def unread(self, row: Row) -> Sequence[str]:

@@ -6,9 +6,6 @@ from typing import Any, Literal
 from lodos.data.reading.rows import EmptyAnswerError, Row, RowError, is_unicode, shown
 from lodos.data.text.fields import Columns, column_of
 
-SYSTEM_END = "\n\n"
-"""Stands between a system text and the prompt of an instruction."""
-
 
 def history_of(row: Row, columns: Columns, *, answers: Literal["answer", "any"]) -> list[tuple[str, str]]:
     """The earlier turns of a row, (instruction, answer); none where it has none.

@@ -7,13 +7,14 @@ given as JSON text too, since a CSV column cannot hold anything else.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lodos.data.reading.rows import Row, RowError, shown
-from lodos.data.text.content import parts_of, texts_of
+from lodos.data.text.content import parts_of
 from lodos.data.text.tool_calls import call_of, calls_of, tools_from
 from lodos.data.text.turn_weights import WEIGHT_KEYS, weight_of
+from lodos.prompting.content import text_of, texts_of
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython")
 """The roles that templates know. A misspelt role would be rendered all the same, and its turn never trained."""
@@ -94,6 +95,12 @@ def is_blank(message: Mapping[str, Any]) -> bool:
     """Whether an assistant's message says nothing: no text and no tool call."""
     says = any(text.strip() for text in texts_of(message.get("content")))
     return not says and not message.get("tool_calls")
+
+
+def system_turn(messages: Sequence[Mapping[str, Any]]) -> str:
+    """What the system says before all others; "" where it says nothing."""
+    first = messages[0] if messages else {}
+    return text_of(first.get("content")) if first.get("role") in ("system", "developer") else ""
 
 
 def _decoded(row: Row, column: str) -> Any:

@@ -47,6 +47,10 @@ class SpecialTokens:
         """Whether `text` ends in one."""
         return text.endswith(self.tokens) if self.tokens else False
 
+    def last(self, text: str) -> str | None:
+        """The one that `text` ends in, if it does."""
+        return next((token for token in self.tokens if text.endswith(token)), None) if self.end(text) else None
+
     def in_row_text(self, pieces: Sequence[tuple[str, bool]]) -> tuple[Span, ...]:
         """Where they stand in the joined pieces, but for those that a template wrote whole.
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lodos.data.asked import AskedRowsCounter
 from lodos.data.examples import TextExample, TokenizedExample
 from lodos.data.reading.rows import DroppedTextError, EmptyAnswerError, Row, RowError
 from lodos.data.report import FileReport
@@ -55,6 +56,8 @@ class ChunkWork:
     """Token ids of which one must be trained for the model to learn to stop."""
     refused_reasons: frozenset[str]
     """Reasons for which a row may not be left out."""
+    count_asked: AskedRowsCounter
+    """Which notes how the model has to be asked afterwards."""
     described: str = ""
     """The format in a line, for the report; by default what it says of itself."""
 
@@ -103,6 +106,7 @@ class ChunkWork:
             report.end_untrained.add(example.number)
         if example.cut:
             report.truncated.add(example.number)
+        self.count_asked.add(report.asked, text, example)
         for token in dict.fromkeys(text.text[start:end] for start, end in text.special_tokens):
             report.note_special_token(token, example.number)
         if text.left_out:

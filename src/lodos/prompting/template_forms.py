@@ -12,13 +12,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from lodos.data.reading.rows import RowError
-from lodos.data.text.content import text_of
+from lodos.errors import UserError
+from lodos.prompting.content import text_of
 
 Messages = Sequence[Mapping[str, Any]]
 Tools = Sequence[Mapping[str, Any]]
 Render = Callable[[Messages, Tools | None], str]
-"""The text of a conversation. Raises RowError when the template refuses it."""
+"""The text of a conversation. Raises UserError when the template refuses it."""
 
 _HALVES = ("qzxjkv", "vwqzjx")
 _KNOWN = "".join(_HALVES)
@@ -102,7 +102,7 @@ class TemplateForms:
     def _rendered(self, messages: Messages, tools: Tools | None = None) -> str:
         try:
             return self._render(messages, tools)
-        except RowError:
+        except UserError:
             return ""
 
     def _call_writer(self) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
