@@ -79,6 +79,7 @@ def test_the_numbers_are_those_of_the_rows(
     trained = sum(len(row["output"]) + 1 for i, row in enumerate(rows) if i not in (3, 4, 6))
     assert has("rows +12 read, 9 kept, 3 left out$")
     assert has(rf"tokens +{tokens}, of which {trained} are trained \({trained / tokens:.1%}\)$")
+    assert has(rf"positions +512 in the model, {max(map(len, ids))} of them taken by the longest row$")
     assert has("held out +none$")
     assert has("steps +2.2 an epoch, with 4 rows a batch; the run's 2 epochs are 5 steps$")
     assert has(r"1  left out: the answer is empty\n.*rows\.jsonl: 1 \(row 4\); output is empty, found ' '")

@@ -1,6 +1,7 @@
 """What `lodos train` refuses, before any weight is loaded where it can."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,26 @@ def test_what_is_wrong_is_said_before_any_weight_is_loaded(
     with pytest.raises(UserError, match=message):
         train(dataclasses.replace(args, **change))
     assert not (Path(args.trainer.run_dir) / "straight").exists()
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_what_the_model_has_no_room_for_is_refused_before_weights_are_read(
+    args: TrainArgs, make_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streaming: bool
+) -> None:
+    monkeypatch.setattr(HFCheckpointConverter, "load_pretrained", lambda *_, **__: pytest.fail("weights were read"))
+    config = dataclasses.replace(args, streaming=streaming, validation=args.data)
+    short, _ = make_model(max_position_embeddings=16)
+    with pytest.raises(
+        UserError, match=r"rows are longer than the model's 16 positions .* has \d+ tokens: .*, row 1; "
+    ):
+        train(dataclasses.replace(config, model_name_or_path=str(short)))
+    few, _ = make_model(vocab_size=len(HFCheckpointConverter.from_hf(args.model_name_or_path).tokenizer) - 1)
+    size = HFCheckpointConverter.from_hf(str(few)).vocab_size
+    held_out = tmp_path / "held_out.jsonl"
+    last = HFCheckpointConverter.from_hf(str(few)).tokenizer.decode([size])
+    held_out.write_text(json.dumps({"instruction": f"{last} " * 3, "output": "b"}) + "\n", encoding="utf-8")
+    with pytest.raises(UserError, match=rf"tokens beyond the {size} rows .*held_out.jsonl, row 1: .*\(id {size}\)"):
+        train(dataclasses.replace(config, model_name_or_path=str(few), validation=str(held_out)))
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,8 @@ def summary_of(config: DataReportArgs) -> DataSummary:
     converter = HFCheckpointConverter.from_hf(str(folder), chat_template=read_template(config.chat_template))
     with tempfile.TemporaryDirectory(prefix="lodos-data-") as scratch:
         prepared, refusal = _prepared(config, converter, Path(scratch))
-        beyond = model_limits(converter).problems([prepared.training, prepared.held_out], converter.tokenizer)
+        limits = model_limits(converter)
+        beyond = limits.problems([prepared.training, prepared.held_out], converter.tokenizer)
         problems = [*refusal, *check(prepared.report, config), *beyond]
         part = None
         if config.streaming:
@@ -103,6 +104,7 @@ def summary_of(config: DataReportArgs) -> DataSummary:
             config,
             prepared,
             training_loader(config, converter, prepared.training),
+            limits,
             rows=[shown_row(example, converter.tokenizer) for example in _first(prepared.training, config.shown_rows)],
             problems=problems,
             part=part,

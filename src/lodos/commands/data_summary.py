@@ -13,6 +13,7 @@ from lodos.data.batching.batches import positions_needed
 from lodos.data.batching.loader import TrainLoader
 from lodos.data.batching.packing import pack
 from lodos.data.histogram import Bar, length_histogram
+from lodos.data.limits import ModelLimits
 from lodos.data.mixture import Selection
 from lodos.data.prepare import Prepared
 from lodos.data.preview import ShownRow
@@ -60,6 +61,7 @@ def summarise(
     config: TrainArgs,
     prepared: Prepared,
     loader: TrainLoader,
+    limits: ModelLimits,
     *,
     rows: Iterable[ShownRow],
     problems: Iterable[str],
@@ -69,6 +71,7 @@ def summarise(
 
     Args:
         loader: of the training examples.
+        limits: of the model.
         rows: to be shown token by token.
         part: which part of the data was looked at; None for all.
     """
@@ -76,7 +79,7 @@ def summarise(
     return DataSummary(
         model=config.model_name_or_path,
         part=part,
-        facts=tuple(_facts(config, prepared, loader, is_all=part is None)),
+        facts=tuple(_facts(config, prepared, loader, limits, is_all=part is None)),
         files=tuple(_files(report)),
         checks=tuple(_checks(report, special_tokens_as_text=config.special_tokens_as_text)),
         histogram=tuple(length_histogram(prepared.training.lengths)),
@@ -85,13 +88,16 @@ def summarise(
     )
 
 
-def _facts(config: TrainArgs, prepared: Prepared, loader: TrainLoader, *, is_all: bool) -> Iterable[tuple[str, str]]:
+def _facts(
+    config: TrainArgs, prepared: Prepared, loader: TrainLoader, limits: ModelLimits, *, is_all: bool
+) -> Iterable[tuple[str, str]]:
     report, training = prepared.report, prepared.training
     lengths = training.lengths
     yield "rows", f"{report.read:,} read, {report.kept:,} kept, {report.dropped:,} left out"
     share = report.trained_tokens / max(report.tokens, 1)
     yield "tokens", f"{report.tokens:,}, of which {report.trained_tokens:,} are trained ({share:.1%})"
     yield "row lengths", f"{lengths.min():,} to {lengths.max():,} tokens, median {np.median(lengths):,.0f}"
+    yield "positions", f"{limits.positions:,} in the model, {lengths.max() - 1:,} of them taken by the longest row"
     yield "held out", f"{len(prepared.held_out):,} rows" if len(prepared.held_out) else "none"
     if is_all:
         yield "epoch", f"{len(training):,} rows{_repeated(training.indices)}"

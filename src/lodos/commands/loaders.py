@@ -152,8 +152,9 @@ def _streamed(config: FineTuneArgs, converter: HFCheckpointConverter) -> Loaders
         beyond = limits.problems([first.training, first.held_out], converter.tokenizer)
         if problems := [*check(first.report, config), *beyond]:
             raise UserError("\n".join([f"Of the first {first.report.read} rows:", *problems]))
-        if unread := first.report.unread_line():
-            logger.info("%s", unread)
+        for note in (first.report.unread_line(), unreachable_length(config, limits)):
+            if note:
+                logger.info("%s", note)
         prompting = _said(first.training.prompting)
     logger.info(
         "Streaming: rows are shuffled among %d at a time, nothing is cached, and a resumed run reads again what it "

@@ -60,10 +60,10 @@ class ModelLimits:
                     named.append(f"{example.where}: {tokens}")
         if rows:
             yield (
-                f"{rows} row{'s have' if rows > 1 else ' has'} tokens that the model's embedding has no row for, which "
-                f"has {self.vocab_size}: {'; '.join(named)}{'; ...' if rows > len(named) else ''}. The tokenizer has "
+                f"{rows} row{'s have' if rows > 1 else ' has'} tokens beyond the {self.vocab_size} rows of the model's "
+                f"embedding: {'; '.join(named)}{'; ...' if rows > len(named) else ''}. The tokenizer has "
                 "tokens that were added to it and not to the model. Take the base model's own tokenizer, a model whose "
-                "embedding has grown with it, or a chat template and rows without these tokens."
+                "embedding has grown with it, or leave these tokens out of the rows and the chat template."
             )
 
     def _of_positions(self, parts: Sequence[Sequence[TokenizedExample]]) -> Iterator[str]:

@@ -25,6 +25,7 @@ def _example(tokenizer: Any, name: str, fields: dict[str, Any], **options: Any) 
         ("chat", {**CHAT, "videos": ["a.mp4"]}, "videos holds films"),
         ("prompt_completion", {**PAIR, "audios": ["a.wav"]}, "audios holds sound"),
         ("alpaca", {**ALPACA, "kto_tag": False}, "kto_tag is false: the answer is one of the bad ones"),
+        ("alpaca", {**ALPACA, "kto_tag": "False"}, "kto_tag is false"),
         ("prompt_completion", {**PAIR, "label": False}, "label is false: the answer is one of the bad ones"),
         ("prompt_completion", {**PAIR, "system": "Be kind."}, "system is a system turn, for which prompt_completion"),
         ("prompt_completion", {**PAIR, "history": [["a", "b"]]}, "history is earlier turns, for which"),

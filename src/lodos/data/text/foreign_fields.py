@@ -45,7 +45,7 @@ def foreign_problems(row: Row, reads: Collection[str], format_name: str) -> Iter
                 name,
                 f"holds {what}, which a model of text is not shown. Leave such rows out, or take the column out.",
             )
-    if unread.get("kto_tag") is False:
+    if str(unread.get("kto_tag", True)).strip().lower() in ("false", "0"):  # in a CSV file all is text
         yield "kto_tag", _BAD_ANSWER
     if unread.get("label") is False and "completion" in row.fields:
         yield "label", _BAD_ANSWER
