@@ -38,9 +38,7 @@ def test_a_token_beyond_the_embedding_is_named_with_its_row(tmp_path: Path, tiny
     for part in (_examples(*rows), _store(tmp_path / "store", *rows)):
         assert ModelLimits(10, 100).problems([part], tiny_tokenizer) == []
         (problem,) = ModelLimits(9, 100).problems([Selection([part], np.array([0]))], tiny_tokenizer)
-        assert problem.startswith(
-            "1 row has tokens that the model's embedding has no row for, which has 9: a.json, row 2:"
-        )
+        assert problem.startswith("1 row has tokens beyond the 9 rows of the model's embedding: a.json, row 2:")
         assert f"row 2: {name!r} (id 9). " in problem
         (problem,) = ModelLimits(4, 100).problems([part, part], tiny_tokenizer)
         assert problem.startswith("2 rows have")
