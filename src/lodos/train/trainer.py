@@ -137,7 +137,8 @@ class Trainer:
         def compile_step() -> None:
             shapes = batch_shapes(batch, self.config)
             state = state_shapes(key, model, self.is_trainable, self.optimizer, self.config)
-            with self._compilations.watching(1, shapes):
+            # What is compiled outside the mesh is not found inside.
+            with self.config.device_mesh, self._compilations.watching(1, shapes):
                 self.lower(state, shapes).compile()
 
         # No daemon, which would go on compiling in a process that is being taken apart.
