@@ -132,7 +132,7 @@ def train_in_peft(
         update.step()
         update.zero_grad()
         losses.append(loss.item())
-    state = get_peft_model_state_dict(model)
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
     return Training(losses, {name: tensor.detach().numpy() for name, tensor in state.items()})
 
 

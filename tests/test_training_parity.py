@@ -52,6 +52,7 @@ def _batch(rng: np.random.Generator, *, rows: int, length: int) -> LmExample:
                 alpha_pattern={"layers.1.mlp.up_proj": 3.0, "o_proj": 20.0},
             ),
         ),
+        ("llama", {}, LoraConfig(target_modules=["lm_head", "embed_tokens", "v_proj"], r=4, alpha=2.0)),
         ("qwen3", dict(head_dim=16), LoraConfig(target_modules=["q_proj", "down_proj"], r=3, alpha=6.0)),
     ],
 )

@@ -37,6 +37,16 @@ CASES = {
             alpha_pattern={"layers.2.self_attn.q_proj": 9.0, "down_proj": 3.5},
         ),
     ),
+    "embedding and head": (
+        "llama",
+        {},
+        LoraConfig(target_modules=["embed_tokens", "lm_head"], r=3, rank_pattern={"embed_tokens": 5}),
+    ),
+    "embedding": (
+        "qwen3",
+        dict(head_dim=16, tie_word_embeddings=False),
+        LoraConfig(r"model\.embed_tokens", use_rslora=True),
+    ),
     "output head": ("llama", {}, LoraConfig(target_modules=["lm_head", "k_proj"], r=3)),
     "mistral": ("mistral", dict(sliding_window=8), LoraConfig(target_modules=r".*\.(k|o)_proj", r=5)),
     "qwen2": ("qwen2", {}, LoraConfig(r=4)),
@@ -55,8 +65,8 @@ def trained(base: Any, config: LoraConfig, seed: int = 1) -> Any:
     for index, (name, layer) in enumerate(lora_layers(model).items()):
         key_A, key_B = jax.random.split(jax.random.fold_in(jax.random.key(seed), index))
         factors[name] = (
-            0.15 * jax.random.normal(key_A, layer.lora_A.shape),
-            0.15 * jax.random.normal(key_B, layer.lora_B.shape),
+            0.15 * jax.random.normal(key_A, layer.factors[0].shape),
+            0.15 * jax.random.normal(key_B, layer.factors[1].shape),
         )
     return with_factors(model, factors)
 

@@ -35,7 +35,7 @@ from lodos.formats.tokenizer_files import copy_tokenizer
 from lodos.lora.config import LoraConfig
 from lodos.lora.patterns import deciding, in_any_order
 from lodos.lora.targets import suffixes_selecting
-from lodos.lora.transform import adapted_names, lora_layers, loraize, named_linears, with_factors
+from lodos.lora.transform import adaptable_names, adapted_names, lora_layers, loraize, with_factors
 from lodos.models.decoder import LmHeadModel
 from lodos.prompting.description import Prompting, write_prompting
 from lodos.sharding import AxisMapping, named_shardings
@@ -83,8 +83,7 @@ def save_peft_pretrained(
     if not allow_untrained:
         refuse_useless(model, f"{path}: nothing was written")
     adapted = [name for names in adapted_names(model).values() for _, name in names]
-    linear_names = [name for names in named_linears(model).values() for name in names]
-    target_modules = suffixes_selecting(adapted, linear_names)
+    target_modules = suffixes_selecting(adapted, adaptable_names(model))
     patterns = {
         "rank_pattern": in_any_order(config.rank_pattern, adapted, config.r),
         "alpha_pattern": in_any_order(config.alpha_pattern, adapted, config.alpha),
@@ -127,7 +126,7 @@ def load_peft_pretrained(
     config = read_adapter_config(folder)
     reader = _open(folder)
     file = folder / WEIGHTS_NAME
-    names = [name for names in named_linears(model).values() for name in names]
+    names = adaptable_names(model)
     keys = read_keys(reader.shapes, names, leaf_of_tensor(model))
     if not keys.modules:
         raise UserError(

@@ -34,6 +34,9 @@ def check_fit(
     """
     problems = [f"{name}: missing." for name in expected if name not in keys.factors]
     problems += keys.problems
+    problems += [
+        f"{key}: extra; no layer of this model takes it." for name, key in keys.factors.items() if name not in expected
+    ]
     for name, shape in expected.items():
         if name in keys.factors and (found := reader.shapes[keys.factors[name]]) != shape:
             transposed = " It is transposed." if found == shape[::-1] else ""

@@ -1,7 +1,8 @@
 """Which layers a LoraConfig means, by PEFT's rules on Hugging Face module names.
 
 A list matches a name that is in it or ends in `.` plus an entry: `["proj"]` does not match `q_proj`. A string is
-a regex for the whole name. `None` and "all-linear" are every linear layer but the output head. The rules are
+a regex for the whole name. `None` and "all-linear" are every linear layer but the output head; that and the embedding
+have to be named. The rules are
 those of `check_target_module_exists` in PEFT's `tuners/tuners_utils.py`; unlike PEFT, an entry of a list that
 matches no layer is an error, because a misspelt target would otherwise go untrained without a word.
 """
@@ -16,6 +17,12 @@ from lodos.lora.patterns import check_patterns
 
 OUTPUT_HEAD = "lm_head"
 
+_TIED = (
+    "In this model one weight is both the embedding and the output head (tie_word_embeddings: true): an adapter of the "
+    "one, once merged, would change the other too, so what is used would not be what was trained. Leave out lm_head "
+    "and embed_tokens; or first save the base with tie_word_embeddings: false and a copy of the weight as lm_head.weight."
+)
+
 
 def matches(pattern: str | Sequence[str], name: str) -> bool:
     """Whether PEFT's `target_modules=pattern` would match the module called `name`."""
@@ -24,15 +31,16 @@ def matches(pattern: str | Sequence[str], name: str) -> bool:
     return any(name == entry or name.endswith(f".{entry}") for entry in pattern)
 
 
-def target_names(config: LoraConfig, linear_names: Iterable[str]) -> list[str]:
-    """The names among `linear_names` (a model's linear layers, with layer indices) that `config` adapts.
+def target_names(config: LoraConfig, linear_names: Iterable[str], embedding_names: Iterable[str] = ()) -> list[str]:
+    """The names of a model's linear layers, with layer indices, and of its embeddings that `config` adapts.
 
     Raises:
         UserError: when a target or a pattern matches nothing, or the exclusions leave nothing; it lists what the
-            model has.
+            model has. When an embedding is targeted that is the output head too.
     """
-    names = list(linear_names)
-    selected = _selected(config.target_modules, names)
+    linear, embeddings = list(linear_names), list(embedding_names)
+    names = [*linear, *embeddings]
+    selected = _selected(config.target_modules, linear, embeddings)
     if not selected:
         raise UserError("target_modules: this model has no linear layer to adapt but its output head.")
     _refuse_idle_exclusions(config.exclude_modules, selected)
@@ -44,6 +52,8 @@ def target_names(config: LoraConfig, linear_names: Iterable[str]) -> list[str]:
             f"exclude_modules: {config.exclude_modules!r} excludes all {len(selected)} modules that target_modules "
             f"selects. {_model_has(names)}"
         )
+    if OUTPUT_HEAD not in linear and (tied := [name for name in kept if name in embeddings]):
+        raise UserError(f"target_modules: {tied[0]!r} is tied. {_TIED}")
     check_patterns("rank_pattern", config.rank_pattern, kept)
     check_patterns("alpha_pattern", config.alpha_pattern, kept)
     return kept
@@ -65,9 +75,10 @@ def suffixes_selecting(adapted: Sequence[str], linear_names: Sequence[str]) -> l
     return sorted(entries)
 
 
-def _selected(targets: str | list[str] | None, names: list[str]) -> list[str]:
+def _selected(targets: str | list[str] | None, linear: list[str], embeddings: list[str]) -> list[str]:
     if targets is None or (isinstance(targets, str) and targets.lower() == ALL_LINEAR):
-        return [name for name in names if name != OUTPUT_HEAD]
+        return [name for name in linear if name != OUTPUT_HEAD]
+    names = [*linear, *embeddings]
     entries = [targets] if isinstance(targets, str) else [[entry] for entry in targets]
     unmatched = [entry for entry in entries if not any(_matches(entry, name, "target") for name in names)]
     if unmatched:
@@ -109,7 +120,7 @@ def _no_match(entry: str | list[str], names: list[str]) -> str:
     if isinstance(entry, str) and shown in endings:
         hint = f" A string is a regex for the whole name; for an ending give a list: [{shown}]."
     elif shown == OUTPUT_HEAD:
-        hint = " The output head of this model is tied to its embeddings, and adapting one would change both."
+        hint = f" The output head of this model is tied to its embeddings. {_TIED}"
     elif close := difflib.get_close_matches(shown, endings, n=1):
         hint = f" Did you mean {close[0]!r}?"
     return f"target_modules: no module matches {shown!r}.{hint} {_model_has(names)}"

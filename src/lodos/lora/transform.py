@@ -16,8 +16,10 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 from lodos.errors import UserError
 from lodos.lora.adapted import LoraLayer
 from lodos.lora.config import LoraConfig
+from lodos.lora.embedding import LoraEmbedding
 from lodos.lora.layers import LoraLinear, Ranks, Scale, within_ranks
 from lodos.lora.targets import target_names
+from lodos.nn.embedding import Embedding
 from lodos.nn.linear import Linear
 from lodos.tree import layer_names, map_modules, named_leaves
 
@@ -25,7 +27,8 @@ Model = TypeVar("Model", bound=PyTree)
 
 
 def loraize(model: Model, config: LoraConfig, *, key: PRNGKeyArray) -> Model:
-    """`model` with the linear layers that `config` targets wrapped as `LoraLinear`. Its outputs do not change.
+    """`model` with the layers that `config` targets wrapped as `LoraLinear` and `LoraEmbedding`. Its outputs do not
+    change.
 
     Each layer of a stack gets factors of its own.
 
@@ -38,16 +41,24 @@ def loraize(model: Model, config: LoraConfig, *, key: PRNGKeyArray) -> Model:
     targets = set(targeted_names(model, config))
     keys = dict(zip(linears, jax.random.split(key, len(linears)), strict=True))
 
-    def wrap(stacked_name: str, linear: Linear) -> Linear | LoraLinear:
+    def wrap(stacked_name: str, layer: Linear | Embedding) -> Linear | Embedding | LoraLayer:
+        if isinstance(layer, Embedding):
+            return wrap_embedding(stacked_name, layer)
         names = linears[stacked_name]
         if targets.isdisjoint(names):
-            return linear
+            return layer
         r, ranks, scale = _ranks_and_scale(config, names, targets)
-        A, B = within_ranks(ranks, *_initial_factors(linear, config, r, ranks, keys[stacked_name]))
+        A, B = within_ranks(ranks, *_initial_factors(layer, config, r, ranks, keys[stacked_name]))
         index = jnp.arange(len(names)) if isinstance(scale, tuple) else None
-        return LoraLinear(linear, A, B, ranks, scale, config.dropout, index)
+        return LoraLinear(layer, A, B, ranks, scale, config.dropout, index)
 
-    return map_modules(wrap, model, is_linear)
+    def wrap_embedding(name: str, layer: Embedding) -> Embedding | LoraEmbedding:
+        if name not in targets:
+            return layer
+        own_key = jax.random.fold_in(key, len(linears))  # another than those of the linear layers
+        return LoraEmbedding.init(layer, config.rank_of(name), config.scale_of(name), key=own_key)
+
+    return map_modules(wrap, model, lambda node: is_linear(node) or is_embedding(node))
 
 
 def loraized_shapes(model: Model, config: LoraConfig) -> Model:
@@ -70,7 +81,8 @@ def targeted_names(model: PyTree, config: LoraConfig) -> list[str]:
     Raises:
         UserError: when a target matches nothing.
     """
-    return target_names(config, [name for names in named_linears(model).values() for name in names])
+    linears = [name for names in named_linears(model).values() for name in names]
+    return target_names(config, linears, named_embeddings(model))
 
 
 def named_linears(model: PyTree) -> dict[str, list[str]]:
@@ -81,7 +93,18 @@ def named_linears(model: PyTree) -> dict[str, list[str]]:
         return layer_names(name, weight.shape[0] if weight.ndim == 3 else None)
 
     found = named_leaves(model, lambda node: is_linear(node) or is_lora(node))
-    return {name: names(name, layer) for name, layer in found.items() if is_linear(layer) or is_lora(layer)}
+    return {name: names(name, layer) for name, layer in found.items() if isinstance(layer, Linear | LoraLinear)}
+
+
+def named_embeddings(model: PyTree) -> list[str]:
+    """The names of a model's embeddings, adapted or not."""
+    found = named_leaves(model, lambda node: is_embedding(node) or is_lora(node))
+    return [name for name, layer in found.items() if is_embedding(layer) or isinstance(layer, LoraEmbedding)]
+
+
+def adaptable_names(model: PyTree) -> list[str]:
+    """The Hugging Face names of all layers that can be adapted, or are."""
+    return [*(name for names in named_linears(model).values() for name in names), *named_embeddings(model)]
 
 
 def lora_layers(model: PyTree) -> dict[str, LoraLayer]:
@@ -140,6 +163,10 @@ def with_factors(model: Model, factors: Mapping[str, tuple[Array, Array]]) -> Mo
 
 def is_linear(node: object) -> bool:
     return isinstance(node, Linear)
+
+
+def is_embedding(node: object) -> bool:
+    return isinstance(node, Embedding)
 
 
 def is_lora(node: object) -> bool:

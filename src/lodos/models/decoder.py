@@ -17,7 +17,7 @@ from lodos.nn.attention.attention import AttentionImplementation
 from lodos.nn.attention.segments import segment_starts
 from lodos.nn.cross_entropy import WeightedLoss, next_token_loss
 from lodos.nn.dropout import row_keys, split_key, token_keys
-from lodos.nn.embedding import Embedding, TiedHead
+from lodos.nn.embedding import Embedding, EmbeddingLike, TiedHead
 from lodos.nn.kv_cache import KVCache, LayerCache
 from lodos.nn.linear import Linear
 from lodos.nn.norm import RMSNorm
@@ -33,7 +33,7 @@ _NO_WINDOW = 2**30
 class Decoder(eqx.Module):
     """Tokens in, the hidden states that the output head reads out."""
 
-    embed_tokens: Embedding
+    embed_tokens: EmbeddingLike
     layers: Stacked
     norm: RMSNorm
     config: DecoderConfig = eqx.field(static=True)
@@ -143,7 +143,10 @@ class LmHeadModel(eqx.Module):
     @property
     def output_head(self) -> TiedHead | LinearLike:
         """What makes logits of hidden states: `lm_head`, or the embedding where they are tied."""
-        return TiedHead(self.model.embed_tokens) if self.lm_head is None else self.lm_head
+        if self.lm_head is not None:
+            return self.lm_head
+        assert isinstance(self.model.embed_tokens, Embedding)  # one that is tied is not adapted
+        return TiedHead(self.model.embed_tokens)
 
     def compute_loss(self, example: LmExample, *, z_loss: float = 0.0, key: PRNGKeyArray | None = None) -> WeightedLoss:
         """The weighted cross-entropy of the batch; `.scalar()` is its mean in nats a token.

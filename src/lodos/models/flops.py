@@ -42,7 +42,7 @@ def training_flops(model: LmHeadModel, is_trainable: PyTree) -> TrainingFlops:
     )
     return TrainingFlops(
         per_token=(2 + 2 * differentiated) * _matrix_size(frozen.model)
-        + 6 * differentiated * _matrix_size(trained.model),
+        + 6 * differentiated * (_matrix_size(trained.model) - _table_size(trained)),
         per_trained_token=(4 if _has_arrays(trained.model) else 2) * frozen_head + 6 * trained_head,
     )
 
@@ -56,6 +56,12 @@ def _lowest_trained_layer(model: LmHeadModel, trained: LmHeadModel) -> int:
 
 def _has_arrays(tree: PyTree) -> bool:
     return any(map(eqx.is_array, jax.tree.leaves(tree)))
+
+
+def _table_size(model: LmHeadModel) -> int:
+    """How many numbers the tables beside the embedding hold of which each token takes its own."""
+    leaves = jax.tree.leaves(model.model.embed_tokens, is_leaf=lambda node: isinstance(node, Embedding))
+    return sum(leaf.size for leaf in leaves if eqx.is_inexact_array(leaf) and model.config.vocab_size in leaf.shape)
 
 
 def _matrix_size(tree: PyTree) -> int:

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lodos.models.decoder import LmHeadModel
+from lodos.nn.embedding import Embedding
 from lodos.nn.linear import Linear
 
 
@@ -19,9 +20,9 @@ def resize_vocab(model: LmHeadModel, vocab_size: int) -> LmHeadModel:
     if vocab_size <= config.vocab_size:
         return model
     added = vocab_size - config.vocab_size
-    embedding = dataclasses.replace(
-        model.model.embed_tokens, weight=_with_mean_rows(model.model.embed_tokens.weight, added)
-    )
+    embedding = model.model.embed_tokens
+    assert isinstance(embedding, Embedding)  # an adapted one cannot grow: its adapter would have too few columns
+    embedding = dataclasses.replace(embedding, weight=_with_mean_rows(embedding.weight, added))
     decoder = dataclasses.replace(
         model.model, embed_tokens=embedding, config=dataclasses.replace(config, vocab_size=vocab_size)
     )

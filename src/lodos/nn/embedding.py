@@ -1,7 +1,7 @@
 """Token embeddings, which also serve as the output head where the two are tied."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import equinox as eqx
 import jax
@@ -25,6 +25,15 @@ class Embedding(eqx.Module):
 
     def logical_axes(self) -> Mapping[str, tuple[str, ...]]:
         return {"weight": ("vocab", "embed")}
+
+
+class EmbeddingLike(Protocol):
+    """An embedding, or what is wrapped around one."""
+
+    @property
+    def weight(self) -> Float[Array, "vocab embed"]: ...
+
+    def __call__(self, tokens: Int[Array, " tokens"]) -> Float[Array, "tokens embed"]: ...
 
 
 class TiedHead(eqx.Module):
