@@ -20,7 +20,8 @@ OUTPUT_HEAD = "lm_head"
 _TIED = (
     "In this model one weight is both the embedding and the output head (tie_word_embeddings: true): an adapter of the "
     "one, once merged, would change the other too, so what is used would not be what was trained. Leave out lm_head "
-    "and embed_tokens; or first save the base with tie_word_embeddings: false and a copy of the weight as lm_head.weight."
+    "and embed_tokens; or first save the base with tie_word_embeddings: false and the weight once more as "
+    "lm_head.weight."
 )
 
 
