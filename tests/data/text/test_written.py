@@ -191,6 +191,11 @@ LOSSES = {
         ["messages[0].content", "messages[1].content", "messages[5].content"],
     ),
     "the beginning of a text": (CONTENT, "{{- m.content.split('. ')[-1] }}", ["messages[2].content"]),
+    "the order of words": (
+        CONTENT,
+        "{{- m.content.split() | reverse | join(' ') }}",
+        [f"messages[{i}].content" for i in (0, 1, 2, 3, 5)],
+    ),
     "a word": (CONTENT, "{{- m.content | replace('boxes', '') }}", ["messages[1].content"]),
     "the first line": (CONTENT, "{{- m.content.split('\n')[-1] }}", ["messages[0].content"]),
     "all that is not ASCII": (CONTENT, "{{- m.content | replace('äöü', '?') }}", ["messages[5].content"]),
@@ -281,6 +286,13 @@ def test_a_text_belongs_into_its_turn(missing: Any) -> None:
     assert missing(late, [talk[0], told, {"role": "assistant", "content": "Ho"}], turns="last") == [
         "messages[1].content"
     ]
+
+
+def test_messages_stand_one_after_the_other(missing: Any) -> None:
+    talk = [{"role": "user", "content": said} for said in ("one", "two")] + [{"role": "assistant", "content": "three"}]
+    assert missing(ALL, talk, None) == []
+    swapped = _with("in messages %}", "in messages[:2] | reverse | list + messages[2:] %}")
+    assert missing(swapped, talk, None) == ["messages[1].content"]
 
 
 def test_marks_in_a_row_are_no_marks(missing: Any) -> None:

@@ -13,7 +13,8 @@ Marks stand within texts, between the tags that the template itself knows (`</th
 they change what a template does nonetheless (it counts characters, or compares), half of the texts are marked at a
 time, and so on; one that cannot be marked alone is looked for as it is, between its neighbours.
 
-A text must also be written in its turn: what the assistant says, within it; what it answers, before.
+A text must also be written in its turn: what the assistant says, within it; what it answers, before; and messages one
+after the other. Only system turns and tools stand where the template likes.
 
 What was thought before an answer that is not trained may be missing: a template that takes it out of a conversation's
 earlier turns takes it out where the model is used, too.
@@ -118,6 +119,7 @@ class _Search:
             self._settle(marked, self._pieces)
         lost = {i: self._lost_pieces(i) for i in marked if i not in self._unmarked}
         self._look_for_words({i: pieces for i, pieces in lost.items() if pieces})
+        out_of_order = self._out_of_order()
         for i, text in enumerate(self._texts):
             if text.kind == "value":
                 if not self._has_value(i):
@@ -127,7 +129,7 @@ class _Search:
                     yield LeftOut(text.name, f"is left out by the chat template: {shown(text.value.strip())}.")
             elif texts := lost.get(i):
                 yield LeftOut(text.name, f"is left out by the chat template: {self._shown(i, texts)}.")
-            elif not self._is_in_its_turn(i):
+            elif text.message in out_of_order or not self._is_in_its_turn(i):
                 yield LeftOut(text.name, f"is not written in its turn by the chat template: {shown(text.value)}.")
 
     def _cut(self, text: RowText) -> list[_Piece]:
@@ -253,7 +255,14 @@ class _Search:
             return
         for i, found in words.items():
             self._note(rendering, i, found, marked[i])
-            lost[i][:] = [word for word in found if word.number not in self._places]
+            last = 0
+            lost[i][:] = []
+            for word in found:
+                place = min((place for place in self._places.get(word.number, []) if place >= last), default=None)
+                if place is None:
+                    lost[i].append(word)
+                else:
+                    last = place
 
     def _shown(self, i: int, lost: Sequence[_Piece | str]) -> str:
         """The missing parts of a text, those that follow each other as one."""
@@ -272,6 +281,23 @@ class _Search:
         """Whether the characters of a text up to `end` are what may be missing."""
         text = self._texts[i]
         return text.message in self._optional and end <= text.thought
+
+    def _out_of_order(self) -> set[int]:
+        """The messages that begin before one which they follow. Instructions may stand anywhere."""
+        places: dict[int, list[int]] = {}
+        for text, pieces in zip(self._texts, self._pieces, strict=True):
+            if text.message is not None and not text.is_instruction:
+                found = [place for piece in pieces for place in self._places.get(piece.number, [])]
+                places.setdefault(text.message, []).extend(found)
+        last = 0
+        out_of_order: set[int] = set()
+        for message, found in places.items():
+            place = min((place for place in found if place >= last), default=None)
+            if place is not None:
+                last = place
+            elif found:
+                out_of_order.add(message)
+        return out_of_order
 
     def _is_in_its_turn(self, i: int) -> bool:
         text = self._texts[i]
