@@ -4,7 +4,7 @@ import dataclasses
 from typing import TypeVar
 
 from lodos.config import FineTuneArgs
-from lodos.data.asked import template_date
+from lodos.data.tokens.source_store import template_date
 from lodos.formats.hf import HFCheckpointConverter
 from lodos.train.trainer import newest_step
 from lodos.yaml12 import load_yaml

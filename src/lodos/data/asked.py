@@ -16,7 +16,6 @@ from lodos.data.text.chat import read_template
 from lodos.data.text.special_tokens import SpecialTokens
 from lodos.prompting.description import EndToken, Prompting
 from lodos.prompting.prompts import read_prompts
-from lodos.prompting.template_date import asks_for_date
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -91,8 +90,14 @@ class AskedRowsCounter:
         return {token for token in found if (example.trained & (example.ids == self.ids[token])).any()}
 
 
-def prompting_of(parts: Iterable[AskedRows], args: DataArgs, tokenizer: "PreTrainedTokenizerBase") -> Prompting:
-    """How a model has to be asked that was trained on these rows. Of several formats the most frequent comes first."""
+def prompting_of(
+    parts: Iterable[AskedRows], args: DataArgs, tokenizer: "PreTrainedTokenizerBase", *, day: str | None
+) -> Prompting:
+    """How a model has to be asked that was trained on these rows. Of several formats the most frequent comes first.
+
+    Args:
+        day: that the chat template wrote as today's, as YYYY-MM-DD; None where it wrote none.
+    """
     rows = AskedRows()
     for part in parts:
         rows.extend(part)
@@ -108,25 +113,7 @@ def prompting_of(parts: Iterable[AskedRows], args: DataArgs, tokenizer: "PreTrai
         chat_template=template if is_chat and isinstance(template, str) else None,
         system=(systems[0] or None) if len(systems) == 1 else None,
         history=rows.with_history > 0,
-        date=_date(args, tokenizer) if is_chat else None,
+        date=datetime.date.fromisoformat(day) if is_chat and day is not None else None,
         bos=rows.with_bos.get(formats[0], 0) > 0,
         end_tokens=tuple(EndToken(token_id, text) for token_id, text in sorted(zip(ids, rows.ends, strict=True))),
     )
-
-
-def _date(args: DataArgs, tokenizer: "PreTrainedTokenizerBase") -> datetime.date | None:
-    """The day that the chat template wrote as today's."""
-    day = template_date(args, tokenizer)
-    return None if day is None else datetime.date.fromisoformat(day)
-
-
-def template_date(args: DataArgs, tokenizer: "PreTrainedTokenizerBase") -> str | None:
-    """The day that the chat template writes as today's, as YYYY-MM-DD; None where it writes none.
-
-    Raises:
-        UserError: for a template that cannot be read.
-    """
-    template = read_template(args.chat_template) or str(tokenizer.chat_template)
-    if not asks_for_date(template):
-        return None
-    return args.template_date or datetime.date.today().isoformat()

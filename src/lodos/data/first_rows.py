@@ -15,7 +15,7 @@ from lodos.data.prepare import Prepared, also_in, prepare_held_out, with_duplica
 from lodos.data.reading.sources import DataSource, iter_rows, parse_sources
 from lodos.data.report import FileReport, PreparationReport, add_reports
 from lodos.data.tokens.chunks import in_chunks
-from lodos.data.tokens.source_store import RECOGNISED_ROWS, Options, refusing
+from lodos.data.tokens.source_store import RECOGNISED_ROWS, Options, refusing, template_date
 from lodos.data.tokens.store import ExampleStore, StoreWriter
 from lodos.errors import UserError
 
@@ -41,7 +41,7 @@ def prepare_first_rows(args: DataArgs, tokenizer: "PreTrainedTokenizerBase", *, 
     report = PreparationReport(with_duplicates(stores))
     if not report.kept:
         raise UserError("\n".join([f"None of the first {report.read} rows can be trained on:", *report.lines()]))
-    prompting = prompting_of([file.asked for file in report.files], args, tokenizer)
+    prompting = prompting_of([file.asked for file in report.files], args, tokenizer, day=template_date(args, tokenizer))
     training = Selection([store for store, _ in stores], prompting=prompting)
     held_out, report.held_out_files = prepare_held_out(args, tokenizer)
     report.held_out_in_training = also_in(held_out, training)

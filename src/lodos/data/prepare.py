@@ -19,7 +19,7 @@ from lodos.data.mixture import Selection, mix
 from lodos.data.reading.sources import DataSource, parse_sources
 from lodos.data.report import FileReport, PreparationReport
 from lodos.data.split import split
-from lodos.data.tokens.source_store import source_store
+from lodos.data.tokens.source_store import source_store, template_date
 from lodos.data.tokens.store import ExampleStore
 from lodos.errors import UserError
 
@@ -69,7 +69,9 @@ def prepare(
         training, held_out = _split(training_parts, weights, args.validation, seed)
     else:
         training = Selection(training_parts, mix([len(store) for store in training_parts], weights, seed))
-    training.prompting = prompting_of([file.asked for file in report.files], args, tokenizer)
+    training.prompting = prompting_of(
+        [file.asked for file in report.files], args, tokenizer, day=template_date(args, tokenizer)
+    )
     report.held_out_in_training = also_in(held_out, training)
     if log:
         _log(report)

@@ -1,6 +1,7 @@
 """Content is text, whether it comes as one or in parts; parts of another kind are named."""
 
-from lodos.data.text.content import parts_of, text_of
+from lodos.data.text.content import parts_of
+from lodos.prompting.content import text_of
 
 
 def test_parts_of_text_have_one_form() -> None:

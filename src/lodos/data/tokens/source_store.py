@@ -8,6 +8,7 @@ is used.
 import contextlib
 import copy
 import dataclasses
+import datetime
 import itertools
 import json
 import logging
@@ -15,7 +16,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lodos.data.asked import AskedRowsCounter, template_date
+from lodos.data.asked import AskedRowsCounter
 from lodos.data.config import DataArgs
 from lodos.data.reading.rows import Row
 from lodos.data.reading.sources import DataSource, fingerprint, iter_rows
@@ -38,6 +39,7 @@ from lodos.data.tokens.tokenize import TOO_LONG, ExampleTokenizer
 from lodos.data.tokens.workers import MOST_WORKERS, Workers, core_count
 from lodos.errors import UserError
 from lodos.prompting.prompts import read_prompts
+from lodos.prompting.template_date import asks_for_date
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -269,6 +271,18 @@ def tokenizer_fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:
             "versions": {name: importlib.metadata.version(name) for name in ("tokenizers", "transformers", "jinja2")},
         }
     )
+
+
+def template_date(args: DataArgs, tokenizer: "PreTrainedTokenizerBase") -> str | None:
+    """The day that the chat template writes as today's, as YYYY-MM-DD; None where it writes none.
+
+    Raises:
+        UserError: for a template that cannot be read.
+    """
+    template = read_template(args.chat_template) or str(tokenizer.chat_template)
+    if not asks_for_date(template):
+        return None
+    return args.template_date or datetime.date.today().isoformat()
 
 
 def _load(folder: Path) -> tuple[ExampleStore, list[FileReport]]:
