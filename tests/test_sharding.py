@@ -46,7 +46,15 @@ def model(dropout: float) -> LmHeadModel:
     """Every axis that may be split is divisible by 4, the embed axis by 8."""
     config = tiny_config(num_key_value_heads=4)
     base = LmHeadModel.init(config, key=jax.random.key(0))
-    return loraize(base, LoraConfig(r=4, dropout=dropout), key=jax.random.key(1))
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head", "embed_tokens"]
+    lora = LoraConfig(
+        targets,
+        r=4,
+        dropout=dropout,
+        rank_pattern={"layers.1.mlp.up_proj": 2, "lm_head": 3},
+        alpha_pattern={"layers.0.self_attn.o_proj": 3.0},
+    )
+    return loraize(base, lora, key=jax.random.key(1))
 
 
 def train(folder: Path, name: str, dropout: float, **config: Any) -> None:
@@ -68,7 +76,7 @@ def train(folder: Path, name: str, dropout: float, **config: Any) -> None:
         losses.append(metrics.loss)
         norms.append(metrics.grad_norm)
     evaluated = trainer.evaluate(state.model, [make_batch(9, rows=3)])  # rows that do not divide stay whole
-    factors = {name: leaf for name, leaf in arrays(state.model).items() if name.endswith(("lora_A", "lora_B"))}
+    factors = {name: leaf for name, leaf in arrays(state.model).items() if ".lora_" in name}
     numbers: dict[str, Any] = dict(losses=losses, norms=norms, evaluated=evaluated, **factors)
     np.savez(folder / f"{name}.npz", **numbers)
     written: dict[str, Any] = {
@@ -128,7 +136,7 @@ def test_eight_devices_have_the_losses_of_one(layout: str, runs: dict[str, Any])
 def test_eight_devices_have_the_factors_of_one(layout: str, runs: dict[str, Any]) -> None:
     found, expected = runs[layout][0], runs["with dropout"][0]
     factors = [name for name in expected if "lora_" in name]
-    assert len(factors) == 2 * 7
+    assert len(factors) == 2 * 9
     for name in factors:
         np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=1e-5 * np.abs(expected[name]).max())
 
@@ -163,7 +171,8 @@ def test_fsdp_devices_hold_an_eighth_along_embed(runs: dict[str, Any]) -> None:
     assert shapes["mlp.down_proj.base_layer.weight"] == ([2, 32, 48], [2, 4, 48])
     assert shapes["self_attn.q_proj.lora_A"] == ([2, 4, 32], [2, 4, 4])
     assert shapes["self_attn.q_proj.lora_B"] == ([2, 32, 4], [2, 32, 4])  # has no embed axis
-    assert runs["fsdp"][1]["model"]["model.embed_tokens.weight"] == [[64, 32], [64, 4]]
+    assert runs["fsdp"][1]["model"]["model.embed_tokens.base_layer.weight"] == [[64, 32], [64, 4]]
+    assert runs["fsdp"][1]["model"]["model.embed_tokens.lora_embedding_B"] == [[32, 4], [4, 4]]
 
 
 def test_fsdp_shards_the_optimizers_moments_like_the_factors(runs: dict[str, Any]) -> None:
@@ -178,7 +187,8 @@ def test_tensor_parallel_devices_hold_their_part_of_both_axes(runs: dict[str, An
     assert shapes["self_attn.k_proj.base_layer.weight"] == ([2, 32, 32], [2, 8, 16])
     assert shapes["mlp.down_proj.base_layer.weight"] == ([2, 32, 48], [2, 16, 12])
     assert shapes["mlp.gate_proj.lora_B"] == ([2, 48, 4], [2, 12, 4])
-    assert runs["fsdp x tensor parallel"][1]["model"]["model.embed_tokens.weight"] == [[64, 32], [16, 16]]
+    assert runs["fsdp x tensor parallel"][1]["model"]["model.embed_tokens.base_layer.weight"] == [[64, 32], [16, 16]]
+    assert runs["fsdp x tensor parallel"][1]["model"]["model.embed_tokens.lora_embedding_A"] == [[4, 64], [4, 16]]
 
 
 def test_a_mesh_is_entered_in_several_threads_at_once() -> None:

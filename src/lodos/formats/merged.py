@@ -47,6 +47,8 @@ def merged_tensors(model: LmHeadModel, reader: SafetensorsReader, dtype: np.dtyp
             weight = _current_value(weight, leaf.value())
         if name in deltas:
             weight = weight.astype(np.float32) + _finite(name, deltas[name]())
+        if weight.dtype == out_dtype:
+            return weight
         with np.errstate(over="ignore"):  # refused below, by name
             rounded = weight.astype(out_dtype)
         if not np.array_equal(np.isfinite(rounded), np.isfinite(weight)):

@@ -27,7 +27,7 @@ MAX_SHARD_SIZE = "5GB"
 
 # Pages of a mapped file that were read stay in the process's memory until the file is closed: after so many bytes it is
 # opened anew. (Not at each read: the headers of large models are long.)
-_MAPPED_BYTES = 64 * 2**20
+_MAPPED_BYTES = 16 * 2**20
 
 _COMPARED_BYTES = 16 * 2**20
 """Of a tensor are read back at once."""
