@@ -12,6 +12,8 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 # Files of floor 1 may use each other in this order only.
 GROUND = [
     "errors",
+    "lost_hosts",
+    "hosts",
     "git_lfs",
     "files",
     "runtime",

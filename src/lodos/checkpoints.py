@@ -1,6 +1,7 @@
 """The seed's checkpoint callbacks: hooks that write adapters and merged models while a trainer runs, and upload them.
 
-What is uploaded is the folder that was written whole and read back. Of several hosts the first one uploads.
+What is uploaded is the folder that was written whole and read back. All of several hosts call these hooks, and the
+first one writes and uploads.
 """
 
 import dataclasses
@@ -8,8 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
-
+from lodos import hosts
 from lodos.files import local_path
 from lodos.formats.hf import HFCheckpointConverter
 from lodos.formats.hub import model_folder
@@ -131,7 +131,7 @@ def _uploader(setting: str, repo: str | None, base_model: str, uploads: Uploads 
     used = uploads or Uploads()
 
     def upload(folder: Path, message: str) -> None:
-        if jax.process_index() == 0:
+        if hosts.is_first():
             used.submit(repo, folder, message)
 
     return upload

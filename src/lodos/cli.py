@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, get_type_hints
 
-from lodos.errors import UserError
+from lodos.errors import Stopped, UserError
 from lodos.version import __version__
 
 VERBS = {
@@ -68,17 +68,23 @@ def run_script(fn: Callable[[Any], Any], argv: list[str] | None = None) -> int:
         set_up_process()
         import jax
 
+        from lodos import hosts
         from lodos.config_parsing import parse_config
         from lodos.train.failures import explained_failures
+        from lodos.train.interrupt import ended_by_termination, exit_status
 
         # The script has imported JAX before, which read the environment as it was then.
         jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
         least_seconds = float(os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"])
         jax.config.update("jax_persistent_cache_min_compile_time_secs", least_seconds)
         config = parse_config(hint, arguments, prog=f"python {sys.argv[0]}", description=hint.__doc__ or "")
-        with explained_failures():
+        trainer = getattr(config, "trainer", None)
+        with explained_failures(), ended_by_termination():
+            if trainer is not None:
+                hosts.join(trainer.distributed)
             fn(config)
-        return 0
+            hosts.finish()
+        return exit_status()
 
     return _reported(run)
 
@@ -92,14 +98,29 @@ def _reported(run: Callable[[], int]) -> int:
     except UserError as error:
         if os.environ.get("LODOS_DEBUG"):
             traceback.print_exc()
-        return _fail(str(error))
+        return _left(_fail(str(error)), str(error))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return 130
+        return _left(130, "interrupted")
+    except Stopped as stopped:
+        print("terminated", file=sys.stderr)
+        return _left(128 + stopped.signum, "terminated")
     except BrokenPipeError:
         # Whoever read the output has gone; Python would complain once more when it flushes at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as error:
+        if (hosts := sys.modules.get("lodos.hosts")) is None or hosts.count() == 1:
+            raise
+        traceback.print_exc()
+        return _left(hosts.TRY_AGAIN if isinstance(error, hosts.HostsError) else 1, f"{type(error).__name__}: {error}")
+
+
+def _left(status: int, message: str) -> int:
+    """The status; of several hosts that train together the others are told, and all end with it."""
+    if (hosts := sys.modules.get("lodos.hosts")) is not None:
+        hosts.leave(status, message)
+    return status
 
 
 def _run(verb: str, rest: list[str]) -> int:

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from lodos import hosts
 from lodos.coming_from.translate import translated
 from lodos.config_parsing import Translation, dump_config
 from lodos.data.config import DataArgs
@@ -73,8 +74,12 @@ class FineTuneArgs(DataArgs):
         return translated(cls, values, origin)
 
     def save(self) -> None:
-        """Writes the config into the run's folder, from where the run is resumed."""
-        write_whole(self.trainer.run_folder / "config.yaml", dump_config(self))
+        """Writes the config into the run's folder, from where the run is resumed; of several hosts the first one does,
+        without what is one host's own."""
+        if hosts.is_first():
+            trainer = dataclasses.replace(self.trainer, distributed=self.trainer.distributed.of_all())
+            of_all = dataclasses.replace(self, trainer=trainer)
+            write_whole(self.trainer.run_folder / "config.yaml", dump_config(of_all))
 
 
 @dataclasses.dataclass(kw_only=True)

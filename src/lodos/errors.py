@@ -6,3 +6,11 @@ class UserError(ValueError):
 
     The command line prints it without a traceback and exits with 1; in a library call it is a `ValueError`.
     """
+
+
+class Stopped(BaseException):
+    """SIGTERM, where there is nothing to save; like KeyboardInterrupt no error, and caught by nobody on the way."""
+
+    def __init__(self, signum: int):
+        super().__init__(signum)
+        self.signum = signum

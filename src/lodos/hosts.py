@@ -30,6 +30,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax._src import clusters, distributed
+from jax._src.lib import _jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from lodos.errors import UserError
@@ -152,6 +153,8 @@ def join(config: DistributedConfig) -> None:
     lost = LostHosts(client, address, own, names, heartbeat_timeout=config.heartbeat_timeout, status=TRY_AGAIN)
     _job = _Job(client, names, lost)
     lost.watch()
+    if own != 0:
+        logging.getLogger("lodos").setLevel(logging.WARNING)  # the first speaks for all
     logger.info("All %d hosts are there.", number)
 
 
@@ -189,7 +192,9 @@ def same(what: str, values: Mapping[str, str]) -> None:
         first = of_hosts[0].get(key)
         if others := [host for host, of_host in enumerate(of_hosts) if of_host.get(key) != first]:
             more = f", and so {_listed(others[1:])}" if len(others) > 1 else ""
-            problems.append(f"{key}: {name(0)} has {first}, {name(others[0])} has {of_hosts[others[0]].get(key)}{more}.")
+            problems.append(
+                f"{key}: {name(0)} has {first}, {name(others[0])} has {of_hosts[others[0]].get(key)}{more}."
+            )
     if problems:
         raise UserError(f"The hosts do not agree ({what}):\n  " + "\n  ".join(problems))
 
@@ -259,8 +264,8 @@ def refuse_unshared(setting: str, folder: Path) -> None:
     """
     if hosts := _blind(setting, folder):
         raise UserError(
-            f"{setting}: {folder} is a folder of {name(0)} alone; {_listed(hosts)} does not see it. Several hosts write "
-            "a checkpoint together: give a folder on a disk that all of them share."
+            f"{setting}: {folder} is a folder of {name(0)} alone; {_listed(hosts)} does not see it. Several hosts "
+            "write a checkpoint together: give a folder on a disk that all of them share."
         )
 
 
@@ -332,7 +337,9 @@ def _found(config: DistributedConfig) -> tuple[str, int, int, Any] | None:
     assert number is not None
     assert own is not None
     if not re.fullmatch(r".+:\d+", address):
-        raise UserError(f"distributed.coordinator_address: {address!r} must be an address and a port, as 10.0.0.1:8476.")
+        raise UserError(
+            f"distributed.coordinator_address: {address!r} must be an address and a port, as 10.0.0.1:8476."
+        )
     if own >= number:
         raise UserError(f"distributed.process_id: {own} must be below num_processes, {number}.")
     return address, number, own, local
@@ -362,13 +369,13 @@ def _refuse_taken(address: str) -> None:
 @contextlib.contextmanager
 def _registered_within(seconds: int) -> Iterator[None]:
     """Within it JAX's coordination service is made to give up waiting for hosts so soon; by itself it waits an hour."""
-    make = distributed._jax.get_distributed_runtime_service
+    make = _jax.get_distributed_runtime_service
     impatient = functools.partial(make, cluster_register_timeout=seconds)
-    distributed._jax.get_distributed_runtime_service = impatient  # pyright: ignore[reportAttributeAccessIssue]
+    _jax.get_distributed_runtime_service = impatient
     try:
         yield
     finally:
-        distributed._jax.get_distributed_runtime_service = make  # pyright: ignore[reportAttributeAccessIssue]
+        _jax.get_distributed_runtime_service = make
 
 
 def _exchanged(what: str, text: str) -> list[str]:

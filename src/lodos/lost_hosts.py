@@ -25,9 +25,9 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-_LEAVING = "lodos/leaving"
+_LEAVING, _GONE = "lodos/leaving", "lodos/gone/"
 _FAREWELL_SECONDS = 10
-"""For the others to hear it; without the first host nobody would."""
+"""How long the first host waits for the others to hear that the job ends."""
 _LOOK_SECONDS = 2.0
 
 
@@ -137,9 +137,14 @@ class LostHosts:
     def _end(self, status: int, message: str) -> None:
         if message:
             _say(message)
-        with contextlib.suppress(Exception):
-            self._client.wait_at_barrier(_LEAVING, _FAREWELL_SECONDS * 1000)
         sys.stdout.flush()
+        patience = threading.Timer(_FAREWELL_SECONDS if self._own == 0 else _LOOK_SECONDS, os._exit, [status])
+        patience.start()
+        with contextlib.suppress(Exception):
+            self._client.key_value_set(f"{_GONE}{self._own}", "")
+            # With the first host goes what the others hear it by.
+            while self._own == 0 and len(self._client.key_value_dir_get(_GONE)) < len(self._names):
+                time.sleep(0.1)
         os._exit(status)
 
     def _name(self, host: int) -> str:
@@ -177,8 +182,10 @@ def named_absence(address: str, number: int, own: int, seconds: int, status: int
                 if missing is None and "Check failure stack trace" not in text and time.monotonic() < until:
                     continue
                 hosts = re.findall(r"\d+", missing[1]) if missing else []
-                who = f"host {', '.join(hosts)} of {number} did not come to {address}" if hosts else (
-                    f"nobody answers at {address}, where host 0 should be" if own else "the others did not come"
+                who = (
+                    f"host {', '.join(hosts)} of {number} did not come to {address}"
+                    if hosts
+                    else (f"nobody answers at {address}, where host 0 should be" if own else "the others did not come")
                 )
                 os.write(stderr, f"error: {who} within {seconds} s. Is it running, and can it be reached?\n".encode())
                 os._exit(status)

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import jax
-
+from lodos import hosts
 from lodos.commands.fingerprint import run_fingerprint
 from lodos.commands.template_date import with_template_date
 from lodos.config import DEFAULT_EPOCHS, FineTuneArgs
@@ -18,12 +17,14 @@ from lodos.data.batching.stream import ExampleStream, StreamLoader
 from lodos.data.first_rows import prepare_first_rows
 from lodos.data.limits import ModelLimits
 from lodos.data.mixture import Selection
-from lodos.data.prepare import check, prepare, prepare_held_out
+from lodos.data.prepare import Prepared, check, prepare, prepare_held_out
+from lodos.data.tokens.cache import data_cache_folder
 from lodos.data.tokens.tokenize import padding_token_id
 from lodos.errors import UserError
 from lodos.formats.hf import HFCheckpointConverter
 from lodos.infer.generate import longest_sequence
 from lodos.prompting.description import Prompting
+from lodos.train.mesh import WHOLE_BATCH, BatchShare
 from lodos.types import LmExample
 
 logger = logging.getLogger(__name__)
@@ -77,16 +78,15 @@ def make_loaders(config: FineTuneArgs, converter: HFCheckpointConverter) -> Load
     config = with_template_date(config, converter)
     if config.streaming:
         return _streamed(config, converter)
-    prepared = prepare(config, converter.tokenizer, seed=config.trainer.seed)
+    folder = data_cache_folder(config.data_cache_dir)
+    prepared = hosts.first_then_others("the data", lambda: _prepared(config, converter), folder=folder)
     limits = model_limits(converter)
     beyond = limits.problems([prepared.training, prepared.held_out], converter.tokenizer)
     if problems := [*check(prepared.report, config), *beyond]:
         raise UserError("\n".join(problems))
     if note := unreachable_length(config, limits):
         logger.info("%s", note)
-    training = training_loader(
-        config, converter, prepared.training, host_index=jax.process_index(), host_count=jax.process_count()
-    )
+    training = training_loader(config, converter, prepared.training, share=config.trainer.batch_share)
     if training.efficiency < 1 - NOTABLE_FILLER and not config.packing:
         logger.info(
             "%.0f %% of the batches is filler, since each is as long as its longest row. packing: true fills them: a "
@@ -96,6 +96,10 @@ def make_loaders(config: FineTuneArgs, converter: HFCheckpointConverter) -> Load
     held_out = _eval_loader(config, converter, prepared.held_out) if len(prepared.held_out) else None
     fingerprint = run_fingerprint(config, converter, prepared.training)
     return Loaders(training, held_out, _said(prepared.training.prompting), fingerprint, config.template_date)
+
+
+def _prepared(config: FineTuneArgs, converter: HFCheckpointConverter) -> Prepared:
+    return prepare(config, converter.tokenizer, seed=config.trainer.seed, progress=hosts.is_first())
 
 
 def model_limits(converter: HFCheckpointConverter) -> ModelLimits:
@@ -118,8 +122,7 @@ def training_loader(
     converter: HFCheckpointConverter,
     examples: Selection,
     *,
-    host_index: int = 0,
-    host_count: int = 1,
+    share: BatchShare = WHOLE_BATCH,
 ) -> TrainLoader:
     """The batches of an epoch's examples, or the share of them that one of several hosts makes."""
     return TrainLoader(
@@ -128,14 +131,14 @@ def training_loader(
         pad_id=_pad_id(converter),
         seed=config.trainer.seed,
         seq_len=_packed_length(config),
-        host_index=host_index,
-        host_count=host_count,
+        host_index=share.index,
+        host_count=share.count,
     )
 
 
 def blank_batch(config: FineTuneArgs, length: int) -> LmExample:
     """Filler in the shape of this host's batches, for which the step can be compiled before there is data."""
-    rows = config.trainer.train_batch_size // jax.process_count()
+    rows = config.trainer.train_batch_size // config.trainer.batch_share.count
     return make_batch([], pad_id=0, length=length, batch_size=rows)
 
 
@@ -168,11 +171,14 @@ def _streamed(config: FineTuneArgs, converter: HFCheckpointConverter) -> Loaders
         seed=seed,
         max_length=config.longest_row,
         seq_len=_packed_length(config),
-        host_index=jax.process_index(),
-        host_count=jax.process_count(),
+        host_index=config.trainer.batch_share.index,
+        host_count=config.trainer.batch_share.count,
         prompting=prompting,
     )
-    held_out, _ = prepare_held_out(config, converter.tokenizer)
+    folder = data_cache_folder(config.data_cache_dir)
+    held_out, _ = hosts.first_then_others(
+        "the held-out data", lambda: prepare_held_out(config, converter.tokenizer), folder=folder
+    )
     held_out_loader = _eval_loader(config, converter, held_out) if len(held_out) else None
     fingerprint = run_fingerprint(config, converter, None)
     return Loaders(training, held_out_loader, prompting, fingerprint, config.template_date)
@@ -184,8 +190,8 @@ def _eval_loader(config: FineTuneArgs, converter: HFCheckpointConverter, held_ou
         batch_size=config.trainer.eval_batch_size,
         pad_id=_pad_id(converter),
         seq_len=_packed_length(config),
-        host_index=jax.process_index(),
-        host_count=jax.process_count(),
+        host_index=config.trainer.batch_share.index,
+        host_count=config.trainer.batch_share.count,
     )
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from jaxtyping import Array, PRNGKeyArray
 
+from lodos import hosts
 from lodos.config import TrainArgs
 from lodos.formats.hf import HFCheckpointConverter
 from lodos.jit import named_jit
@@ -29,7 +30,7 @@ def load_lora_model(config: TrainArgs, converter: HFCheckpointConverter, *, key:
     parameter_axis_mapping = config.trainer.parameter_axis_mapping
     dtype = config.trainer.policy.compute_dtype
     model = converter.load_pretrained(
-        axis_mapping=parameter_axis_mapping, dtype=dtype, progress=True, **model_options(config)
+        axis_mapping=parameter_axis_mapping, dtype=dtype, progress=hosts.is_first(), **model_options(config)
     )
 
     @named_jit(axis_resources=parameter_axis_mapping, donate_args=True)

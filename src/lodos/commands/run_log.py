@@ -1,5 +1,6 @@
 """What a training run says: to its log.jsonl, and to whoever is watching."""
 
+import json
 from types import TracebackType
 from typing import Any
 
@@ -7,6 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from lodos import hosts
 from lodos.commands.loaders import Loaders
 from lodos.config import FineTuneArgs
 from lodos.config_parsing import encode_config
@@ -49,16 +51,18 @@ class RunLog:
         self._peak = float("nan")
 
     def __enter__(self) -> "RunLog":
+        if not hosts.is_first():  # one speaks for all
+            self._tracker = Trackers([])
+            return self
         logged_step = max((record["step"] for record in read_records(self._path)), default=0)
         jsonl = JsonlTracker(self._path, resume_step=self._first_step)
-        best = self.best_so_far()
+        best = self._best_in_log()
         console = ConsoleTracker(
             self._num_steps, start_step=self._first_step, best=None if best is None else (best.loss, best.step)
         )
         trainer = self._config.trainer
         run = TrackedRun(trainer.run_id, trainer.run_folder, self._first_step, logged_step)
-        # Of several hosts one speaks for all.
-        others = open_trackers(trainer.trackers, run) if jax.process_index() == 0 else []
+        others = open_trackers(trainer.trackers, run)
         self._tracker = Trackers([jsonl, console, *others])
         return self
 
@@ -69,6 +73,8 @@ class RunLog:
 
     def start(self, model: LmHeadModel, is_trainable: PyTree) -> None:
         """Says what is about to be trained on what, and measures how fast the machine could be."""
+        if not hosts.is_first():
+            return
         self._flops = training_flops(model, is_trainable)
         # On the CPU every device has all cores.
         here = target()
@@ -123,11 +129,19 @@ class RunLog:
         self._tracker.log({"eval/loss": evaluation.loss}, step=evaluation.step)
 
     def best_so_far(self) -> Evaluation | None:
-        """The best evaluation before the run was resumed."""
+        """The best evaluation before the run was resumed, by the first host's log."""
+        best = json.loads(hosts.from_first("the best evaluation", lambda: json.dumps(_numbers(self._best_in_log()))))
+        return None if best is None else Evaluation(*best)
+
+    def _best_in_log(self) -> Evaluation | None:
         records = [record for record in read_records(self._path) if "eval/loss" in record]
         evaluations = [Evaluation(record["step"], float(record["eval/loss"])) for record in records]
         finite = [evaluation for evaluation in evaluations if evaluation.loss == evaluation.loss]
         return min(finite, key=lambda evaluation: evaluation.loss, default=None)
+
+
+def _numbers(evaluation: Evaluation | None) -> tuple[int, float] | None:
+    return None if evaluation is None else (evaluation.step, evaluation.loss)
 
 
 def _shown(value: Any) -> Any:

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import TypeVar
 
+from lodos import hosts
 from lodos.config import FineTuneArgs
 from lodos.data.tokens.source_store import template_date
 from lodos.formats.hf import HFCheckpointConverter
@@ -20,7 +21,8 @@ def with_template_date(config: Args, converter: HFCheckpointConverter) -> Args:
     today = template_date(config, converter.tokenizer)
     if today is None:
         return config
-    return dataclasses.replace(config, template_date=_of_run(config) or today)
+    day = hosts.from_first("the day that the template writes", lambda: _of_run(config) or today)
+    return dataclasses.replace(config, template_date=day)
 
 
 def _of_run(config: FineTuneArgs) -> str | None:

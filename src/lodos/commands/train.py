@@ -13,7 +13,9 @@ from pathlib import Path
 import jax
 from jaxtyping import PRNGKeyArray
 
+from lodos import hosts
 from lodos.checkpoints import prompting_of, save_merged_hf_checkpoint_callback, save_peft_checkpoint_callback
+from lodos.commands.agreement import agree_on_data, agree_on_settings
 from lodos.commands.loaders import blank_batch, make_loaders
 from lodos.commands.lora_model import load_lora_model, lora_structure, lora_trainer
 from lodos.commands.run_facts import run_facts
@@ -33,6 +35,7 @@ from lodos.train.axes import check_axes
 from lodos.train.evaluation import Evaluation, EvaluationHook
 from lodos.train.failures import explained_failures
 from lodos.train.hooks import StepInfo
+from lodos.train.interrupt import ended_by_termination
 from lodos.train.trainer import Trainer, check_resumable, newest_step
 
 
@@ -51,21 +54,30 @@ class TrainResult:
     merged: Path | None
     model: LmHeadModel
     """The adapted model, as trained."""
-    interrupted: bool
+    stopped_by: int
+    """The signal that stopped it early; 0 if none did."""
+
+    @property
+    def interrupted(self) -> bool:
+        return self.stopped_by != 0
 
 
 def main(argv: list[str]) -> int:
-    """Trains as the arguments say; 130 if it was interrupted and can be resumed."""
+    """Trains as the arguments say; 130 or 143 if SIGINT or SIGTERM stopped it, and it can be resumed."""
     config = parse_config(TrainArgs, argv, prog="lodos train", description=TrainArgs.__doc__ or "")
-    with explained_failures():
+    with explained_failures(), ended_by_termination():
+        hosts.join(config.trainer.distributed)
         result = train(config)
-    _print_outcome(result)
-    return 130 if result.interrupted else 0
+        if hosts.is_first():
+            _print_outcome(result)
+        hosts.finish()
+    return 128 + result.stopped_by if result.interrupted else 0
 
 
 def train(config: TrainArgs) -> TrainResult:
     """One run, from the files it starts from to the files it leaves."""
     _check_places(config)
+    agree_on_settings(config)
     step = newest_step(config.trainer) or 0
     uploads = checked_uploads(config)
     converter = HFCheckpointConverter.from_hf(
@@ -81,6 +93,7 @@ def train(config: TrainArgs) -> TrainResult:
         trainer = _compiling_trainer(config, shapes, training_key, step, config.positions)
     loaders = make_loaders(config, converter)
     config = loaders.resolve(config)
+    agree_on_data(loaders.fingerprint)
     check_resumable(config.trainer, loaders.fingerprint)
     if trainer is None:
         trainer = _compiling_trainer(config, shapes, training_key, step, loaders.length_of(step))
@@ -113,7 +126,7 @@ def train(config: TrainArgs) -> TrainResult:
         best_adapter=adapter_folder(config) / "best" if best else None,
         merged=None if (folder := _merged_folder(config)) is None else folder / f"step-{step}",
         model=state.model,
-        interrupted=trainer.interrupted,
+        stopped_by=trainer.stopped_by,
     )
 
 

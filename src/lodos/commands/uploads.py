@@ -1,7 +1,6 @@
 """From the settings of a run to what uploads its results."""
 
-import jax
-
+from lodos import hosts
 from lodos.config import UPLOADS, FineTuneArgs
 from lodos.formats.upload import Uploads
 
@@ -14,6 +13,6 @@ def checked_uploads(config: FineTuneArgs) -> Uploads:
     """
     uploads = Uploads(private=config.hf_private)
     for setting in UPLOADS:
-        if (repo := getattr(config, setting, None)) is not None and jax.process_index() == 0:
+        if (repo := getattr(config, setting, None)) is not None and hosts.is_first():
             uploads.check(setting, repo)
     return uploads

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
+from lodos import hosts
 from lodos.errors import UserError
 from lodos.files import copy_compared, read_json, write_compared, write_json, written_whole
 from lodos.formats.folder_contents import check_model_folder, check_weights
@@ -24,7 +25,7 @@ from lodos.formats.hub import hub_tensor_types, model_folder
 from lodos.formats.merged import EMBEDDING, TIED_HEAD, merged_tensors
 from lodos.formats.progress import progress_bar
 from lodos.formats.quantised import left_over, refuse_quantised
-from lodos.formats.safetensors import DTYPES, MAX_SHARD_SIZE, SafetensorsReader, write_sharded
+from lodos.formats.safetensors import DTYPES, MAX_SHARD_SIZE, SafetensorsReader, in_files, write_sharded
 from lodos.formats.tensor_problems import problem_lines
 from lodos.formats.tokenizer_files import copy_tokenizer, load_tokenizer, save_tokenizer
 from lodos.models.auto import check_model_type, decoder_config
@@ -170,6 +171,8 @@ class HFCheckpointConverter:
     ) -> None:
         """Writes `model`, adapters merged, as a folder that transformers loads.
 
+        All of several hosts call it, and the first one writes. It has each tensor whole when it writes it.
+
         What training did not touch is copied from the base model's files; a vocabulary that has grown is written as it
         is now.
 
@@ -183,6 +186,10 @@ class HFCheckpointConverter:
             OSError: if what is read back is not what was written; nothing is left at `path` then.
         """
         tensors = merged_tensors(model, self.reader(), None if dtype is None else np.dtype(dtype))
+        if not hosts.is_first():
+            for name in in_files(tensors, max_shard_size):
+                tensors[name].load()  # it has a part of what the first host writes
+            return
         with written_whole(path) as folder:
             with progress_bar("Writing merged model", len(tensors), enabled=progress) as advance:
                 write_sharded(folder, tensors, max_shard_size=max_shard_size, progress=lambda _: advance())

@@ -13,6 +13,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
+from lodos import hosts
 from lodos.errors import UserError
 from lodos.formats.safetensors import SafetensorsReader, TensorSource
 from lodos.lora.transform import adapted_names, is_lora, lora_layers
@@ -83,7 +84,7 @@ class ModelTensor:
         return self.leaf.shape if self.index is None else self.leaf.shape[1:]
 
     def value(self) -> np.ndarray:
-        return np.asarray(self.leaf if self.index is None else self.leaf[self.index])
+        return hosts.gathered(self.leaf, self.index)
 
 
 def leaf_of_tensor(model: LmHeadModel) -> dict[str, ModelTensor]:
@@ -106,7 +107,7 @@ def without_adapters(model: LmHeadModel) -> LmHeadModel:
 
 def _deltas(model: LmHeadModel) -> dict[str, Callable[[], np.ndarray]]:
     """For each adapted weight: its name in the files and a way to compute what the adapter adds."""
-    layers = lora_layers(model)
+    layers = {name: layer.on_host() for name, layer in lora_layers(model).items()}
     return {
         f"{name}.weight": functools.partial(layers[stacked_name].delta_of, index)
         for stacked_name, names in adapted_names(model).items()

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from lodos import hosts
 from lodos.errors import UserError
 from lodos.files import read_json, write_compared, write_json, written_whole
 from lodos.formats.folder_contents import adapter_folder
@@ -61,6 +62,8 @@ def save_peft_pretrained(
 ) -> None:
     """Writes the adapter of a loraized model as the folder PEFT's `save_pretrained` would write.
 
+    All of several hosts call it, and the first one writes.
+
     Args:
         base_model_name_or_path: what adapter_config.json names as the base model.
         base_folder: the base model's files, whose tokenizer goes along; by default found by the name.
@@ -82,6 +85,8 @@ def save_peft_pretrained(
     refuse_not_finite(tensors, f"{path}: nothing was written")
     if not allow_untrained:
         refuse_useless(model, f"{path}: nothing was written")
+    if not hosts.is_first():
+        return
     adapted = [name for names in adapted_names(model).values() for _, name in names]
     target_modules = suffixes_selecting(adapted, adaptable_names(model))
     patterns = {

@@ -11,7 +11,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-from huggingface_hub import split_state_dict_into_shards_factory
+from huggingface_hub import StateDictSplit, split_state_dict_into_shards_factory
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -130,12 +130,7 @@ def write_sharded(
     Raises:
         OSError: if what is read back is not what was written.
     """
-    split = split_state_dict_into_shards_factory(
-        dict(tensors),
-        get_storage_size=lambda tensor: int(np.prod(tensor.shape)) * tensor.dtype.itemsize,
-        filename_pattern="model{suffix}.safetensors",
-        max_shard_size=max_shard_size,
-    )
+    split = _split(tensors, max_shard_size)
     for filename, names in split.filename_to_tensors.items():
         loaded = {name: np.ascontiguousarray(tensors[name].load()) for name in names}
         save_and_compare(folder / filename, loaded)
@@ -144,6 +139,20 @@ def write_sharded(
             progress(name)
     if split.is_sharded:
         write_json(folder / INDEX_NAME, {"metadata": split.metadata, "weight_map": split.tensor_to_filename})
+
+
+def in_files(tensors: Mapping[str, TensorSource], max_shard_size: str | int) -> list[str]:
+    """The tensors in the order in which `write_sharded` asks for them."""
+    return [name for names in _split(tensors, max_shard_size).filename_to_tensors.values() for name in names]
+
+
+def _split(tensors: Mapping[str, TensorSource], max_shard_size: str | int) -> StateDictSplit:
+    return split_state_dict_into_shards_factory(
+        dict(tensors),
+        get_storage_size=lambda tensor: int(np.prod(tensor.shape)) * tensor.dtype.itemsize,
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=max_shard_size,
+    )
 
 
 def save_and_compare(path: Path, tensors: Mapping[str, np.ndarray]) -> None:

@@ -21,6 +21,8 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Array, Float
 
+from lodos import hosts
+
 
 class LoraLayer(eqx.Module):
     """A layer with the factors A `[r, in]` and B `[out, r]` beside it, or a stack of such layers."""
@@ -66,8 +68,8 @@ class LoraLayer(eqx.Module):
         return dict(zip(self.names_in_files, [A[:rank], B[:, :rank]], strict=True))
 
     def on_host(self) -> Self:
-        """The layer with its factors in float32 on the host, fetched once for all its layers."""
-        A, B = (np.asarray(factor, np.float32) for factor in self.factors)
+        """The layer with its factors in float32 on the host, on each of several, fetched once for all its layers."""
+        A, B = (hosts.gathered(factor).astype(np.float32, copy=False) for factor in self.factors)
         fields: dict[str, Any] = dict(zip(self.factor_names, (A, B), strict=True))
         return dataclasses.replace(self, **fields)
 

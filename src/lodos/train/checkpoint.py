@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from lodos import hosts
 from lodos.errors import UserError
 from lodos.train.state import TrainerState
 from lodos.tree import combine, named_leaves
@@ -27,6 +28,9 @@ class Checkpointer:
         stays: whether the checkpoint of a step is kept also when it is no longer among the newest.
         anew: the run begins from the start; checkpoints that are there already go when the first new one is written.
         fingerprint: what decides the numbers of the run, by name, in JSON's types; it is written with each checkpoint.
+        looks: it is only looked at; of several hosts each may look by itself.
+
+    Several hosts write and restore a checkpoint together, in a folder that all of them share.
     """
 
     def __init__(
@@ -37,6 +41,7 @@ class Checkpointer:
         stays: Callable[[int], bool] = lambda _: False,
         anew: bool = False,
         fingerprint: Mapping[str, Any] | None = None,
+        looks: bool = False,
     ):
         import orbax.checkpoint as ocp
         from orbax.checkpoint import checkpoint_managers
@@ -46,7 +51,15 @@ class Checkpointer:
         self._fingerprint = None if fingerprint is None else json.loads(json.dumps(fingerprint))
         newest = checkpoint_managers.LatestN(keep)
         policy = checkpoint_managers.AnyPreservationPolicy([newest, _Staying(stays)])
-        options = ocp.CheckpointManagerOptions(preservation_policy=policy, create=True)
+        together = ocp.options.MultiprocessingOptions(
+            primary_host=hosts.index() if looks else 0,
+            # Named, they wait for each other at barriers with a time limit.
+            active_processes={hosts.index()} if looks else set(range(hosts.count())),
+        )
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policy, create=False, multiprocessing_options=together
+        )
+        self.folder.mkdir(parents=True, exist_ok=True)
         # Named, so that a checkpoint's contents can be described before anything has been saved by this manager.
         handler = ocp.StandardCheckpointHandler()
         self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handler)

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import math
+import os
 import secrets
 import time
 from pathlib import Path
@@ -9,11 +11,25 @@ from typing import Any
 
 import jax
 
+from lodos import hosts
 from lodos.errors import UserError
 from lodos.files import local_path
+from lodos.hosts import DistributedConfig
 from lodos.sharding import AxisMapping, DeviceMesh
-from lodos.target import target
 from lodos.tracking.config import TrackerConfig, parse_trackers
+from lodos.train.mesh import (
+    DATA,
+    MODEL,
+    BatchShare,
+    MeshConfig,
+    axes_of,
+    batch_axes,
+    batch_share,
+    make_mesh,
+    mapping_problems,
+    mesh_shape,
+    overlaid,
+)
 from lodos.train.precision import Policy
 from lodos.train.save_schedule import schedule_problems
 
@@ -70,6 +86,10 @@ class TrainerConfig:
     nothing to split over."""
     fsdp_axis: str | None = "embed"
     """Logical axis along which parameters are stored in shards over the batch's devices; null keeps them whole."""
+    mesh: MeshConfig = MeshConfig()
+    """The mesh by hand: its axes, and what of parameters and computation each of them splits."""
+    distributed: DistributedConfig = DistributedConfig()
+    """How several hosts find each other, where no cluster says it."""
     wandb: dict[str, Any] | None = None
     """Log to Weights & Biases: project, entity, name, group, tags, notes, id, mode (online, offline, disabled),
     save_code, system_metrics. Short for a tracker of type wandb."""
@@ -103,8 +123,9 @@ class TrainerConfig:
             )
             if value != -1 and value < 1
         ]
-        if self.id is not None and (not self.id or "/" in self.id or self.id.startswith(".")):
-            problems.append(f"id: {self.id!r} must be a plain folder name.")
+        for setting, name in (("id", self.id), ("$RUN_ID", os.environ.get("RUN_ID") if self.id is None else None)):
+            if name is not None and ((not name and setting == "id") or "/" in name or name.startswith(".")):
+                problems.append(f"{setting}: {name!r} must be a plain folder name.")
         try:
             parse_trackers(self.wandb, self.tracker)
         except UserError as error:
@@ -114,14 +135,10 @@ class TrainerConfig:
 
     @functools.cached_property
     def run_id(self) -> str:
-        """The run's name: `id`, or one made up from the time.
-
-        Raises:
-            UserError: with several hosts, each of which would make up another.
-        """
-        if self.id is None and jax.process_count() > 1:
-            raise UserError(f"id: not given. Give trainer.id, the same on all {jax.process_count()} hosts.")
-        return self.id or f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+        """The run's name: `id`, or $RUN_ID, or one made up from the time, by the first of several hosts."""
+        given = self.id or os.environ.get("RUN_ID")
+        decided = hosts.from_first("the run's name", lambda: given or _made_up_id())
+        return given or decided
 
     @property
     def trackers(self) -> tuple[TrackerConfig, ...]:
@@ -156,27 +173,40 @@ class TrainerConfig:
         return Policy.parse(self.mp)
 
     @functools.cached_property
-    def device_mesh(self) -> DeviceMesh:
-        """All devices as a mesh with the axes `data` and `model`.
+    def mesh_shape(self) -> dict[str, int]:
+        """The axes of the mesh: `data` and `model`, and what `mesh.axes` names.
 
         Raises:
-            UserError: when the devices cannot be so arranged, or the batch not so divided.
+            UserError: when the devices cannot be so arranged.
         """
-        devices = target().device_count
-        if devices % self.model_axis_size:
-            raise UserError(f"model_axis_size: {self.model_axis_size} does not divide the {devices} devices.")
-        shape = (devices // self.model_axis_size, self.model_axis_size)
-        mesh = DeviceMesh(
-            jax.make_mesh(
-                shape, ("data", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2, devices=target().devices
-            )
-        )
-        self._check_batch(shape[0])
-        return mesh
+        return mesh_shape(self.mesh, self.model_axis_size, jax.device_count())
+
+    @functools.cached_property
+    def device_mesh(self) -> DeviceMesh:
+        """All devices as a mesh.
+
+        Raises:
+            UserError: when the devices or the batch cannot be so divided, or a mapping names no axis of the mesh.
+        """
+        if problems := mapping_problems(self.mesh, self.mesh_shape):
+            raise UserError("\n".join(problems))
+        self._check_batch(self.data_axis_size)
+        return DeviceMesh(make_mesh(self.mesh_shape))
 
     @property
     def data_axis_size(self) -> int:
-        return target().device_count // self.model_axis_size
+        """Over how many devices the batch is shared out."""
+        return math.prod(self.mesh_shape[axis] for axis in self._batch_axes)
+
+    @functools.cached_property
+    def batch_share(self) -> BatchShare:
+        """The rows of each batch that this host brings."""
+        return batch_share(self.device_mesh.mesh, self._batch_axes)
+
+    @property
+    def _batch_axes(self) -> tuple[str, ...]:
+        by_hand = self.mesh.compute.get("batch")
+        return batch_axes(self.mesh_shape) if by_hand is None else axes_of(by_hand)
 
     @property
     def microbatch_size(self) -> int:
@@ -194,14 +224,15 @@ class TrainerConfig:
     @property
     def compute_axis_mapping(self) -> AxisMapping:
         """Logical axes to mesh axes during computation."""
-        tensor_parallel = dict.fromkeys(self.tensor_parallel_axes, "model")
-        return {"batch": "data", "tokens": "data", **tensor_parallel}
+        tensor_parallel = dict.fromkeys(self.tensor_parallel_axes, MODEL)
+        return overlaid({**dict.fromkeys(("batch", "tokens"), self._batch_axes), **tensor_parallel}, self.mesh.compute)
 
     @property
     def parameter_axis_mapping(self) -> AxisMapping:
         """Logical axes to mesh axes for stored parameters and optimizer state."""
-        tensor_parallel = dict.fromkeys(self.tensor_parallel_axes, "model")
-        return tensor_parallel if self.fsdp_axis is None else {self.fsdp_axis: "data", **tensor_parallel}
+        tensor_parallel = dict.fromkeys(self.tensor_parallel_axes, MODEL)
+        fsdp = {} if self.fsdp_axis is None else {self.fsdp_axis: DATA}
+        return overlaid({**fsdp, **tensor_parallel}, self.mesh.parameters)
 
     def _check_batch(self, data_size: int) -> None:
         if self.train_batch_size % data_size:
@@ -215,3 +246,7 @@ class TrainerConfig:
                 f"train_batch_size: {self.train_batch_size} is not divisible into microbatches of {micro} rows "
                 f"(per_device_parallelism {self.per_device_parallelism} on {data_size} devices)."
             )
+
+
+def _made_up_id() -> str:
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"

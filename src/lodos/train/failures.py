@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import jax
 
+from lodos import hosts
 from lodos.errors import UserError
 
 
@@ -20,6 +21,7 @@ def explained_failures() -> Iterator[None]:
     except FloatingPointError as error:
         raise UserError(str(error)) from None
     except jax.errors.JaxRuntimeError as error:
+        hosts.await_lost_host(error)
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise UserError(

@@ -15,7 +15,6 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from lodos.jit import named_jit
 from lodos.sharding import named_shardings, partition_spec
-from lodos.target import target
 from lodos.train.config import TrainerConfig
 from lodos.train.precision import Policy
 from lodos.train.state import TrainerState
@@ -66,15 +65,23 @@ def state_shapes(
 
 
 def placed_batch(batch: PyTree, config: TrainerConfig) -> PyTree:
-    """The batch on the devices, its rows shared out among those of the data axis.
+    """The batch on the devices, its rows shared out among those of the axes that share it.
 
-    With several hosts, each brings its share of the rows; in the order of the hosts they are the batch.
+    With several hosts each brings its share of the rows, `config.batch_share`.
     """
+    arrays = jax.tree.map(np.asarray, batch)
 
     def place(leaf: np.ndarray, shape: jax.ShapeDtypeStruct) -> Array:
-        return jax.make_array_from_process_local_data(shape.sharding, leaf, shape.shape)
+        first = config.batch_share.index * len(leaf)
 
-    arrays = jax.tree.map(np.asarray, batch)
+        def rows(index: tuple[slice, ...] | None) -> np.ndarray:
+            assert index is not None
+            start, stop, _ = index[0].indices(shape.shape[0])
+            assert first <= start <= stop <= first + len(leaf), "rows that this host was not asked to bring"
+            return leaf[start - first : stop - first]
+
+        return jax.make_array_from_callback(shape.shape, shape.sharding, rows)
+
     return jax.tree.map(place, arrays, batch_shapes(arrays, config))
 
 
@@ -84,7 +91,7 @@ def batch_shapes(batch: PyTree, config: TrainerConfig) -> PyTree:
 
         def shape(leaf: Any) -> jax.ShapeDtypeStruct:
             rows, *rest = leaf.shape
-            size = (rows * target().process_count, *rest)
+            size = (rows * config.batch_share.count, *rest)
             spec = partition_spec(("batch", *[None] * len(rest)), size, config.compute_axis_mapping)
             return jax.ShapeDtypeStruct(size, leaf.dtype, sharding=NamedSharding(mesh, spec))
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 
+from lodos.train.agreement import Agreement
 from lodos.train.step import StepMetrics
 
 
@@ -52,6 +53,8 @@ class Reports:
         self._since = 0.0
         self.latest: StepReport | None = None
         """The last one that was delivered."""
+        self.agreement = Agreement()
+        """What the hosts have agreed on, by the steps that were delivered."""
 
     def add_hook(self, fn: ReportHook) -> None:
         self._hooks.append(fn)
@@ -59,6 +62,7 @@ class Reports:
     def start(self) -> None:
         """A run begins: nothing is pending, and the clock starts."""
         self._pending = self.latest = None
+        self.agreement = Agreement()
         self.restart_clock()
 
     def restart_clock(self) -> None:
@@ -100,6 +104,8 @@ class Reports:
             watched={name: float(value) for name, value in found.watched.items()},
         )
         self._since, self.latest = now, report
+        if found.agreed is not None:
+            self.agreement.heard(found.agreed)
         # Told before it is refused: a log that hides the step which ended the run would be of no use.
         for fn in self._hooks:
             fn(report)

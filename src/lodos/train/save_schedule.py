@@ -14,8 +14,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
-
 from lodos.errors import UserError
 
 _UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
@@ -39,9 +37,18 @@ class SaveSchedule:
         self._clock = clock
         self._last = clock()
 
-    def is_due(self, step: int) -> bool:
-        """Whether to write one now, after `step` steps."""
-        return self.stays(step) or (self._steps is not None and step % self._steps == 0) or self._is_time()
+    def is_due(self, step: int, *, is_time: bool | None = None) -> bool:
+        """Whether to write one now, after `step` steps.
+
+        Args:
+            is_time: what several hosts have agreed on; of one alone its own clock tells.
+        """
+        every = self._steps is not None and step % self._steps == 0
+        return self.stays(step) or every or (self.is_time() if is_time is None else is_time)
+
+    def is_time(self) -> bool:
+        """Whether the time between checkpoints has passed, where it is a time."""
+        return self._seconds is not None and self._clock() - self._last >= self._seconds
 
     def saved(self) -> None:
         """One was written; the time counts anew."""
@@ -55,17 +62,6 @@ class SaveSchedule:
                 every = entry["every"]
                 return every is not None and step % every == 0
         return False
-
-    def _is_time(self) -> bool:
-        if self._seconds is None:
-            return False
-        passed = self._clock() - self._last >= self._seconds
-        if jax.process_count() == 1:
-            return passed
-        # Hosts write a checkpoint together, so the first one's clock is everybody's.
-        from jax.experimental import multihost_utils
-
-        return bool(multihost_utils.broadcast_one_to_all(passed))
 
 
 def newest_kept(keep: Keep) -> int:

@@ -47,6 +47,8 @@ class StepMetrics(eqx.Module):
     """Whether loss and gradient were finite; if not, nothing was updated."""
     watched: dict[str, Float[Array, ""]] = dataclasses.field(default_factory=dict)
     """What `watch` says of the model after the update."""
+    agreed: Int[Array, "2"] | None = None
+    """What all hosts wish (`lodos.train.agreement`); None of one alone."""
 
 
 def train_step(

@@ -14,6 +14,7 @@ weights are loaded.
 It knows nothing of LoRA, files or logs. What is trained is a tree of booleans; whatever else should happen is a hook.
 """
 
+import dataclasses
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,18 +22,21 @@ from contextlib import contextmanager
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
+from lodos import hosts
 from lodos.errors import UserError
 from lodos.jit import named_jit
 from lodos.runtime import COMPILER_THREAD
 from lodos.target import target
+from lodos.train.agreement import wish_shapes, wishes
 from lodos.train.checkpoint import Checkpointer
 from lodos.train.compilations import Compilations
 from lodos.train.config import TrainerConfig
 from lodos.train.hooks import Hook, Hooks, StepInfo
-from lodos.train.interrupt import stop_on_signal
+from lodos.train.interrupt import StopRequest, note_stop, stop_on_signal
 from lodos.train.placement import batch_shapes, placed_batch, placed_state, state_shapes
 from lodos.train.reports import ReportHook, Reports
 from lodos.train.save_schedule import SaveSchedule, newest_kept
@@ -64,11 +68,11 @@ class Trainer:
         self.config = config
         self.optimizer = optimizer
         self.is_trainable = is_trainable
-        self.interrupted = False
-        """Whether the last `train` ended because of a signal."""
+        self.stopped_by = 0
+        """The signal for which the last `train` ended early; 0 if it did not."""
         self._compute_loss = compute_loss
         self._watch = watch
-        self._step = named_jit(self._train_step, donate_args=(False, False, True, True, False, False))
+        self._step = named_jit(self._train_step, donate_args=(False, False, True, True, False, False, False))
         self._compilations = Compilations(self._train_step.__name__)
         self._compiling: Future[None] | None = None
         self._eval_step = named_jit(self._evaluate_batch)
@@ -77,12 +81,18 @@ class Trainer:
         self._reports = Reports()
         self._schedule = SaveSchedule(config.checkpointer.save_interval, config.checkpointer.keep)
         self._hooks = Hooks()
-        self._hooks.add(self._save_checkpoint, every=self._schedule.is_due)
+        self._hooks.add(self._save_checkpoint, every=self._saves_at)
+        self._stop = StopRequest()
 
     @property
     def id(self) -> str:
         """The run's name."""
         return self.config.run_id
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the last `train` ended because of a signal."""
+        return self.stopped_by != 0
 
     @property
     def num_train_steps(self) -> int:
@@ -148,8 +158,8 @@ class Trainer:
 
     def lower(self, state: TrainerState, batch: PyTree) -> jax.stages.Lowered:
         """The step of a placed batch, to be compiled; shapes with their layouts will do."""
-        with self.config.device_mesh:
-            return self._step.lower(*_step_arguments(state, batch))
+        with self.config.device_mesh as mesh:
+            return self._step.lower(*_step_arguments(state, batch, wish_shapes(mesh)))
 
     def wait_until_compiled(self) -> None:
         """Returns when the step that `compile_ahead` began to compile is there, and raises what went wrong with it."""
@@ -158,6 +168,8 @@ class Trainer:
 
     def train(self, state: TrainerState, loader: Iterable[Any]) -> TrainerState:
         """Steps until `num_train_steps` or a signal, then runs every hook that the last step has not run.
+
+        Several hosts stop at the same step, whichever of them the signal came to.
 
         Args:
             loader: batches. One with `iter_from_step(step)` is entered at the state's step, which is how a resumed
@@ -169,15 +181,15 @@ class Trainer:
         step = int(state.step)
         if step < self.num_train_steps:
             self.wait_until_compiled()
-        with self.config.device_mesh, stop_on_signal() as stop, self._checkpoints_finished():
+        with self.config.device_mesh, stop_on_signal() as self._stop, self._checkpoints_finished():
             batches = _from_step(loader, step)
             self._compilations.declare(getattr(loader, "lengths", None))
             self._reports.start()
-            while step < self.num_train_steps and not stop.requested:
+            while step < self.num_train_steps and not self._stopping:
                 try:
                     batch, data_wait_seconds = self._next_batch(batches, step)
                     self._wait_for_memory(state)
-                    if stop.requested:  # meanwhile
+                    if self._stopping:  # meanwhile
                         break
                     with self._compilations.watching(step + 1, batch):
                         state, metrics = self.train_step(state, batch)
@@ -189,7 +201,8 @@ class Trainer:
                 if self._hooks.due(step):
                     self._run_hooks(state, step, loader)
             self._run_hooks(state, step, loader, end=True)
-            self.interrupted = stop.requested and step < self.num_train_steps
+            self.stopped_by = self._stopping if step < self.num_train_steps else 0
+            note_stop(self.stopped_by)
         return state
 
     def train_step(self, state: TrainerState, batch: PyTree) -> tuple[TrainerState, StepMetrics]:
@@ -199,8 +212,9 @@ class Trainer:
         when the one before is done.
         """
         self._wait_for_memory(state)
-        with self.config.device_mesh:
-            arguments = _step_arguments(state, placed_batch(batch, self.config))
+        with self.config.device_mesh as mesh:
+            wished = wishes(mesh, signum=self._stop.signum, saves=self._schedule.is_time())
+            arguments = _step_arguments(state, placed_batch(batch, self.config), wished)
             trainable, opt_state, step, metrics = self._step(*arguments)
             model = combine(trainable, state.frozen)
             return TrainerState(step, model, opt_state, state.training_key, state.is_trainable), metrics
@@ -220,6 +234,14 @@ class Trainer:
             for batch_total, batch_weight in jax.device_get(sums):
                 total, weight = total + float(batch_total), weight + float(batch_weight)
         return total / weight if weight else float("nan")
+
+    @property
+    def _stopping(self) -> int:
+        """The signal for which to stop now: this host's own or, of several, the one they have all heard of."""
+        return self._stop.signum if hosts.count() == 1 else self._reports.agreement.signum
+
+    def _saves_at(self, step: int) -> bool:
+        return self._schedule.is_due(step, is_time=None if hosts.count() == 1 else self._reports.agreement.saves)
 
     def _wait_for_memory(self, state: TrainerState) -> None:
         if not _dispatches_ahead():
@@ -248,6 +270,7 @@ class Trainer:
         opt_state: optax.OptState,
         step: Int[Array, ""],
         training_key: PRNGKeyArray,
+        wished: Int[Array, "devices 2"] | None,
     ) -> tuple[PyTree, optax.OptState, Int[Array, ""], StepMetrics]:
         trainable, opt_state, metrics = train_step(
             frozen,
@@ -263,6 +286,8 @@ class Trainer:
             parameter_mapping=self.config.parameter_axis_mapping,
             watch=self._watch,
         )
+        if wished is not None:
+            metrics = dataclasses.replace(metrics, agreed=jnp.max(wished, axis=0))
         return trainable, opt_state, step + 1, metrics
 
     def _evaluate_batch(self, model: PyTree, batch: PyTree) -> tuple[Array, Array]:
@@ -298,24 +323,28 @@ class Trainer:
     def _save_checkpoint(self, info: StepInfo) -> None:
         self._open_checkpointer().save(info.state)
         self._schedule.saved()
+        self._reports.agreement.saves = False
 
     def _resumed(self, state: TrainerState) -> TrainerState:
         return state if newest_step(self.config) is None else self._open_checkpointer().restore(state)
 
 
 def newest_step(config: TrainerConfig) -> int | None:
-    """The step of the checkpoint that the run would go on from; None where it begins.
+    """The step of the checkpoint that the run would go on from, as the first host sees it; None where it begins.
 
     Raises:
         UserError: when a checkpoint is demanded, and there is none.
     """
     folder, demanded = config.checkpoint_folder, config.load_checkpoint
-    step = None
-    if demanded is not False and folder.is_dir():
-        step = Checkpointer(folder, keep=newest_kept(config.checkpointer.keep)).latest_step()
-    if demanded and step is None:
+
+    def look() -> str:
+        found = _looking(config).latest_step() if demanded is not False and folder.is_dir() else None
+        return "" if found is None else str(found)
+
+    step = hosts.from_first("the newest checkpoint", look)
+    if demanded and not step:
         raise UserError(f"load_checkpoint: true, but there is no checkpoint in {folder}.")
-    return step
+    return int(step) if step else None
 
 
 def check_resumable(config: TrainerConfig, fingerprint: Mapping[str, Any]) -> None:
@@ -324,14 +353,18 @@ def check_resumable(config: TrainerConfig, fingerprint: Mapping[str, Any]) -> No
     Raises:
         UserError: when there is one of another fingerprint.
     """
-    folder = config.checkpoint_folder
-    if config.load_checkpoint is not False and folder.is_dir():
-        Checkpointer(folder, keep=newest_kept(config.checkpointer.keep), fingerprint=fingerprint).check_fingerprint()
+    if config.load_checkpoint is not False and config.checkpoint_folder.is_dir():
+        _looking(config, fingerprint).check_fingerprint()
 
 
-def _step_arguments(state: TrainerState, batch: PyTree) -> tuple[Any, ...]:
+def _looking(config: TrainerConfig, fingerprint: Mapping[str, Any] | None = None) -> Checkpointer:
+    keep = newest_kept(config.checkpointer.keep)
+    return Checkpointer(config.checkpoint_folder, keep=keep, fingerprint=fingerprint, looks=True)
+
+
+def _step_arguments(state: TrainerState, batch: PyTree, wished: Any) -> tuple[Any, ...]:
     """Those of `Trainer._train_step`."""
-    return state.frozen, batch, state.trainable, state.opt_state, state.step, state.training_key
+    return state.frozen, batch, state.trainable, state.opt_state, state.step, state.training_key, wished
 
 
 def _dispatches_ahead() -> bool:

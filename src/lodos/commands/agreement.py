@@ -1,0 +1,40 @@
+"""What several hosts make sure of before they train together: nothing of it concerns one alone."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lodos import hosts
+from lodos.config import FineTuneArgs
+from lodos.config_parsing import encode_config
+from lodos.version import __version__
+
+_OF_EACH_HOST = ("trainer.distributed.process_id", "trainer.distributed.local_device_ids")
+
+
+def agree_on_settings(config: FineTuneArgs) -> None:
+    """Compares the settings and the version on all hosts, and sees that they share the folders that they write.
+
+    Raises:
+        UserError: for what differs, and for a folder that is one host's own.
+    """
+    if hosts.count() == 1:
+        return
+    settings = {name: repr(value) for name, value in _flat(encode_config(config)) if name not in _OF_EACH_HOST}
+    hosts.same("settings", {"lodos": __version__, "the run's name": config.trainer.run_id, **settings})
+    hosts.refuse_unshared("trainer.run_dir", config.trainer.run_folder)
+    hosts.refuse_unshared("trainer.checkpointer.base_path", config.trainer.checkpoint_folder)
+
+
+def agree_on_data(fingerprint: Mapping[str, Any]) -> None:
+    """Compares on all hosts what decides the numbers of the run: the digests of its data and of its base model.
+
+    Raises:
+        UserError: for what differs.
+    """
+    hosts.same("data and model", {name: str(value) for name, value in fingerprint.items()})
+
+
+def _flat(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    if not isinstance(value, dict):
+        return [(prefix.removesuffix("."), value)]
+    return [found for name, item in value.items() for found in _flat(item, f"{prefix}{name}.")]
