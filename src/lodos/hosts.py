@@ -30,7 +30,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax._src import clusters, distributed
-from jax._src.lib import _jax
+from jax._src.lib import _jax  # pyright: ignore[reportPrivateImportUsage]
 from jax.sharding import NamedSharding, PartitionSpec
 
 from lodos.errors import UserError

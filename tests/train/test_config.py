@@ -1,6 +1,5 @@
 import re
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -37,11 +36,13 @@ def test_a_run_keeps_its_name() -> None:
     assert TrainerConfig().run_id != TrainerConfig().run_id
 
 
-def test_with_several_hosts_the_name_must_be_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jax, "process_count", lambda: 4)
+def test_the_environment_may_name_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUN_ID", "babysat")
+    assert TrainerConfig().run_id == "babysat"
     assert TrainerConfig(id="mine").run_id == "mine"
-    with pytest.raises(UserError, match=r"Give trainer\.id, the same on all 4 hosts"):
-        _ = TrainerConfig().run_id
+    monkeypatch.setenv("RUN_ID", "a/b")
+    with pytest.raises(UserError, match=r"\$RUN_ID: 'a/b' must be a plain folder name"):
+        TrainerConfig()
 
 
 def test_bad_values_are_named_at_once() -> None:

@@ -74,10 +74,10 @@ def test_the_device_is_still_at_a_step_when_the_next_is_dispatched_but_for_a_cpu
     at_dispatch: list[bool] = []
     step: Any = trainer._step
 
-    def dispatch(frozen: Any, batch: Any, trainable: Any, opt_state: Any, count: Any, key: Any) -> Any:
+    def dispatch(frozen: Any, batch: Any, trainable: Any, opt_state: Any, count: Any, *others: Any) -> Any:
         # Of the step before; its results become ready one after the other, and this is the one that is waited for.
         at_dispatch.append(not count.is_ready())
-        return step(frozen, batch, trainable, opt_state, count, key)
+        return step(frozen, batch, trainable, opt_state, count, *others)
 
     def batches() -> Any:
         while True:

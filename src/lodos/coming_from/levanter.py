@@ -103,7 +103,7 @@ ELSEWHERE: Mapping[str, Elsewhere] = {
     "trainer.axis_resources": Elsewhere(_UNSPLIT, ({},)),
     "trainer.parameter_axis_resources": Elsewhere(_UNSPLIT, ({},)),
     "trainer.replica_ici_axis_size": Elsewhere(_UNSPLIT, (1,)),
-    "trainer.replica_dcn_axis_size": Elsewhere(_UNSPLIT, (1,)),
+    "trainer.replica_dcn_axis_size": Elsewhere("Write trainer.mesh: {axes: {replica_dcn: 2}}.", (1,)),
     "trainer.use_explicit_mesh_axes": Elsewhere(_UNSPLIT, (False,)),
     "trainer.allow_nondivisible_batch_size": Elsewhere("Give a train_batch_size that the devices divide.", (False,)),
     "trainer.max_eval_batches": Elsewhere("Write validation: <rows> for how many rows are held out."),
@@ -112,7 +112,6 @@ ELSEWHERE: Mapping[str, Elsewhere] = {
     "trainer.allow_partial_checkpoint": Elsewhere("A run resumes whole or not at all. Leave it out.", (False,)),
     "trainer.jax_config": Elsewhere("JAX takes its settings from environment variables, JAX_<NAME>.", ({},)),
     "trainer.jax_compilation_cache_dir": Elsewhere("Set the environment variable JAX_COMPILATION_CACHE_DIR."),
-    "trainer.distributed": Elsewhere("Call jax.distributed.initialize in a script of your own. " + _LEAVE_OUT, ({},)),
     "trainer.ray": Elsewhere("There is no Ray here. " + _LEAVE_OUT, ({}, {"auto_start_cluster": False})),
     "trainer.require_accelerator": Elsewhere("Any device will do. Set JAX_PLATFORMS=cuda to insist.", (False,)),
     "trainer.shutdown_at_exit": Elsewhere(
