@@ -16,4 +16,9 @@ while [ $# -gt 0 ] && [[ "$1" =~ ^[A-Za-z_][A-Za-z0-9_]*= ]]; do
 done
 # The names alone, in front of the command.
 export BABYSIT_ENV="${BABYSIT_ENV:-}${names[*]:+ ${names[*]}}"
-exec "${PYTHON:-python3}" "$(dirname "${BASH_SOURCE[0]}")/babysit_tpu_vm.py" ${arguments[@]+"${arguments[@]}"} "$@"
+python="${PYTHON:-python3}"
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+  echo "This needs Python 3.11 or newer, which $python is not. Try: PYTHON=python3.12 $0 ..." >&2
+  exit 2
+}
+exec "$python" "$(dirname "${BASH_SOURCE[0]}")/babysit_tpu_vm.py" ${arguments[@]+"${arguments[@]}"} "$@"

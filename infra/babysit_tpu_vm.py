@@ -304,6 +304,8 @@ def setup_of(args: argparse.Namespace) -> tuple[str, dict[str, str]]:
     except OSError as error:
         raise SystemExit(f"--setup: {path}: {error.strerror}.") from None
     repo = args.repo or _git("remote", "get-url", "origin")
+    if not repo and args.setup is None:
+        raise SystemExit("--repo: not given, and there is no remote called origin here that workers could clone.")
     branch = args.branch or _git("branch", "--show-current") or "main"
     return script, {"LODOS_REPO": repo, "LODOS_BRANCH": branch}
 

@@ -9,5 +9,7 @@ venv="${LODOS_VENV:-$HOME/venv}"
 # A pod's checkpoints and weights are many files at once.
 ulimit -n "$(ulimit -Hn)" 2>/dev/null || true
 # Left by a process that was killed; as long as it lies there nobody else gets the chips.
-if [ -e /tmp/libtpu_lockfile ] && ! fuser /dev/accel* /dev/vfio/* >/dev/null 2>&1; then rm -f /tmp/libtpu_lockfile; fi
+if [ -e /tmp/libtpu_lockfile ] && command -v fuser >/dev/null && ! fuser /dev/accel* /dev/vfio/* >/dev/null 2>&1; then
+  rm -f /tmp/libtpu_lockfile
+fi
 exec "$@"

@@ -13,12 +13,19 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 INFRA = ROOT / "infra"
 SKY = sorted((INFRA / "sky").glob("*.yaml"))
-USERS_TO_MEND, TRY_AGAIN = [1, 2], [42]
+USERS_TO_MEND, TRY_AGAIN = [1, 2], [42, 143]
 
 PARSE = """
-import sys, sky
+import sys, yaml, sky
 for path in sys.argv[1:]:
-    task = sky.Task.from_yaml(path)
+    try:
+        sky.Task.from_yaml_config(yaml.safe_load(open(path)))
+    except ValueError as error:
+        assert "is None. Please set a" in str(error), error
+    else:
+        sys.exit(f"{path}: what has to be given is asked for after the machines are there")
+    given = [("BUCKET", "gs://my-bucket"), ("LODOS_REPO", "https://example.org/lodos")]
+    task = sky.Task.from_yaml_config(yaml.safe_load(open(path)), given)
     for resources in task.resources:
         print(path, task.num_nodes, resources.use_spot, resources.job_recovery["recover_on_exit_codes"])
 """
@@ -36,9 +43,9 @@ def test_skypilot_reads_its_jobs(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     lines = [line.split(maxsplit=3) for line in done.stdout.splitlines() if line.startswith(str(INFRA))]
     assert {(Path(path).name, nodes, spot, codes) for path, nodes, spot, codes in lines} == {
-        ("gpu-nodes.yaml", "2", "True", "[42]"),
-        ("gpu.yaml", "1", "True", "[42]"),
-        ("tpu-pod.yaml", "1", "True", "[42]"),
+        ("gpu-nodes.yaml", "2", "True", "[42, 143]"),
+        ("gpu.yaml", "1", "True", "[42, 143]"),
+        ("tpu-pod.yaml", "1", "True", "[42, 143]"),
     }
 
 
@@ -107,7 +114,9 @@ def test_the_dockerfile_copies_what_is_there() -> None:
     assert copied
     assert all((ROOT / source).exists() for sources in copied for source in sources)
     (entrypoint,) = [entry["value"] for entry in parser.structure if entry["instruction"] == "ENTRYPOINT"]
-    assert (ROOT / yaml.safe_load(entrypoint)[1]).exists()
+    (workdir,) = [entry["value"] for entry in parser.structure if entry["instruction"] == "WORKDIR"]
+    # Absolute, so that it is found from any folder that a container is started in.
+    assert (ROOT / Path(yaml.safe_load(entrypoint)[1]).relative_to(workdir)).exists()
 
 
 def test_slurms_script_queues_again_what_failed_by_itself(tmp_path: Path) -> None:
