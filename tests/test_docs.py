@@ -5,8 +5,6 @@ import itertools
 import json
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from lodos.commands.generate import GenerateArgs
 from lodos.commands.merge import MergeArgs
 from lodos.config import TrainArgs
 from lodos.config_parsing import known_names, parse_config
+from programs import run_here
 
 ROOT = Path(__file__).resolve().parents[1]
 TUTORIAL = "docs/tutorial-alpaca-lora.md"
@@ -68,12 +67,6 @@ def commands(page: str) -> list[str]:
     return [line for line in lines if line.startswith(("lodos ", "python examples/"))]
 
 
-def argv(command: str) -> list[str]:
-    """What the shell would run, in this interpreter."""
-    program, *rest = shlex.split(command)
-    return [sys.executable, "-m", "lodos", *rest] if program == "lodos" else [sys.executable, *rest]
-
-
 def with_flags(command: str, flags: dict[str, Any]) -> str:
     """A command with these flags, in place of their values where it has them."""
     for flag, value in flags.items():
@@ -104,9 +97,10 @@ def made_by(command: str) -> set[str]:
 
 def run(command: str, folder: Path) -> str:
     """Its standard output; run in `folder`."""
-    done = subprocess.run(
-        argv(command), cwd=folder, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
-    )
+    program, *arguments = shlex.split(command)
+    if program == "python":
+        program, *arguments = arguments
+    done = run_here(program if program == "lodos" else ROOT / program, arguments, cwd=folder)
     assert done.returncode == 0, f"{command}\n{done.stderr}"
     return done.stdout
 

@@ -2,12 +2,13 @@
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from programs import run_here
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -16,19 +17,10 @@ Script = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="session")
 def run_example() -> Script:
-    """`run_example("alpaca.py", "--flag", "value", cwd=folder)`: the script in a process of its own."""
+    """`run_example("alpaca.py", "--flag", "value", cwd=folder)`: the script as its user starts it."""
 
-    def run(
-        name: str, *arguments: str | Path, cwd: Path, check: bool = True, stdin: str | None = None
-    ) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [sys.executable, str(EXAMPLES / name), *map(str, arguments)],
-            cwd=cwd,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+    def run(name: str, *arguments: str | Path, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+        done = run_here(EXAMPLES / name, arguments, cwd=cwd)
         assert not check or done.returncode == 0, done.stderr
         return done
 
