@@ -1,5 +1,7 @@
 """`examples/alpaca.py`: every parameter is trained, a PAD token added, and whole models are written."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ from safetensors.numpy import load_file
 from lodos.tracking.jsonl import read_records
 
 pytest.importorskip("torch")
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +85,9 @@ def test_what_the_user_can_mend_is_said_without_a_traceback(run_example: Any, ru
     done = run_example("alpaca.py", "--config_path", run / "alpaca.yaml", "--lora.r", "8", cwd=tmp_path, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("error: --lora")
-    done = run_example("alpaca.py", "--help", cwd=tmp_path)
+
+    # In a process of its own, which has imported nothing before.
+    command = [sys.executable, str(EXAMPLES / "alpaca.py"), "--help"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "Fine-tune every parameter of a model" in done.stdout
     assert "(default: tatsu-lab/alpaca)" in done.stdout

@@ -51,7 +51,7 @@ class Trainer:
     Args:
         optimizer: from Optax; sees the trainable parameters alone.
         compute_loss: `compute_loss(model, batch, key=None)`, the batch's mean loss weighted by its `loss_weight`;
-            `key` is None in evaluation.
+            `key` is an array of keys, one for each row, `[rows]`; None in an evaluation.
         is_trainable: an Equinox filter_spec; True trains every parameter.
         watch: `watch(model)`, numbers of the model after each step by name, for the report hooks.
     """
