@@ -97,6 +97,5 @@ def test_alpacas_own_rows_need_no_setting(
     flags = {"model_name_or_path": llama, "data": tmp_path / "rows.json", "data_cache_dir": tmp_path / "cache"}
     config = parsed(SCRIPTS[name], EXAMPLES / name, *(str(part) for key in flags for part in (f"--{key}", flags[key])))
     loaders = make_loaders(config, HFCheckpointConverter.from_hf(str(llama)))
-    (read_as,) = loaders.row_formats
-    assert read_as.startswith("alpaca: instruction, input, output; the column of text")
+    assert loaders.prompting.format == "alpaca"
     assert loaders.fingerprint["training examples"].startswith("7 (")

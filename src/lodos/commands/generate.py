@@ -125,7 +125,7 @@ def answer_file(args: GenerateArgs, path: str) -> None:
         sys.stdout.write(lines)
     else:
         write_whole(output, lines)
-        print(f"{len(texts)} answers: {output}", file=sys.stderr)
+        print(f"{len(texts)} answer{'s' if len(texts) > 1 else ''}: {output}", file=sys.stderr)
 
 
 def _line(prompt: AskedPrompt, text: str) -> str:
