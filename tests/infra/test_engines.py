@@ -27,7 +27,10 @@ for path in sys.argv[1:]:
     given = [("BUCKET", "gs://my-bucket"), ("LODOS_REPO", "https://example.org/lodos")]
     task = sky.Task.from_yaml_config(yaml.safe_load(open(path)), given)
     for resources in task.resources:
-        print(path, task.num_nodes, resources.use_spot, resources.job_recovery["recover_on_exit_codes"])
+        recovery = resources.job_recovery
+        # Of which exit codes of the user's own mistakes would make use, too.
+        assert not recovery.get("max_restarts_on_errors"), recovery
+        print(path, task.num_nodes, resources.use_spot, recovery["recover_on_exit_codes"])
 """
 
 

@@ -57,7 +57,7 @@ def test_the_tutorials_line_runs_as_it_stands_there(
     done = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "a-canary" not in done.stdout + done.stderr
-    assert list((tmp_path / "bucket" / "adapters").glob("*/step-2/adapter_model.safetensors"))
-    assert list((tmp_path / "bucket" / "checkpoints").glob("*/2"))
+    assert list((tmp_path / "bucket" / "adapters").glob("llama-32/step-2/adapter_model.safetensors"))
+    assert list((tmp_path / "bucket" / "checkpoints").glob("llama-32/2"))
     assert "[babysit" in done.stderr
     assert "deleting llama-32" in done.stderr
