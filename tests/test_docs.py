@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TUTORIAL = "docs/tutorial-alpaca-lora.md"
 LEVANTER = "docs/coming-from-levanter.md"
 COMING_FROM = [f"docs/{name}" for name in coming_from.PAGES]
-PAGES = ["README.md", "docs/guide.md", TUTORIAL, LEVANTER, *COMING_FROM]
+PAGES = ["README.md", "docs/guide.md", "docs/from-laptop-to-pod.md", TUTORIAL, LEVANTER, *COMING_FROM]
 EXAMPLES = ROOT / "examples"
 TEXTS = [
     *(str(path.relative_to(ROOT)) for path in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])),
