@@ -5,11 +5,11 @@ cd "$HOME"
 
 : "${LODOS_REPO:?no repository to clone. Give --repo}" "${LODOS_BRANCH:=main}"
 if [ -d lodos/.git ]; then
-  git -C lodos fetch --quiet --depth 1 origin "$LODOS_BRANCH"
+  git -C lodos fetch --quiet --depth 1 "$LODOS_REPO" "$LODOS_BRANCH"
+  git -C lodos checkout --quiet --detach FETCH_HEAD
 else
   git clone --quiet --depth 1 --branch "$LODOS_BRANCH" "$LODOS_REPO" lodos
 fi
-git -C lodos checkout --quiet --detach "$(git -C lodos rev-parse FETCH_HEAD 2>/dev/null || git -C lodos rev-parse HEAD)"
 
 # lodos needs 3.11; Ubuntu 22.04 comes with 3.10, for which uv fetches a newer one.
 if ! [ -x venv/bin/python ]; then

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -150,6 +151,7 @@ class TpuVm:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            env=_unasked(),
         )
 
     def _deletion(self) -> tuple[str, ...]:
@@ -179,7 +181,9 @@ class TpuVm:
 
     def _gcloud(self, *arguments: str) -> str:
         try:
-            done = subprocess.run(self._command(*arguments), capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                self._command(*arguments), capture_output=True, text=True, check=False, env=_unasked()
+            )
         except FileNotFoundError:
             raise GcloudError(
                 "it does not exist here: no such command. Install it: https://cloud.google.com/sdk/docs/install"
@@ -191,3 +195,8 @@ class TpuVm:
     def _command(self, kind: str, verb: str, *options: str) -> list[str]:
         project = [f"--project={self.project}"] if self.project else []
         return ["gcloud", "compute", "tpus", kind, verb, self.name, f"--zone={self.zone}", *project, *options]
+
+
+def _unasked() -> dict[str, str]:
+    """The environment of a gcloud that asks nothing: nobody would see it, and its standard input is not theirs."""
+    return {**os.environ, "CLOUDSDK_CORE_DISABLE_PROMPTS": "1"}
