@@ -110,3 +110,10 @@ def test_the_readmes_map_is_the_tree() -> None:
     folders = {f"{path.name}/" for path in SOURCE.iterdir() if path.is_dir() and path.name != "__pycache__"}
     files = {path.name for path in SOURCE.glob("*.py") if not path.name.startswith("__")}
     assert named == folders | files
+
+
+def test_one_file_knows_the_hosts_of_a_job() -> None:
+    """Everybody else asks `lodos.hosts`; a device says itself to which process it belongs."""
+    forbidden = r"jax\.process_(index|count)|multihost_utils|jax\.distributed|_src import .*distributed"
+    found = {path.name for path in MODULES if re.search(forbidden, path.read_text(encoding="utf-8"))}
+    assert found == {"hosts.py"}

@@ -305,7 +305,9 @@ def await_lost_host(error: BaseException) -> None:
     if _job is None or not re.search(r"gloo|nccl|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|[Cc]onnection", str(error)):
         return
     _job.lost.wait()
-    leave(TRY_AGAIN, f"the connection between hosts failed: {str(error).splitlines()[0]}")
+    message = f"the connection between hosts failed: {str(error).splitlines()[0]}"
+    print(f"error: {message}", file=sys.stderr)
+    leave(TRY_AGAIN, message)
 
 
 class HostsError(Exception):

@@ -14,6 +14,7 @@ from lodos.models.decoder import LmHeadModel
 from lodos.sharding import axis_sizes
 from lodos.train.axes import check_axes
 from lodos.train.config import TrainerConfig
+from lodos.train.mesh import MeshConfig
 from tiny_training import tiny_config
 
 
@@ -27,7 +28,12 @@ def shapes() -> LmHeadModel:
 @pytest.fixture
 def devices(monkeypatch: pytest.MonkeyPatch) -> Any:
     """`devices(8)`: over so many the batch is shared out."""
-    return lambda count: monkeypatch.setattr(TrainerConfig, "data_axis_size", count)
+
+    def arrange(count: int) -> None:
+        shape = property(lambda config: {"data": count, "model": config.model_axis_size})
+        monkeypatch.setattr(TrainerConfig, "mesh_shape", shape)
+
+    return arrange
 
 
 def test_the_axes_are_those_that_the_models_modules_name(shapes: LmHeadModel) -> None:
@@ -98,3 +104,23 @@ def test_what_stays_whole_though_it_is_named_is_said(
         assert not said
     else:
         assert re.match(remark, said[0])
+
+
+@pytest.mark.parametrize(
+    ("mesh", "message"),
+    [
+        (
+            MeshConfig(parameters={"embd": "data"}),
+            "mesh.parameters: 'embd' is no axis of this model",
+        ),
+        (MeshConfig(compute={"rows": "data"}), "mesh.compute: 'rows' is no axis of this model"),
+        (MeshConfig(parameters={"layers": ["data"]}), r"mesh.parameters: layers \(2\) is not divided by the 8 devices"),
+    ],
+)
+def test_a_mapping_by_hand_that_does_nothing_is_refused(
+    shapes: LmHeadModel, devices: Any, mesh: MeshConfig, message: str
+) -> None:
+    devices(8)
+    with pytest.raises(UserError, match=message):
+        check_axes(TrainerConfig(mesh=mesh), shapes)
+    check_axes(TrainerConfig(mesh=MeshConfig(parameters={"vocab": "data"}, compute={"batch": "data"})), shapes)

@@ -2,6 +2,7 @@
 
 import difflib
 import logging
+import math
 from collections.abc import Mapping
 
 from jaxtyping import PyTree
@@ -9,12 +10,16 @@ from jaxtyping import PyTree
 from lodos.errors import UserError
 from lodos.sharding import axis_sizes
 from lodos.train.config import TrainerConfig
+from lodos.train.mesh import DATA, MODEL, axes_of
 
 logger = logging.getLogger(__name__)
 
+ACTIVATIONS = ("batch", "tokens")
+"""Axes that no parameter has."""
+
 
 def check_axes(config: TrainerConfig, model: PyTree) -> None:
-    """Looks at `fsdp_axis` and `tensor_parallel_axes`, and warns of what stays whole though they name it.
+    """Looks at `fsdp_axis`, `tensor_parallel_axes` and the mesh by hand, and warns of what stays whole though named.
 
     Args:
         model: to be trained; shapes will do. Its modules name the axes there are.
@@ -26,13 +31,16 @@ def check_axes(config: TrainerConfig, model: PyTree) -> None:
     sizes = axis_sizes(model)
     named = [] if config.fsdp_axis is None else [("fsdp_axis", config.fsdp_axis)]
     named += [("tensor_parallel_axes", name) for name in config.tensor_parallel_axes]
+    named += [("mesh.parameters", name) for name in config.mesh.parameters]
+    named += [("mesh.compute", name) for name in config.mesh.compute if name not in ACTIVATIONS]
     problems = [f"{setting}: {_unknown(name, sizes)}" for setting, name in named if name not in sizes]
     if config.fsdp_axis in config.tensor_parallel_axes:
         problems.append(
             f"fsdp_axis: {config.fsdp_axis} is among tensor_parallel_axes too, which would have it alone. Leave it out "
             "of one of them."
         )
-    devices = config.model_axis_size
+    shape = config.mesh_shape
+    devices = shape[MODEL]
     whole = [name for name in config.tensor_parallel_axes if name in sizes and not _is_split(sizes[name], devices)]
     if not problems and devices > 1 and len(whole) == len(config.tensor_parallel_axes):
         asked = ", ".join(f"{name} ({_shown(sizes[name])})" for name in whole) or "none"
@@ -40,6 +48,13 @@ def check_axes(config: TrainerConfig, model: PyTree) -> None:
             f"model_axis_size: {devices} devices would all compute the same, as they divide none of "
             f"tensor_parallel_axes: {asked}. Give a number that divides one of them, or 1."
         )
+    for name, target in config.mesh.parameters.items():
+        over = math.prod(shape[axis] for axis in axes_of(target))
+        if over > 1 and name in sizes and not _is_split(sizes[name], over):
+            problems.append(
+                f"mesh.parameters: {name} ({_shown(sizes[name])}) is not divided by the {over} devices of "
+                f"{', '.join(axes_of(target))}, so each would store all of it."
+            )
     if problems:
         raise UserError("\n".join(f"trainer.{problem}" for problem in problems))
     remarks = [
@@ -48,7 +63,7 @@ def check_axes(config: TrainerConfig, model: PyTree) -> None:
         for name in whole
         if devices > 1
     ]
-    data = config.data_axis_size
+    data = shape[DATA]
     if (fsdp := config.fsdp_axis) is not None and data > 1 and not _is_split(sizes[fsdp], data):
         remarks.append(
             f"fsdp_axis: {fsdp} ({_shown(sizes[fsdp])}) is not divided by {data} devices, so each stores all of it."

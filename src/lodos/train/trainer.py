@@ -44,6 +44,9 @@ from lodos.train.state import TrainerState
 from lodos.train.step import ComputeLoss, StepMetrics, Watch, eval_step, train_step
 from lodos.tree import combine, parameter_count, partition
 
+_WRITING_SECONDS = 6 * 3600
+"""How long hosts wait for the first one to have saved what it saves."""
+
 
 class Trainer:
     """Trains the part of a model that `is_trainable` selects.
@@ -181,6 +184,8 @@ class Trainer:
         step = int(state.step)
         if step < self.num_train_steps:
             self.wait_until_compiled()
+        # A host that waits within a collective may be told that time is up, by Gloo after half a minute.
+        hosts.wait(f"the steps after {step}")
         with self.config.device_mesh, stop_on_signal() as self._stop, self._checkpoints_finished():
             batches = _from_step(loader, step)
             self._compilations.declare(getattr(loader, "lengths", None))
@@ -260,6 +265,8 @@ class Trainer:
         # Refuses a step that was not finite, so that nothing of it is saved.
         self._reports.flush()
         self._hooks.run(StepInfo(state, step, self._reports.latest, loader), end=end)
+        # The first host may have written a large model meanwhile.
+        hosts.wait(f"what follows step {step}{' at the end' if end else ''}", seconds=_WRITING_SECONDS)
         self._reports.restart_clock()
 
     def _train_step(
