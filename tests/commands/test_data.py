@@ -57,7 +57,7 @@ def test_the_numbers_are_those_of_the_rows(
 ) -> None:
     rows = [row(n) for n in range(12)]
     rows[3] = row(3, output=" ")
-    rows[4] = row(4, output=None)
+    rows[4] = row(4, output=7)
     rows[6] = row(6, output="x" * 300)
     rows[8] = rows[1]
     rows[9] = row(9, instruction="What is </s>?")
@@ -83,14 +83,14 @@ def test_the_numbers_are_those_of_the_rows(
     assert has("held out +none$")
     assert has("steps +2.2 an epoch, with 4 rows a batch; the run's 2 epochs are 5 steps$")
     assert has(r"1  left out: the answer is empty\n.*rows\.jsonl: 1 \(row 4\); output is empty, found ' '")
-    assert has(r"1  left out: not as the format wants it\n.*1 \(row 5\); output must be text, found null")
+    assert has(r"1  left out: not as the format wants it\n.*1 \(row 5\); output must be text, found int 7")
     assert has(r"1  left out: too long\n.*1 \(row 7\); \d+ tokens, more than max_tune_length=100$")
     assert has(r"none  left out: no trained token$")
     assert has(r"1  duplicates of earlier rows\n.*1 \(row 9\)$")
     assert has(r"1  special token </s> in a row's own text\n.*1 \(row 10\)$")
     assert has(r"none  end of the answer not trained$")
     assert has(r"1  columns and keys that nothing reads\n +source: in 2 rows, the first .*rows\.jsonl, row 1$")
-    assert has("Read as alpaca: instruction, input, output$")
+    assert has("Read as alpaca: instruction, output$")
     assert "none that would train wrongly" in said
 
 

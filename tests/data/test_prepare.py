@@ -75,7 +75,7 @@ def test_examples_are_the_rows_in_order(tmp_path: Path, tiny_tokenizer: Any) -> 
     assert prepared.training.lengths.tolist() == [len(example.ids) for example in prepared.training]
     assert len(prepared.held_out) == 0
     (file,) = prepared.report.files
-    assert (file.file, file.format) == (data, "alpaca: instruction, input, output")
+    assert (file.file, file.format) == (data, "alpaca: instruction, output")
     assert (file.read, file.kept, file.dropped_count) == (20, 20, 0)
     assert file.tokens == prepared.training.lengths.sum()
     assert file.trained_tokens == sum(int(example.trained.sum()) for example in prepared.training)
@@ -108,7 +108,7 @@ def test_rows_left_out_are_counted_by_reason_and_named(
     monkeypatch.setattr(source_store, "IN_PROCESS_CHUNKS", 1)
     rows: list[Any] = [row(n) for n in range(2500)]
     rows[2] = row(2, output="x" * 500)
-    rows[4] = row(4, output=None)
+    rows[4] = row(4, output=7)
     rows[2222] = {"instruction": "and no output"}
     data = write(tmp_path / "a.jsonl", rows)
     prepared = run(tiny_tokenizer, data, max_tune_length=300, on_bad_row="drop")
@@ -118,7 +118,7 @@ def test_rows_left_out_are_counted_by_reason_and_named(
         "not as the format wants it": [5, 2223],
         "too long": [3],
     }
-    assert "output must be text, found null" in file.dropped["not as the format wants it"].example
+    assert "output must be text, found int 7" in file.dropped["not as the format wants it"].example
     assert {3, 5, 2223}.isdisjoint(prepared.training.parts[0].numbers)  # pyright: ignore[reportAttributeAccessIssue]
     assert "left out, too long: 1 (row 3); " in "\n".join(prepared.report.lines())
 
@@ -165,10 +165,8 @@ def test_columns_that_nothing_reads_are_said_once(
     assert first.unread() == {"id": 2, "text": 1}
     said = [record.message for record in caplog.records if "nothing reads" in record.message]
     assert said == ["columns and keys that nothing reads: id (in 2 rows), text (in 1 row)"] * 2
-    assert first.files[0].format == (
-        "alpaca: instruction, input, output; the column of text is taken for the same, rendered"
-    )
-    assert first.files[1].format == "alpaca: instruction, input, output"
+    assert first.files[0].format == ("alpaca: instruction, output; the column of text is taken for the same, rendered")
+    assert first.files[1].format == "alpaca: instruction, output"
 
 
 def test_long_rows_are_refused_by_choice(tmp_path: Path, tiny_tokenizer: Any) -> None:

@@ -73,6 +73,8 @@ OFFICE = "[Content_Types].xml"
         ("a.json", _bytes(b"\n<html lang='en'>"), "a web page", "/resolve/"),
         ("a.xml", _bytes(b"<?xml version='1.0'?><rows/>"), "an XML document", "JSON Lines"),
         ("a.jsonl", _bytes('{"text": "a"}'.encode("utf-16")), "text in UTF-16", "UTF-8"),
+        ("a.jsonl", _bytes('{"text": "a"}'.encode("utf-16-le")), "text in UTF-16", "UTF-8"),
+        ("a.csv", _bytes("prompt,completion".encode("utf-16-be")), "text in UTF-16", "UTF-8"),
         ("a.db", _sqlite, "an SQLite database", "Parquet"),
         ("a.npy", lambda p: np.save(p, np.zeros(3)), "a NumPy array", "Parquet"),
         ("a.bin", _bytes(b"\x01\x02\x03\x04"), "a Python pickle: it begins with the bytes 01 02 03 04", "Parquet"),

@@ -32,6 +32,14 @@ def test_a_file_a_folder_and_a_glob(tmp_path: Path) -> None:
     assert _below(tmp_path, f"{tmp_path}/**/*.*n*") == ["a.json.gz", "b.jsonl", "state.json", "sub/c.ndjson.zst"]
 
 
+def test_what_a_folder_holds_besides_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _make(tmp_path, "b.jsonl", "more.xlsx", "README.md", "state.json")
+    with caplog.at_level("INFO"):
+        for _ in range(2):
+            assert _below(tmp_path, str(tmp_path)) == ["b.jsonl"]
+    assert caplog.messages == [f"{tmp_path}: passed over what are no files of data: README.md, more.xlsx"]
+
+
 def test_home_is_known_and_a_name_with_wildcards_is_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     _make(tmp_path, "rows[1].json", "rows1.json")

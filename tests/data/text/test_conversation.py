@@ -99,5 +99,13 @@ def test_what_nothing_reads_is_named(tiny_tokenizer: Any) -> None:
 
     noted = {**USER, "id": 7, "name": None}
     assert unread(messages=[noted, ANSWER], prompt="Hi", id=3, system="Be kind.") == ["prompt", "id", "messages[].id"]
+    knows_names = (
+        "{% for m in messages %}<|im_start|>{{ m.role }} {{ m.name if m.role == 'tool' }}\n{{ m.content }}<|im_end|>\n"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant \n{% endif %}"
+    )
+    chat = make_format("chat", tokenizer=tiny_tokenizer, chat_template=knows_names)
+    for role, names in (("user", ["messages[].name"]), ("tool", [])):
+        messages = [USER, ANSWER, {**USER, "role": role, "name": "Ada"}, ANSWER]
+        assert chat.unread(Row("a.json", 1, {"messages": messages})) == names
     assert unread(prompt=[noted], completion=[ANSWER], label=True) == ["label", "prompt[].id"]
     assert unread({"messages": "talk"}, talk=[USER, ANSWER], messages=[USER], tools=[TOOL]) == ["messages"]

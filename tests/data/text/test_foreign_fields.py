@@ -33,6 +33,11 @@ def _example(tokenizer: Any, name: str, fields: dict[str, Any], **options: Any) 
         ("alpaca", {**ALPACA, "functions": [{"name": "f"}]}, "functions is tools, for which alpaca has no place"),
         ("chat", {**CHAT, "history": [["a", "b"]]}, "history is earlier turns, for which chat has no place"),
         ("chat", {**CHAT, "chat_template_kwargs": {"enable_thinking": False}}, "chat_template_kwargs sets variables"),
+        ("chat", {**CHAT, "label": False}, "label is false: the answer is one of the bad ones"),
+        ("alpaca", {**ALPACA, "context": "c"}, "context is what an instruction goes with (Dolly), and would be left"),
+        ("alpaca", {**ALPACA, "system_prompt": "Be kind."}, "system_prompt is a system turn, and would be left out"),
+        ("chat", {**CHAT, "system_message": "Be kind."}, "system_message is a system turn, and would be left out"),
+        ("prompt_completion", {**PAIR, "system_prompt": "Be kind."}, "system_prompt is a system turn, for which"),
         (
             "chat",
             {"messages": CHAT["messages"][:1], "chosen": {"role": "assistant", "content": "b"}, "rejected": {"a": "c"}},
@@ -52,6 +57,9 @@ def test_what_changes_a_row_refuses_it(tiny_tokenizer: Any, name: str, fields: d
         ("alpaca", {**ALPACA, "kto_tag": True, "label": 0}),
         ("prompt_completion", {**PAIR, "label": True, "system": " ", "history": "of the world"}),
         ("chat", {**CHAT, "chosen": "b", "rejected": "c", "chat_template_kwargs": {}}),  # as ultrafeedback has it
+        ("alpaca", {**ALPACA, "input": "i", "context": "c", "system_prompt": " "}),
+        ("chat", {**CHAT, "context": "c", "system_prompt": "Hi"}),  # a message says it
+        ("prompt_completion", {**PAIR, "context": "c"}),
         ("text", {"text": "a cat", "image": "cat.png", "system": "Be kind."}),
     ],
 )
@@ -68,3 +76,9 @@ def test_all_that_is_wrong_is_said_at_once(tiny_tokenizer: Any) -> None:
 def test_a_column_that_a_field_was_given_means_what_columns_say(tiny_tokenizer: Any) -> None:
     fields = {"instruction": "a", "image": "a sunset, described"}
     assert _example(tiny_tokenizer, "alpaca", fields, columns={"output": "image"}).text.endswith("described")
+
+
+def test_another_name_of_a_field_can_be_given(tiny_tokenizer: Any) -> None:
+    fields = {**ALPACA, "context": "c", "system_prompt": "Be kind."}
+    columns = {"input": "context", "system": "system_prompt"}
+    assert "Be kind." in _example(tiny_tokenizer, "alpaca", fields, columns=columns).text

@@ -146,6 +146,8 @@ def test_one_line_says_what_is_read(make: Make) -> None:
         "chat: messages, tools; every turn of the assistant is trained",
         "text: text",
     ]
+    assert make("alpaca").describe({"instruction", "output"}) == "alpaca: instruction, output"
+    assert make("chat").describe({"messages"}) == "chat: messages; every turn of the assistant is trained"
     named = make("chat", columns={"conversations": "dialogue"}, train_on_turns="last").describe()
     assert named == "chat: conversations=dialogue, tools; the last turn of the assistant is trained"
 
@@ -179,7 +181,7 @@ def test_bad_options_are_refused(make: Make, name: str, options: dict[str, Any],
         ({"instruction": "", "output": 7}, ["instruction is empty, found ''.", "output must be text, found int 7."]),
         ({**GOOD, "input": ["x"]}, ["input must be text, found list ['x']."]),
         ({"text": "hello"}, ["instruction is missing; the row has 'text'.", "output is missing; the row has 'text'."]),
-        ({**GOOD, "output": None}, ["output must be text, found null."]),
+        ({**GOOD, "output": None}, ["output is empty, found null."]),
         ({**GOOD, "output": " \n"}, ["output is empty, found ' \\n'."]),
         (
             {**GOOD, "output": "\ud83d"},
@@ -199,6 +201,7 @@ def test_all_that_is_wrong_with_a_row_is_named_at_once(make: Make, fields: Any, 
     ("name", "fields", "says"),
     [
         ("prompt_completion", {"prompt": "a", "completion": ""}, "completion is empty"),
+        ("alpaca", {"instruction": "a", "output": None}, "output is empty, found null"),  # in a table
         ("prompt_completion", {"prompt": None, "completion": "b"}, "prompt must be text, found null"),
         ("text", {"text": " "}, "text is empty"),
         ("text", {"body": "a"}, "text is missing; the row has 'body'"),

@@ -29,6 +29,11 @@ def test_earlier_turns_have_the_same_prompts_and_are_trained(tiny_tokenizer: Any
     assert example.special_tokens == ()  # the row's own text spells none
 
 
+def test_no_earlier_turns_are_written_in_several_ways(tiny_tokenizer: Any) -> None:
+    for nothing in (None, [], "", " ", "[]", "null"):
+        assert _example(tiny_tokenizer, {**ROW, "history": nothing}).text == "<And 2?|plus>3"
+
+
 def test_a_system_text_stands_before_the_first_prompt(tiny_tokenizer: Any) -> None:
     example = _example(tiny_tokenizer, {**ROW, "system": "Be brief."})
     assert example.text.startswith("Be brief.\n\n<Add 1.>1</s>")

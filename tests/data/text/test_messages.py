@@ -52,6 +52,28 @@ def test_empty_tool_calls_are_as_if_they_were_not_there() -> None:
     assert tools_of(_row(tools="null"), "tools") is None
 
 
+def test_sharegpts_calls_are_calls() -> None:
+    call = {"name": "f", "arguments": {"a": 1}}
+    calls = [{"type": "function", "function": call}]
+    for value in (json.dumps(call), json.dumps([call]), json.dumps({**call, "arguments": '{"a": 1}'})):
+        given = [{"from": "human", "value": "Hi"}, {"from": "function_call", "value": value}]
+        told = messages_of(_row(conversations=given), "conversations")
+        assert told == [TALK[0], {"role": "assistant", "tool_calls": calls}]
+    with pytest.raises(RowError, match="found text that is not JSON"):
+        messages_of(_row(conversations=[{"from": "function_call", "value": "f(1)"}]), "conversations")
+
+
+def test_a_null_answer_is_an_empty_one() -> None:
+    for answer in ({"role": "assistant", "content": None}, {"role": "assistant", "content": None, "function_call": {}}):
+        assert messages_of(_row(messages=[TALK[0], answer]), "messages") == [
+            TALK[0],
+            {"role": "assistant", "content": ""},
+        ]
+    for bad in ({"role": "assistant"}, {"role": "user", "content": None}):
+        with pytest.raises(RowError, match="has no content"):
+            messages_of(_row(messages=[bad]), "messages")
+
+
 def test_what_was_thought_goes_by_one_name_too() -> None:
     for key in ("reasoning_content", "thinking", "reasoning"):
         (_, told) = messages_of(_row(messages=[TALK[0], {**TALK[1], key: "Hm."}]), "messages")
@@ -149,7 +171,7 @@ def test_all_wrong_messages_are_named_at_once() -> None:
         "a.jsonl, row 3: messages[4] has no content; it has 'role'.",
         "a.jsonl, row 3: messages[5] must have text as content, found int 7.",
         "a.jsonl, row 3: messages[6] has the role 'bard', which is not one of system, human, user, gpt, chatgpt, "
-        "assistant, tool, observation.",
+        "bot, model, assistant, tool, observation, function_call.",
         "a.jsonl, row 3: messages[7] has the role list ['user'], which is not one of system, developer, user, "
         "assistant, tool, function, ipython.",
     ]

@@ -23,6 +23,9 @@ CALL = {"type": "function", "function": {"name": "book", "arguments": ARGUMENTS}
         {"type": "function", "function": {"name": "book", "arguments": json.dumps(ARGUMENTS)}},
         {"name": "book", "arguments": ARGUMENTS},
         {"name": "book", "arguments": json.dumps(ARGUMENTS, indent=2)},
+        {"name": "book", "arguments": json.dumps(json.dumps(ARGUMENTS))},
+        {"name": "book", "parameters": ARGUMENTS},
+        {"type": "tool_use", "name": "book", "input": ARGUMENTS},
     ],
 )
 def test_a_call_has_one_form(given: Any) -> None:
@@ -34,6 +37,15 @@ def test_ids_stay_and_arguments_that_are_not_there_are_none() -> None:
     told, problems = call_of({"id": "c1", "name": "now"})
     assert told == {"id": "c1", "type": "function", "function": {"name": "now", "arguments": {}}}
     assert problems == []
+    for nothing in (None, "", " \n", "null"):
+        assert call_of({"id": "c1", "name": "now", "arguments": nothing}) == (told, [])
+
+
+def test_what_a_call_says_otherwise_is_not_lost() -> None:
+    _, ((place, what),) = call_of({"function": {"name": "book", "argument": {"city": "Ghent"}}})
+    assert (place, what) == (".function.argument", "is nothing that a call has: its arguments belong into arguments.")
+    _, ((place, what),) = call_of({"name": "book", "arguments": {}, "parameters": {"city": "Ghent"}})
+    assert what.startswith("has arguments and parameters, which mean the same")
 
 
 def test_nulls_of_objects_are_dropped_but_not_those_of_lists_and_of_text() -> None:
@@ -47,12 +59,12 @@ def test_nulls_of_objects_are_dropped_but_not_those_of_lists_and_of_text() -> No
     ("arguments", "says"),
     [
         ("{'city': 'Ghent'}", "is text that is not JSON (Expecting property name"),
-        ("", "is text that is not JSON"),
         ("[" * 100_000, "is text that is not JSON"),
         ('{"a": 1, "a": 2}', "is text that is not JSON (the key 'a' occurs twice)"),
         ('{"a": NaN}', "is text that is not JSON (NaN is no JSON)"),
         ('"Ghent"', "must be a JSON object"),
         ([1], "must be a JSON object"),
+        (0, "must be a JSON object"),
     ],
 )
 def test_arguments_that_are_no_object_are_refused(arguments: Any, says: str) -> None:

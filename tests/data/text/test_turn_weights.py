@@ -7,7 +7,7 @@ import pytest
 from lodos.data.text.turn_weights import weight_of, without_weights
 
 
-@pytest.mark.parametrize("key", ["weight", "train", "training", "trainable"])
+@pytest.mark.parametrize("key", ["weight", "train", "training", "trainable", "loss", "loss_weight"])
 def test_each_key_says_it(key: str) -> None:
     for value, trained in (
         (0, False),
@@ -34,6 +34,8 @@ def test_each_key_says_it(key: str) -> None:
         ({"role": "assistant", "weight": 1, "train": False}, ""),
         ({"role": "assistant", "train_detail": [{"begin_offset": 0}]}, ".train_detail"),
         ({"role": "user", "train": True}, ".train"),
+        ({"role": "assistant", "mask": False}, ".mask"),
+        ({"role": "assistant", "loss_mask": 1}, ".loss_mask"),
     ],
 )
 def test_what_cannot_be_followed_is_named(message: Any, place: str) -> None:

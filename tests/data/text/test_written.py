@@ -198,6 +198,7 @@ LOSSES = {
     ),
     "a word": (CONTENT, "{{- m.content | replace('boxes', '') }}", ["messages[1].content"]),
     "the first line": (CONTENT, "{{- m.content.split('\n')[-1] }}", ["messages[0].content"]),
+    "all white space": (CONTENT, "{{- m.content.split() | join }}", ["messages[1].content"]),
     "all that is not ASCII": (CONTENT, "{{- m.content | replace('äöü', '?') }}", ["messages[5].content"]),
 }
 
@@ -209,6 +210,21 @@ def test_what_is_lost_is_named(missing: Any, name: str) -> None:
     assert set(names) <= set(found)
     if not name.startswith(("all", "the second", "parameters", "a value")):
         assert found == names
+
+
+def test_texts_that_are_alike_are_each_there(missing: Any) -> None:
+    once = _with("{%- for m in messages %}", "{%- for m in messages %}{%- if loop.changed(m.role, m.content) %}")
+    once = once.replace("{%- endfor %}{%- if add", "{%- endif %}{%- endfor %}{%- if add")
+    talk = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Yes?"},
+        {"role": "user", "content": "Hi"},
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hi"},
+    ]
+    assert missing(ALL, talk, None) == []
+    assert missing(once, talk[:3] + talk[4:], None) == []
+    assert missing(once, talk, None) == ["messages[3].content"]
 
 
 def test_the_error_says_where_and_what(tokenizer: Any) -> None:

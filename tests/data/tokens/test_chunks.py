@@ -36,13 +36,13 @@ def test_chunks_are_cut_by_rows_or_by_their_text() -> None:
 
 
 def test_every_row_is_kept_or_dropped_in_the_report_of_its_file(tiny_tokenizer: Any) -> None:
-    rows = [row(1), row(2, None), row(1, file="b.json"), row(3, "x" * 500), row(4), row(2, file="b.json")]
+    rows = [row(1), row(2, 7), row(1, file="b.json"), row(3, "x" * 500), row(4), row(2, file="b.json")]
     done = work(tiny_tokenizer, refused=refused_reasons("error", "drop"))(rows)
     assert [(report.file, report.read, report.kept) for report in done.reports] == [("a.json", 4, 2), ("b.json", 2, 2)]
     assert [(example.file, example.number) for example in done.columns] == [
         ("a.json", 1), ("b.json", 1), ("a.json", 4), ("b.json", 2)
     ]  # fmt: skip
-    assert done.refused == [("not as the format wants it", "a.json, row 2: output must be text, found null.")]
+    assert done.refused == [("not as the format wants it", "a.json, row 2: output must be text, found int 7.")]
     assert sum(report.tokens for report in done.reports) == len(done.columns.ids)
 
 
@@ -53,7 +53,7 @@ def test_every_row_is_kept_or_dropped_in_the_report_of_its_file(tiny_tokenizer: 
 def test_what_may_not_be_left_out_goes_by_the_options(
     tiny_tokenizer: Any, options: tuple[str, str], count: int
 ) -> None:
-    done = work(tiny_tokenizer, refused=refused_reasons(*options))([row(1, None), row(2, "x" * 500)])
+    done = work(tiny_tokenizer, refused=refused_reasons(*options))([row(1, 7), row(2, "x" * 500)])
     assert len(done.refused) == count
     assert done.reports[0].dropped_count == 2
 

@@ -66,6 +66,8 @@ _BY_BYTES: tuple[tuple[Callable[[bytes], bool], str, str], ...] = (
     (lambda head: bool(re.match(rb"(?:\xef\xbb\xbf)?\s*<\?xml[\s>]", head)), "an XML document", _JSON_LINES),
     (_starts(b"{\\rtf"), "an RTF document", f"Take the text out of it. {_JSON_LINES}"),
     (_starts(b"\xff\xfe", b"\xfe\xff"), "text in UTF-16", "Save it as UTF-8"),
+    # Without its mark: every other byte of ASCII is none.
+    (lambda head: bool(re.match(rb"(?:[\t-~]\x00){4}|(?:\x00[\t-~]){4}", head)), "text in UTF-16", "Save it as UTF-8"),
 )
 """(whether a file that begins so is one, what it is, what to do). None of these can begin a file of rows."""
 

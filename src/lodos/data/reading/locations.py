@@ -9,6 +9,7 @@ Knows nothing of what is inside the files.
 """
 
 import difflib
+import functools
 import glob
 import logging
 import os
@@ -116,6 +117,8 @@ def find_files(path: str, split: str | None = None) -> list[str]:
             f"{path}: no data in this folder, which holds {_listed(found, base) or 'no files'}. "
             f"Files of data end in {', '.join(SUFFIXES)}, the texts also in .gz or .zst after that."
         )
+    if others := [file for file in found if not _is_data(file) and os.path.basename(file) not in DESCRIPTIONS]:
+        _say(f"{path}: passed over what are no files of data: {_listed(others, base)}")
     chosen = _of_split(data, split, base, path) if split is not None else _of_default_split(data, base, path)
     by_kind = {kind_of(file): file for file in reversed(chosen)}
     if len(by_kind) > 1:
@@ -130,7 +133,7 @@ def _of_saved_splits(found: Sequence[str], base: str, split: str | None, path: s
     """The files of one split of a `DatasetDict` that was saved; a split is a folder of that very name."""
     names = split_names(base, _content)
     if split is None and len(names) > 1 and "train" in names:
-        logger.info("%s: took the split train of %s", path, ", ".join(names))
+        _say(f"{path}: took the split train of {', '.join(names)}")
     chosen = split or (names[0] if len(names) == 1 else "train")
     if chosen not in names:
         asked = f"split {split!r}: there is none of that name" if split else "which of its splits is meant"
@@ -141,6 +144,12 @@ def _of_saved_splits(found: Sequence[str], base: str, split: str | None, path: s
     if not files:
         raise UserError(f"{path}: {SPLITS} lists the split {chosen}, whose folder holds no data. Copy it again.")
     return files
+
+
+@functools.cache
+def _say(what: str) -> None:
+    """Files are looked up more than once, and that is said once."""
+    logger.info("%s", what)
 
 
 def _is_data(file: str) -> bool:
@@ -291,7 +300,7 @@ def _of_default_split(files: Sequence[str], base: str, path: str) -> list[str]:
                 [f"{path}: which of its splits is meant?", *lines, "Name one as `split`, or give a file or glob."]
             )
         )
-    logger.info("%s: took the split train of\n%s", path, "\n".join(lines))
+    _say("\n".join([f"{path}: took the split train of", *lines]))
     return of_split["train"]
 
 

@@ -109,6 +109,16 @@ class ChatTemplate:
             self._reads[key] = any(word.search(self._source(has_tools)) for has_tools in (False, True))
         return self._reads[key]
 
+    def reads_of(self, key: str, messages: Messages, tools: Tools | None) -> bool:
+        """Whether these messages are written otherwise without that key."""
+        if not self.reads(key):
+            return False
+        without = [{name: value for name, value in message.items() if name != key} for message in messages]
+        try:
+            return self.render(without, tools) != self.render(messages, tools)
+        except RowError:  # it does not do without
+            return True
+
     def fitted(self, messages: Messages, tools: Tools | None = None) -> tuple[Messages, Tools | None]:
         """Messages and tools of a row in the forms that the template takes."""
         return self._forms.fitted(messages), self._forms.fitted_tools(tools)

@@ -5,6 +5,7 @@ trains.
     kto_tag, label: false         LLaMA-Factory, TRL: this answer is a bad one
     chosen, rejected              the answers of preference data, where the conversation ends before one
     system, tools, history, ...   beside a format that has no place for them
+    system_prompt, context, ...   other names of a field of the format, which the row has not
 
 What a row may well be trained without (an id, a source) is named in the report, not here.
 """
@@ -12,7 +13,7 @@ What a row may well be trained without (an id, a source) is named in the report,
 from collections.abc import Collection, Iterator, Mapping
 
 from lodos.data.reading.rows import Row
-from lodos.data.text.fields import PREFERENCES
+from lodos.data.text.fields import FORMATS, PREFERENCES, Columns, columns_read, value_of
 
 _MEDIA = {
     **dict.fromkeys(("images", "image"), "pictures"),
@@ -28,16 +29,23 @@ _PLACES: Mapping[str, tuple[type, str]] = {
 }
 """(what it is when it is meant so, its meaning) of fields that some formats have and others have no place for."""
 
+_OTHER_NAMES: Mapping[str, tuple[str, str]] = {
+    **dict.fromkeys(("system_prompt", "system_message"), ("system", "a system turn")),
+    "context": ("input", "what an instruction goes with (Dolly)"),
+}
+"""(the field that it is in other data sets, its meaning)."""
 
-def foreign_problems(row: Row, reads: Collection[str], format_name: str) -> Iterator[tuple[str, str]]:
+
+def foreign_problems(row: Row, columns: Columns, format_name: str) -> Iterator[tuple[str, str]]:
     """(column, what is wrong) for each that cannot be left out without training something else.
 
     Args:
-        reads: the columns that the format reads; they mean what it says.
+        columns: our field names to the file's; what the format reads by them means what it says.
         format_name: of `FORMATS`; text is trained as it stands, whatever is beside it.
     """
     if format_name == "text":
         return
+    reads = columns_read(format_name, columns)
     unread = {name: value for name, value in row.fields.items() if value is not None and name not in reads}
     for name, what in _MEDIA.items():
         if unread.get(name):
@@ -47,7 +55,7 @@ def foreign_problems(row: Row, reads: Collection[str], format_name: str) -> Iter
             )
     if str(unread.get("kto_tag", True)).strip().lower() in ("false", "0"):  # in a CSV file all is text
         yield "kto_tag", _BAD_ANSWER
-    if unread.get("label") is False and "completion" in row.fields:
+    if unread.get("label") is False and (format_name == "chat" or "completion" in row.fields):
         yield "label", _BAD_ANSWER
     for name, (kind, meaning) in _PLACES.items():
         value = unread.get(name)
@@ -57,6 +65,22 @@ def foreign_problems(row: Row, reads: Collection[str], format_name: str) -> Iter
             is_meant = isinstance(value, kind) and bool(value)
         if is_meant:
             yield name, f"is {meaning}, for which {format_name} has no place. Put all into the messages of a chat row."
+
+    for name, (field, meaning) in _OTHER_NAMES.items():
+        value = unread.get(name)
+        if not isinstance(value, str) or not value.strip() or value_of(row, field, columns) or _is_said(row, value):
+            continue
+        if field in FORMATS[format_name].names:
+            yield name, f"is {meaning}, and would be left out. Set columns: {{{field}: {name}}}, or take it out."
+        elif field == "system":
+            yield name, f"is {meaning}, for which {format_name} has no place. Put all into the messages of a chat row."
+
+
+def _is_said(row: Row, text: str) -> bool:
+    """Whether a message of the row says just that."""
+    lists = (value for value in row.fields.values() if isinstance(value, list))
+    messages = (message for found in lists for message in found if isinstance(message, Mapping))
+    return any(text in (message.get("content"), message.get("value")) for message in messages)
 
 
 def preference_problem(row: Row, reads: Collection[str]) -> tuple[str, str] | None:

@@ -71,7 +71,7 @@ class Format(Protocol):
         """One line: the format and the columns it reads, as the file calls them.
 
         Args:
-            has: fields that the rows have; of those that few rows have, only these are named.
+            has: fields that the rows have; of those that a row may do without, only these are named.
         """
         ...
 
@@ -171,8 +171,9 @@ class AlpacaFormat:
 
     def describe(self, has: Collection[str] = ()) -> str:
         """`alpaca: instruction, input, output`."""
+        given = () if has and "input" not in has else ("input",)
         more = [name for name in ("system", "history") if name in has]
-        return _described(self.name, ("instruction", "input", "output", *more), self.columns)
+        return _described(self.name, ("instruction", *given, "output", *more), self.columns)
 
 
 @dataclass(frozen=True)
@@ -267,9 +268,14 @@ class ChatFormat:
     def unread(self, row: Row) -> Sequence[str]:
         """The columns that nothing reads, and the keys of messages, as `messages[].source`."""
         held = messages_columns(row, self.columns)
+        keys = [(column, key) for column in held for key in keys_of(row, column)]
+        unread = [(column, key) for column, key in keys if not self.template.reads(key)]
+        if len(unread) < len(keys):  # of the others the template speaks, but perhaps not in such messages
+            messages, tools = self.template.fitted(*conversation_of(row, self.columns))
+            unread = [(column, key) for column, key in keys if not self.template.reads_of(key, messages, tools)]
         return [
             *unread_columns(row, {*held, *columns_of(BESIDE_MESSAGES, self.columns)}),
-            *(f"{column}[].{key}" for column in held for key in keys_of(row, column) if not self.template.reads(key)),
+            *(f"{column}[].{key}" for column, key in unread),
         ]
 
     def describe(self, has: Collection[str] = ()) -> str:
@@ -281,11 +287,11 @@ class ChatFormat:
         else:
             by_from = "conversations" in self.columns or ("conversations" in has and "messages" not in has)
             named = ("conversations",) if by_from else ("messages",)
-        more = [name for name in ("system", "functions") if name in has]
+        more = [name for name in ("system", "functions", "tools") if name in has or (name == "tools" and not has)]
         which = "every turn" if self.turns == "all" else "the last turn"
         of = " of the completion" if len(named) > 1 else ""
         what = f"{which} of the assistant{of} is trained" if self.mask_inputs else "all of the text is trained"
-        return f"{_described(self.name, (*named, *more, 'tools'), self.columns)}; {what}"
+        return f"{_described(self.name, (*named, *more), self.columns)}; {what}"
 
 
 Kind = Literal["answer", "full", "any", "optional"]
@@ -315,7 +321,10 @@ def _texts(
         if column is None and kind == "optional":
             continue
         column = column or name
-        if not isinstance(value, str):
+        if value is None and kind == "answer" and column in row.fields:  # a table has null for what is empty
+            problems.append((column, f"is empty, found {shown(value)}."))
+            empty_answers += 1
+        elif not isinstance(value, str):
             if column not in row.fields and kind != "optional":
                 problems.append((column, f"is missing; {has(row)}."))
             elif kind != "optional" or value is not None:
@@ -332,7 +341,7 @@ def _texts(
 
 
 def _foreign(row: Row, name: str, columns: Columns) -> list[tuple[str, str]]:
-    return list(foreign_problems(row, columns_read(name, columns), name))
+    return list(foreign_problems(row, columns, name))
 
 
 class _Pieces:

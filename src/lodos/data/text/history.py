@@ -19,7 +19,7 @@ def history_of(row: Row, columns: Columns, *, answers: Literal["answer", "any"])
     """
     column = column_of("history", columns)
     given = None if column is None else row.fields.get(column)
-    if column is None or given is None or given == "":
+    if column is None or given is None or (isinstance(given, str) and given.strip() in ("", "null")):
         return []
     turns = _read(given)
     if not isinstance(turns, list):

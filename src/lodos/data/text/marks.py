@@ -92,8 +92,8 @@ def forms(text: str) -> Iterator[str]:
 
 
 def squeezed(text: str) -> str:
-    """A text without white space and case."""
-    return "".join(text.split()).casefold()
+    """A text with one space for any white space, and without case."""
+    return " ".join(text.split()).casefold()
 
 
 def _for_html(text: str) -> str:

@@ -25,11 +25,16 @@ SHAREGPT_ROLES: Mapping[str, str] = {
     "user": "user",
     "gpt": "assistant",
     "chatgpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
     "assistant": "assistant",
     "tool": "tool",
     "observation": "tool",
 }
 """What ShareGPT's `from` says in OpenAI's words."""
+
+SHAREGPT_CALL = "function_call"
+"""What it says where the value is a call, or a list of calls, as JSON text (LLaMA-Factory)."""
 
 REASONING = ("reasoning_content", "thinking", "reasoning")
 """The keys by which servers and templates call what was thought before an answer."""
@@ -119,10 +124,17 @@ def _in_openai_words(message: dict[str, Any]) -> dict[str, Any]:
     if "from" in told and "role" not in told:
         role = told.pop("from")
         told["role"] = SHAREGPT_ROLES.get(role, role) if isinstance(role, str) else role
+        if role == SHAREGPT_CALL and isinstance(told.get("value"), str):
+            value = told.pop("value").strip()
+            told |= {"role": "assistant", "tool_calls": value if value.startswith("[") else f"[{value}]"}
         if "value" in told and "content" not in told:
             told["content"] = told.pop("value")
-    if not told.get("tool_calls", True):
-        del told["tool_calls"]
+    for key in ("tool_calls", "function_call"):
+        if not told.get(key, True):
+            del told[key]
+    says = {"content", "tool_calls", "function_call"} & set(told)
+    if told.get("role") == "assistant" and not says and {"content", "value"} & set(message):
+        told["content"] = ""  # a table has null for what is empty
     return told
 
 
@@ -166,7 +178,7 @@ def _problem(message: Mapping[str, Any], given: Mapping[str, Any]) -> str | None
         return f"has no role; it has {', '.join(map(repr, given)) or 'nothing'}."
     if role not in ROLES:
         sharegpt = "from" in given and "role" not in given
-        known = SHAREGPT_ROLES if sharegpt else ROLES
+        known = (*SHAREGPT_ROLES, SHAREGPT_CALL) if sharegpt else ROLES
         return f"has the role {shown(role)}, which is not one of {', '.join(known)}."
     if content is None:
         if message.get("tool_calls") or message.get("function_call"):

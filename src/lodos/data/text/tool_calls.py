@@ -4,7 +4,8 @@
     {"type": "function", "function": {"name": "weather", "arguments": {"city": "Oslo"}}}     as it is passed on
 
 Arguments are an object. Where they come as JSON text, as OpenAI sends them, they are read: through a template's
-`tojson` text would become a JSON string of JSON, which nobody who answers a call expects.
+`tojson` text would become a JSON string of JSON, which nobody who answers a call expects. Llama calls them
+`parameters`, Anthropic `input`. What else a call holds beside its name would be lost without a word: it is refused.
 
 Nulls in objects are dropped, from whatever file. Arrow gives every row the keys of all rows, and writes null where a
 row has none; in a table such a null cannot be told from one that was meant, and the same rows are to train the same
@@ -20,6 +21,12 @@ from lodos.data.reading.rows import shown
 
 Problems = list[tuple[str, str]]
 """(place, what is wrong there) for each fault."""
+
+ARGUMENTS = ("arguments", "parameters", "input", "args")
+"""The keys by which the arguments of a call go."""
+
+_BESIDE_ARGUMENTS = ("name", "description", "id", "type", "index", "strict")
+"""What a call may hold besides."""
 
 
 def calls_of(value: Any) -> tuple[list[dict[str, Any]], Problems]:
@@ -51,16 +58,23 @@ def call_of(call: Any) -> tuple[dict[str, Any], Problems]:
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
         return {}, [("", f"must have the name of a function, found {shown(call)}.")]
     inner = ".function" if "function" in call else ""
-    given = function.get("arguments", {})
+    told = [key for key in ARGUMENTS if key in function]
+    if len(told) > 1:
+        return {}, [(inner, f"has {' and '.join(told)}, which mean the same. Leave one of them out.")]
+    if lost := [key for key, item in function.items() if key not in (*told, *_BESIDE_ARGUMENTS) and _says(item)]:
+        return {}, [(f"{inner}.{lost[0]}", f"is nothing that a call has: its arguments belong into {ARGUMENTS[0]}.")]
+    key = told[0] if told else ARGUMENTS[0]
+    given = function.get(key)
     try:
-        arguments = _json(given) if isinstance(given, str) else given
+        arguments = _arguments(given)
     except ValueError as error:
-        return {}, [(f"{inner}.arguments", f"is text that is not JSON ({error}): {shown(given)}.")]
+        return {}, [(f"{inner}.{key}", f"is text that is not JSON ({error}): {shown(given)}.")]
     if not isinstance(arguments, Mapping):
-        return {}, [(f"{inner}.arguments", f"must be a JSON object, found {shown(given)}.")]
+        return {}, [(f"{inner}.{key}", f"must be a JSON object, found {shown(given)}.")]
+    rest = {name: item for name, item in function.items() if name not in ARGUMENTS}
     if inner:
-        return {**call, "function": {**function, "arguments": dict(arguments)}}, []
-    outer = {key: item for key, item in call.items() if key not in ("name", "arguments", "type")}
+        return {**call, "function": {**rest, "arguments": dict(arguments)}}, []
+    outer = {name: item for name, item in rest.items() if name not in ("name", "type")}
     return {**outer, "type": "function", "function": {"name": call["name"], "arguments": dict(arguments)}}, []
 
 
@@ -81,6 +95,18 @@ def tools_from(value: Any) -> list[dict[str, Any]] | None:
     if tools is None or not all(isinstance(tool, dict) for tool in tools):
         return None
     return [_with_parameters(tool) for tool in tools]
+
+
+def _arguments(value: Any) -> Any:
+    """The arguments, of which none may be written as nothing at all, and which may be JSON text within JSON text."""
+    read = (_json(value) if value.strip() else None) if isinstance(value, str) else value
+    if isinstance(read, str) and read.lstrip().startswith("{"):
+        read = _json(read)
+    return {} if read is None else read
+
+
+def _says(value: Any) -> bool:
+    return value not in (None, "", [], {})
 
 
 def _read(value: Any) -> Any:

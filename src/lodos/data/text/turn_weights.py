@@ -1,7 +1,8 @@
 """Which messages of a conversation are trained, where its author says so for each.
 
-OpenAI writes `weight: 0` or `1` on the assistant's messages, Axolotl `train: true` or `false` (also `training`), others
-`trainable`. A message that is not trained is context: the model reads it, and learns to say none of it.
+OpenAI writes `weight: 0` or `1` on the assistant's messages, Axolotl `train: true` or `false` (also `training`),
+ms-swift `loss`, others `trainable` or `loss_weight`. A message that is not trained is context: the model reads it, and
+learns to say none of it. A `mask` is on what is left out for some, and on what is trained for others, so it is refused.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,11 +10,14 @@ from typing import Any
 
 from lodos.data.reading.rows import shown
 
-WEIGHT_KEYS = ("weight", "train", "training", "trainable")
+WEIGHT_KEYS = ("weight", "train", "training", "trainable", "loss", "loss_weight")
 """All mean the same."""
 
 FINER_KEYS = ("train_detail", "training_detail")
 """Axolotl's, of parts of a message, which we cannot follow."""
+
+UNCLEAR_KEYS = ("mask", "masked", "loss_mask")
+"""Of which it is not known whether they mark what is trained or what is not."""
 
 
 def weight_of(message: Mapping[str, Any]) -> tuple[bool | None, list[tuple[str, str]]]:
@@ -28,6 +32,11 @@ def weight_of(message: Mapping[str, Any]) -> tuple[bool | None, list[tuple[str, 
         (f".{key}", "says which parts of the message are trained, and only whole messages can be. Take it out.")
         for key in FINER_KEYS
         if message.get(key)
+    ]
+    problems += [
+        (f".{key}", "may mark what is trained or what is not. Say it with weight, 1 or 0, in its place.")
+        for key in UNCLEAR_KEYS
+        if message.get(key) is not None
     ]
     if problems or not said:
         return None, problems

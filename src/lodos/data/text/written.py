@@ -110,6 +110,8 @@ class _Search:
         """Texts found with everything in them."""
         self._unmarked: list[int] = []
         """Texts in which a mark changes what the template does."""
+        self._read_to = 0
+        """How far the rendering is taken up by these."""
 
     def missing(self) -> Iterator[LeftOut]:
         marked = [i for i, pieces in enumerate(self._pieces) if pieces]
@@ -125,7 +127,7 @@ class _Search:
                 if not self._has_value(i):
                     yield LeftOut(text.name, f"is left out by the chat template: {text.value!r}.")
             elif i in self._unmarked:
-                if not says(self._window(i), text.value.strip()) and not self._may_miss(i, len(text.value)):
+                if not self._stands(i) and not self._may_miss(i, len(text.value)):
                     yield LeftOut(text.name, f"is left out by the chat template: {shown(text.value.strip())}.")
             elif texts := lost.get(i):
                 yield LeftOut(text.name, f"is left out by the chat template: {self._shown(i, texts)}.")
@@ -258,11 +260,13 @@ class _Search:
             last = 0
             lost[i][:] = []
             for word in found:
-                place = min((place for place in self._places.get(word.number, []) if place >= last), default=None)
+                places = self._places.get(word.number, [])
+                # Not at once after the word before it, which the row has apart from it.
+                place = min((place for place in places if place >= last + word.place - word.start), default=None)
                 if place is None:
                     lost[i].append(word)
                 else:
-                    last = place
+                    last = place + word.end - word.place + 1
 
     def _shown(self, i: int, lost: Sequence[_Piece | str]) -> str:
         """The missing parts of a text, those that follow each other as one."""
@@ -330,9 +334,18 @@ class _Search:
         start, end = max(low, before), min(high, after)
         return (start, end) if start < end else (low, high)
 
-    def _window(self, i: int) -> str:
+    def _stands(self, i: int) -> bool:
+        """Whether a text without a mark stands where it may, behind those that were found so before it."""
+        text, said = self._texts[i], self._texts[i].value.strip()
         start, end = self._window_of(i)
-        return self._whole[start:end]
+        if text.kind == "key":
+            return re.search(rf"(?<!\w){re.escape(said)}(?!\w)", self._whole[start:end]) is not None
+        if text.is_instruction:
+            return says(self._whole[start:end], said)
+        start = max(start, self._read_to)
+        ends = [place + len(form) for form in forms(said) if (place := self._whole.find(form, start, end)) >= 0]
+        self._read_to = min(ends, default=self._read_to)
+        return bool(ends) or says(self._whole[start:end], said)
 
     def _has_value(self, i: int) -> bool:
         """Whether a value stands between what is before it, its key most often, and the text that comes next."""
