@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,7 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-STAND_IN = Path(__file__).parent / "bin" / "gcloud"
+from cloud_stand_in import ROOT, Cloud
 
 
 def test_the_page_has_every_option_of_the_babysitter(
@@ -30,7 +30,7 @@ def test_the_page_has_every_option_of_the_babysitter(
 
 
 def test_the_tutorials_line_runs_as_it_stands_there(
-    make_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_model: Any, cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a stand-in's worker with this repository in its home; a tiny model, and a folder as the bucket."""
     tutorial = (ROOT / "docs" / "tutorial-alpaca-lora.md").read_text(encoding="utf-8").replace("\\\n", " ")
@@ -39,20 +39,20 @@ def test_the_tutorials_line_runs_as_it_stands_there(
     rows = [{"instruction": f"Say {word}.", "output": word * 3} for word in "abcdefgh"]
     (tmp_path / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
     python = f"printf '#!/bin/sh\\nexec {sys.executable} \"$@\"\\n' >venv/bin/python; chmod +x venv/bin/python"
-    (tmp_path / "setup.sh").write_text(f"mkdir -p venv/bin; {python}; ln -s {ROOT} lodos\n", encoding="utf-8")
-    monkeypatch.setenv("STAND_IN", str(tmp_path))
+    (cloud.folder / "setup.sh").write_text(f"mkdir -p venv/bin; {python}; ln -s {ROOT} lodos\n", encoding="utf-8")
     monkeypatch.setenv("STAND_IN_WORKERS", "1")
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
     kept = ("LODOS_CACHE", "JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
-    monkeypatch.setenv("STAND_IN_ENVIRONMENT", json.dumps({name: os.environ[name] for name in kept}))
-    monkeypatch.setenv("PATH", f"{STAND_IN.parent}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("BABYSIT_SECONDS_BETWEEN_LOOKS", "0.1")
-    monkeypatch.setenv("PYTHON", sys.executable)
+    environment = {"JAX_NUM_PROCESSES": "1", "JAX_COORDINATOR_ADDRESS": address}
+    monkeypatch.setenv("STAND_IN_ENVIRONMENT", json.dumps(environment | {name: os.environ[name] for name in kept}))
     monkeypatch.setenv("WANDB_API_KEY", "a-canary")
     monkeypatch.setenv("HUGGING_FACE_HUB_TOKEN", "hf_a-canary")
 
     tiny = {"model_name_or_path": folder, "data": tmp_path / "rows.json", "trainer.num_train_steps": 2}
     tiny |= {"trainer.train_batch_size": 4, "max_tune_length": 512}
-    line = line.replace(" -- ", f" -s {tmp_path}/setup.sh -- ").replace("gs://my-bucket", str(tmp_path / "bucket"))
+    line = line.replace(" -- ", f" -s {cloud.folder}/setup.sh -- ").replace("gs://my-bucket", str(tmp_path / "bucket"))
     line += "".join(f" --{name} {shlex.quote(str(value))}" for name, value in tiny.items())
     done = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
