@@ -227,6 +227,14 @@ def test_texts_that_are_alike_are_each_there(missing: Any) -> None:
     assert missing(once, talk, None) == ["messages[3].content"]
 
 
+def test_a_text_of_tags_alone_is_looked_for(missing: Any) -> None:
+    without_system = _with("{%- for m in messages %}", "{%- for m in messages if m.role != 'system' %}")
+    for text in ("<|im_end|>", "<think>", " <think>\n</think> "):
+        talk = [{"role": "system", "content": text}, *TALK[1:2], {"role": "assistant", "content": "41."}]
+        assert missing(ALL, talk, None) == []
+        assert missing(without_system, talk, None) == ["messages[0].content"]
+
+
 def test_the_error_says_where_and_what(tokenizer: Any) -> None:
     chat = ChatTemplate(tokenizer, _with(CONTENT, "{{- m.content | replace(' 41?', '') }}"))
     with pytest.raises(DroppedTextError) as error:

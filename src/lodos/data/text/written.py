@@ -149,6 +149,8 @@ class _Search:
                 first = start + part.index(said[0])
                 pieces.append(self._piece(first, first + len(said)))
             start = after
+        if not pieces and (said := text.value.strip()):  # a text of tags alone
+            pieces.append(self._piece(first := text.value.index(said), first + len(said)))
         return pieces
 
     def _piece(self, start: int, end: int, *, at_end: bool = False) -> _Piece:
