@@ -34,6 +34,7 @@ def asked(
     """What is found out of rows, or of several files of them; the same from the cache and from a stream's beginning."""
     files = rows if isinstance(rows[0], list) else [rows]
     paths = []
+    tmp_path.mkdir(exist_ok=True)
     for number, of_file in enumerate(files):
         paths.append(tmp_path / f"{number}.jsonl")
         paths[-1].write_text("".join(json.dumps(row) + "\n" for row in of_file), encoding="utf-8")
@@ -48,7 +49,7 @@ def asked(
 
 def test_instructions_are_asked_in_their_prompts_and_end_in_eos(tiny_tokenizer: Any, tmp_path: Path) -> None:
     assert asked([ALPACA], tiny_tokenizer, tmp_path) == Prompting(
-        "alpaca", formats=("alpaca",), prompts=ALPACA_PROMPTS, bos=False, end_tokens=(EOS,)
+        "alpaca", formats=("alpaca",), prompts=ALPACA_PROMPTS, bos=False, end_tokens=(EOS,), answers_begin="L"
     )
 
 
@@ -60,6 +61,7 @@ def test_a_chat_ends_where_its_template_ends_turns_and_not_in_eos(tiny_tokenizer
         chat_template=tiny_tokenizer.chat_template,
         bos=False,
         end_tokens=(TURN_END,),
+        answers_begin="P",
     )
 
 
@@ -82,6 +84,12 @@ def test_a_special_token_in_the_middle_of_an_answer_is_no_end(tiny_tokenizer: An
     rows = [{"prompt": "Write it:", "completion": "<|im_end|>"}, {"prompt": "And:", "completion": "<|im_start|> x"}]
     found = asked(rows, tiny_tokenizer, tmp_path)
     assert (found.format, found.end_tokens) == ("prompt_completion", (EOS,))
+
+
+def test_what_most_answers_begin_with_is_noted(tiny_tokenizer: Any, tmp_path: Path) -> None:
+    rows = [{"prompt": f"{n}: ", "completion": said} for n, said in enumerate(["one", "7", "7 or 8"])]
+    assert asked([rows[:1], rows], tiny_tokenizer, tmp_path).answers_begin == "o"
+    assert asked([rows], tiny_tokenizer, tmp_path / "most").answers_begin == "7"
 
 
 def test_bos_is_noted_as_rows_have_it(tiny_tokenizer: Any, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ WHOLE = Prompting(
     date=datetime.date(2026, 2, 28),
     bos=False,
     end_tokens=(EndToken(2, "<|im_end|>"), EndToken(0, "</s>")),
+    answers_begin="日",
 )
 
 
@@ -51,6 +52,7 @@ def test_a_folder_without_the_file_says_nothing(tmp_path: Path) -> None:
         ({"history": None}, "history: must be true or false"),
         ({"bos": 1}, "bos: must be true, false or null, found 1"),
         ({"end_tokens": [{"id": "2", "text": "x"}]}, "end_tokens: must be a list such as"),
+        ({"answers_begin": ""}, "answers_begin: must be a character, found ''"),
         ({"temperature": 1}, "temperature: unknown"),
     ],
 )

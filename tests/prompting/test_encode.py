@@ -60,6 +60,19 @@ ROWS: dict[str, tuple[dict[str, Any], Callable[[Any, Prompting], list[int]]]] = 
             prompting,
         ),
     ),
+    # " task" is one token, so its space is none of the prompt's; " 7" is two, and "\n\n" is one token or two.
+    **{
+        f"prompt_completion, {prompt!r} {completion!r}": (
+            {"prompt": prompt, "completion": completion},
+            lambda tokenizer, prompting, prompt=prompt: encode_prompt(tokenizer, prompt, prompting),
+        )
+        for prompt in ("Name a: ", "Name a:\n\n", "Name a:  ", "Name a", "Name a:\n \t")
+        for completion in ("task", "7", "(task)", "é")
+    },
+    "alpaca, prompts that end in a space": (
+        {"instruction": "Name a", "output": "task"},
+        lambda tokenizer, prompting: encode_prompt(tokenizer, "Name a", prompting),
+    ),
 }
 OTHER_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}{{ eos_token }}{% endfor %}"
@@ -88,7 +101,13 @@ def test_a_prompt_is_what_training_had_before_the_answer(
     template = OTHER_TEMPLATE if kind == "another template" else None
     (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
     args = DataArgs(
-        data=str(tmp_path / "rows.jsonl"), chat_template=template, train_on_turns="last", data_cache_dir=str(tmp_path)
+        data=str(tmp_path / "rows.jsonl"),
+        chat_template=template,
+        train_on_turns="last",
+        data_cache_dir=str(tmp_path),
+        prompts={"prompt_input": "{instruction} {input}: ", "prompt_no_input": "{instruction}: "}
+        if "end in" in name
+        else None,
     )
     training = prepare(args, tokenizer, seed=0).training
     (example,) = training

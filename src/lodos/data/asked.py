@@ -35,6 +35,8 @@ class AskedRows:
     """How many instructions have turns before them."""
     with_bos: dict[str, int] = dataclasses.field(default_factory=dict)
     """How many of each format begin with BOS."""
+    begins: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
+    """Of each format, in how many the last answer begins with which character."""
 
     def extend(self, later: "AskedRows") -> None:
         """Adds the rows of a later part."""
@@ -42,6 +44,8 @@ class AskedRows:
             setattr(self, name, dict(Counter(getattr(self, name)) + Counter(getattr(later, name))))
         for name, systems in later.systems.items():
             self.systems[name] = list(dict.fromkeys([*self.systems.get(name, []), *systems]))[:2]
+        for name, begins in later.begins.items():
+            self.begins[name] = dict(Counter(self.begins.get(name, {})) + Counter(begins))
         self.with_history += later.with_history
 
 
@@ -77,6 +81,9 @@ class AskedRowsCounter:
         if len(systems) < 2 and text.system not in systems:
             systems.append(text.system)
         rows.with_history += text.has_history
+        if (begin := _begin(text)) is not None:
+            begins = rows.begins.setdefault(name, {})
+            begins[begin] = begins.get(begin, 0) + 1
         for token in self._ends(text, example):
             rows.ends[token] = rows.ends.get(token, 0) + 1
 
@@ -88,6 +95,13 @@ class AskedRowsCounter:
         else:
             found = set() if self.eos is None else {self.eos}
         return {token for token in found if (example.trained & (example.ids == self.ids[token])).any()}
+
+
+def _begin(text: TextExample) -> str | None:
+    """What the last answer begins with; None where the text is trained from its beginning, as one without a prompt."""
+    start = text.trained[-1][0] if text.trained else 0
+    character = text.text[start : start + 1]
+    return character if start and character else None
 
 
 def prompting_of(
@@ -105,6 +119,7 @@ def prompting_of(
     is_chat = "chat" in formats
     template = read_template(args.chat_template) or tokenizer.chat_template
     systems = rows.systems[formats[0]]
+    begins = rows.begins.get(formats[0], {})
     ids: Any = tokenizer.convert_tokens_to_ids(list(rows.ends))
     return Prompting(
         format=formats[0],
@@ -116,4 +131,5 @@ def prompting_of(
         date=datetime.date.fromisoformat(day) if is_chat and day is not None else None,
         bos=rows.with_bos.get(formats[0], 0) > 0,
         end_tokens=tuple(EndToken(token_id, text) for token_id, text in sorted(zip(ids, rows.ends, strict=True))),
+        answers_begin=max(begins, key=lambda character: begins[character], default="a"),
     )

@@ -58,6 +58,8 @@ class Prompting:
     """Whether BOS was the first token; None if nobody looked."""
     end_tokens: tuple[EndToken, ...] = ()
     """Those that ended trained text."""
+    answers_begin: str = "a"
+    """The character that most answers began with, after which white space at the end of a prompt is tokenized."""
     lodos_version: str = __version__
 
     @property
@@ -104,6 +106,7 @@ def write_prompting(prompting: Prompting, folder: Path) -> None:
         "date": None if prompting.date is None else prompting.date.isoformat(),
         "bos": prompting.bos,
         "end_tokens": [dataclasses.asdict(token) for token in prompting.end_tokens],
+        "answers_begin": prompting.answers_begin,
     }
     write_json(folder / FILE, fields)
     if has_template:
@@ -156,6 +159,7 @@ def read_prompting(folder: Path) -> Prompting | None:
         date=None if fields["date"] is None else datetime.date.fromisoformat(fields["date"]),
         bos=fields["bos"],
         end_tokens=tuple(EndToken(**token) for token in fields["end_tokens"]),
+        answers_begin=fields["answers_begin"],
         lodos_version=fields["lodos_version"],
     )
 
@@ -196,6 +200,7 @@ _FIELDS: Mapping[str, tuple[str, Any]] = {
         'a list such as [{"id": 2, "text": "</s>"}]',
         lambda value: isinstance(value, list) and all(map(_is_end_token, value)),
     ),
+    "answers_begin": ("a character", lambda value: isinstance(value, str) and len(value) == 1),
 }
 
 

@@ -1,7 +1,9 @@
 """From a prompt to the token ids that a model is given: those it would have met before an answer in training.
 
 What is asked here is tokenized as `data/tokens` tokenizes rows: one BOS at most, no EOS, and a chat template's text
-with nothing added.
+with nothing added. White space at the end of a prompt is tokenized with what follows it: the space of "Answer: " is
+part of the token " Lodos", so in training it was no token of the prompt, and "\n\n" may be one token alone and two
+before a letter.
 """
 
 from collections.abc import Mapping, Sequence
@@ -97,7 +99,7 @@ def encode_messages(
     forms = TemplateForms(render)
     # The template writes BOS itself where the model wants one.
     text = render(forms.fitted(turns), forms.fitted_tools(tools))
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return _before_answer(tokenizer, text, prompting, add_special_tokens=False)
 
 
 def end_token_ids(
@@ -133,12 +135,26 @@ def _template(tokenizer: "PreTrainedTokenizerBase", prompting: Prompting, tools:
     return template if prompting.date is None else dated(template, prompting.date)
 
 
+def _before_answer(
+    tokenizer: "PreTrainedTokenizerBase", text: str, prompting: Prompting, *, add_special_tokens: bool = True
+) -> list[int]:
+    """The tokens before an answer to `text`; those of `text` alone where nobody knows how answers were trained."""
+    is_known = prompting.format in prompting.formats and prompting.format != "text"
+    if not is_known or not text[-1:].isspace() or not tokenizer.is_fast:
+        return list(tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"])
+    whole: Any = tokenizer(
+        text + prompting.answers_begin, add_special_tokens=add_special_tokens, return_offsets_mapping=True
+    )
+    ends = [end for _, end in whole["offset_mapping"]]
+    return whole["input_ids"][: next(i for i, end in enumerate(ends) if end > len(text))]
+
+
 def _encode_plain(tokenizer: "PreTrainedTokenizerBase", prompt: str, prompting: Prompting) -> list[int]:
-    ids: Any = list(tokenizer(prompt)["input_ids"])
+    ids: Any = _before_answer(tokenizer, prompt, prompting)
     probe = list(tokenizer("a")["input_ids"])
     bos: Any = tokenizer.bos_token_id
     # Some tokenizers close every text with EOS, after which a model would begin another.
-    if probe[-1:] == [tokenizer.eos_token_id]:
+    if probe[-1:] == [tokenizer.eos_token_id] and ids[-1:] == probe[-1:]:
         ids = ids[:-1]
     if bos is None:
         return ids
