@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lodos.commands.data import DataReportArgs
-from lodos.commands.generate import GenerateArgs
 from lodos.commands.merge import MergeArgs
 from lodos.config import TrainArgs
+from lodos.config_help import format_help
 from lodos.config_parsing import HIDDEN, dump_config, parse_config, read_yaml
 from lodos.errors import UserError
 
@@ -195,9 +195,39 @@ def test_every_unknown_key_is_listed_with_the_nearest_known_one(yaml_file: Any) 
         f"{path}: section.inner.keeep: unknown. Did you mean section.inner.keep?",
         f"{path}: kind: unknown. Did you mean section.kind?",
         f"{path}: zzz: unknown.",
-        "--section.targts: unknown. Did you mean section.targets?",
+        "--section.targts: unknown. Did you mean --section.targets?",
         "Known: name, on, section, share, steps, templates.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("section.inner.keep: 3", "section.inner.keep: unknown. In a file, write section: {inner: {keep: ...}}."),
+        ("STEPS: 3", "STEPS: unknown. Did you mean steps?"),
+        ("name:", "name: not given. Write name: TEXT in"),
+    ],
+)
+def test_what_is_meant_is_said(text: str, said: str, yaml_file: Any) -> None:
+    with pytest.raises(UserError) as error:
+        parse_config(Config, [str(yaml_file(text))], prog="prog")
+    assert said in str(error.value)
+
+
+def test_initials_are_understood() -> None:
+    with pytest.raises(UserError, match=r"--lr: unknown\. Did you mean --optimizer\.learning_rate\?"):
+        parse_config(TrainArgs, ["--lr", "1e-3"], prog="prog")
+
+
+@pytest.mark.parametrize("columns", [60, 80, 200])
+def test_the_help_is_no_wider_than_the_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = format_help(TrainArgs, prog="prog", description="What it does, in more words than fit. " * 9).splitlines()
+    # What has to be typed is never broken.
+    assert [
+        line for line in lines if len(line) > min(columns, 100) and "--" not in line and "such as" not in line
+    ] == []
+    assert max(map(len, lines)) > min(columns, 100) - 10
 
 
 def test_known_names_are_listed_once_for_each_place(yaml_file: Any) -> None:
@@ -317,10 +347,10 @@ def test_all_that_is_missing_is_named_as_the_user_writes_it(yaml_file: Any) -> N
     ]
 
 
-@pytest.mark.parametrize("verb", ["train", "data", "generate", "merge"])
+@pytest.mark.parametrize("verb", ["train", "data", "merge"])
 def test_the_examples_of_what_is_missing_are_taken(verb: str) -> None:
     """Writing what the error says is enough for the next try."""
-    args = {"train": TrainArgs, "data": DataReportArgs, "generate": GenerateArgs, "merge": MergeArgs}[verb]
+    args = {"train": TrainArgs, "data": DataReportArgs, "merge": MergeArgs}[verb]
     with pytest.raises(UserError) as error:
         parse_config(args, [], prog=f"lodos {verb}")
     assert "Args" not in str(error.value)
@@ -572,7 +602,7 @@ def test_a_secret_flag_is_not_shown_in_errors() -> None:
     with pytest.raises(UserError) as error:
         parse_config(WithSecrets, ["--account.secret", "[canary", "--account.hf_tokn", "canary"], prog="prog")
     assert "canary" not in str(error.value)
-    assert "Did you mean account.hf_token?" in str(error.value)
+    assert "Did you mean --account.hf_token?" in str(error.value)
 
 
 @dataclasses.dataclass

@@ -7,6 +7,7 @@ import ast
 import dataclasses
 import inspect
 import itertools
+import shutil
 import textwrap
 import types
 import typing
@@ -14,16 +15,21 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 WIDTH = 100
+"""Of the help where there is no narrower terminal."""
+_WHENCE = (
+    "Options are read from the YAML file (also -c, --config or --config_path FILE.yaml), then from the command line, "
+    "which wins."
+)
 _EXAMPLES = {str: "TEXT", int: 1, float: 0.1, bool: "true"}
 
 
 def format_help(cls: Any, *, prog: str, description: str) -> str:
     """Every option of `cls`, in sections, with its type, its default and what it does."""
+    width = min(WIDTH, max(shutil.get_terminal_size((WIDTH, 24)).columns, 40))
     lines = [f"usage: {prog} [FILE.yaml] [--option value ...]", ""]
-    lines += textwrap.wrap(inspect.cleandoc(description), WIDTH)
-    lines += ["", "Options are read from the YAML file (also -c, --config or --config_path FILE.yaml), then from the"]
-    lines += ["command line, which wins.", ""]
-    lines += _section(cls, "")
+    lines += textwrap.wrap(inspect.cleandoc(description), width)
+    lines += ["", *textwrap.wrap(_WHENCE, width), ""]
+    lines += _section(cls, "", width)
     return "\n".join(lines)
 
 
@@ -85,7 +91,7 @@ def field_docs(cls: Any) -> dict[str, str]:
     return docs
 
 
-def _section(cls: Any, prefix: str) -> list[str]:
+def _section(cls: Any, prefix: str, width: int) -> list[str]:
     hints, docs = typing.get_type_hints(cls), field_docs(cls)
     lines: list[str] = []
     nested: list[str] = []
@@ -93,10 +99,11 @@ def _section(cls: Any, prefix: str) -> list[str]:
         hint, name = hints[field.name], f"{prefix}{field.name}"
         if dataclasses.is_dataclass(hint):
             title = (inspect.getdoc(hint) or "").split("\n\n")[0].replace("\n", " ")
-            nested += ["", f"{name}: {title}", "", *_section(hint, f"{name}.")]
+            nested += ["", *textwrap.wrap(f"{name}: {title}", width), "", *_section(hint, f"{name}.", width)]
             continue
-        lines.append(f"  --{name} {type_name(hint)}{_default(field)}")
-        lines += textwrap.wrap(docs.get(field.name, ""), WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
+        option, default = f"  --{name} {type_name(hint)}", _default(field)
+        lines += [option + default] if len(option + default) <= width or not default else [option, f"   {default}"]
+        lines += textwrap.wrap(docs.get(field.name, ""), width, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return lines + nested
 
 

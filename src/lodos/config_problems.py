@@ -26,12 +26,18 @@ def unknown_names(cls: Any, values: Mapping[str, Any], prefix: str = "") -> Iter
 
 
 def nearest(name: str, known: Sequence[str], *, cutoff: float = 0.6) -> str | None:
-    """The known name that is most like it, also without its sections; or that ends like it."""
+    """The known name that is most like it, also without its sections; or that ends like it, or has it as initials."""
+    name = name.lower()
     last = _last(name)
+    initials = [other for other in known if len(last) > 1 and _initials(_last(other)) == last]
     close = difflib.get_close_matches(name, known, cutoff=cutoff)
     alike = [other for other in close if difflib.SequenceMatcher(None, last, _last(other)).ratio() >= cutoff]
     alike += sorted(other for other in known if _last(other) == last)
-    return alike[0] if alike else None
+    return next(iter([*(other for other in alike if _last(other) == last), *initials, *alike]), None)
+
+
+def _initials(name: str) -> str:
+    return "".join(word[0] for word in name.split("_") if word)
 
 
 def _last(name: str) -> str:
@@ -49,7 +55,12 @@ def unknown_problems(cls: Any, names: Mapping[str, str], prefix: str = "") -> li
     problems, strangers = [], []
     for name, called in names.items():
         close = nearest(name, known)
-        problems.append(f"{called}: unknown." + (f" Did you mean {close}?" if close else ""))
+        if close == name:
+            # A key of a file with a dot in it; a flag of this name would be known.
+            hint = f" In a file, write {_in_sections(name, '...')}."
+        else:
+            hint = f" Did you mean {'--' if called.startswith('--') else ''}{close}?" if close else ""
+        problems.append(f"{called}: unknown.{hint}")
         if close is None:
             strangers.append(name.rpartition(".")[0])
     for section in dict.fromkeys(strangers):
@@ -59,16 +70,24 @@ def unknown_problems(cls: Any, names: Mapping[str, str], prefix: str = "") -> li
     return problems
 
 
+def _in_sections(name: str, value: Any) -> str:
+    """A dotted name and its value as one line of a file."""
+    *sections, last = name.split(".")
+    return "".join(f"{section}: {{" for section in sections) + f"{last}: {value}" + "}" * len(sections)
+
+
 def known_part(cls: Any, values: Mapping[str, Any]) -> dict[str, Any]:
     """The values for which there are fields, with the sections that have to be there.
 
-    A section of which everything is commented out is as if it were not there.
+    A section of which everything is commented out, and a required name without a value, are as if they were not there.
     """
     hints = typing.get_type_hints(cls)
+    required = {field.name for field in dataclasses.fields(cls) if not has_default(field)}
     kept = {}
     for name, value in values.items():
         is_section = name in hints and dataclasses.is_dataclass(hints[name])
-        if name not in hints or (is_section and value is None):
+        is_empty = value is None and (is_section or (name in required and not fits(None, hints[name])))
+        if name not in hints or is_empty:
             continue
         kept[name] = known_part(hints[name], value) if is_section and isinstance(value, Mapping) else value
     for field in dataclasses.fields(cls):
@@ -83,8 +102,7 @@ def missing_problems(cls: Any, values: Mapping[str, Any], config_file: str | Non
     for name in missing_names(cls, values):
         value = example(cls, name)
         flag = f"--{name} {shlex.quote(str(value))}"
-        *sections, last = name.split(".")
-        text = "".join(f"{section}: {{" for section in sections) + f"{last}: {value}" + "}" * len(sections)
+        text = _in_sections(name, value)
         problems.append(f"{name}: not given. Write {f'{text} in {config_file} or {flag}' if config_file else flag}")
     if problems and not config_file:
         problems.append(f"Options can stand in a file too, as name: value. Give it as {prog} my.yaml")

@@ -179,6 +179,18 @@ def test_a_few_foreign_keys_in_a_config_of_ours_are_only_named(tmp_path: Path) -
     assert said(message) == {"learning_rate": "Leave it out: optimizer.learning_rate, which it is here, is given too."}
 
 
+@pytest.mark.parametrize("steps", ["max_steps: 20", "max_steps: 20\nnum_epochs: 2"])
+def test_where_steps_are_given_epochs_are_not(steps: str, tmp_path: Path) -> None:
+    message = refusal(tmp_path, f"base_model: m\ndatasets: [{{path: d, type: alpaca}}]\nlora_r: 8\n{steps}\n")
+    (tmp_path / "pasted.yaml").write_text(pasted(message), encoding="utf-8")
+    trainer = parse_config(TrainArgs, [str(tmp_path / "pasted.yaml")], prog="lodos train").trainer
+    assert (trainer.num_train_steps, trainer.num_epochs) == (20, None)
+
+
+def test_a_name_of_ours_without_a_value_is_still_to_be_given(tmp_path: Path) -> None:
+    assert refusal(tmp_path, "model_name_or_path: m\ndata:\n").startswith("data: not given. Write data: rows.jsonl")
+
+
 def test_keys_that_are_ours_stay(tmp_path: Path) -> None:
     config = "model_name_or_path: m\npacking: true\nstreaming: false\nbf16: true\nlora_r: 2\nmax_length: 9\n"
     message = refusal(tmp_path, config)

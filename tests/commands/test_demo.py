@@ -103,4 +103,4 @@ def test_options_are_checked_before_anything_is_fetched(
 ) -> None:
     monkeypatch.setattr(demo, "smollm2_folder", lambda: pytest.fail("the model was fetched"))
     assert main(["demo", option + "x", "3"]) == 1
-    assert f"{option}x: unknown. Did you mean {option[2:]}?" in capsys.readouterr().err
+    assert f"{option}x: unknown. Did you mean {option}?" in capsys.readouterr().err

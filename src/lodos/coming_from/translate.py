@@ -30,6 +30,8 @@ from lodos.yaml12 import dump_yaml, flow_yaml
 TOOLS = (TRL, AXOLOTL, LLAMA_FACTORY, MLX_LM, TORCHTUNE, UNSLOTH)
 """Of two that are alike to a config, the first is meant."""
 
+_STEPS, _EPOCHS = "trainer.num_train_steps", "trainer.num_epochs"
+
 WHOLE = 3
 """From so many foreign keys on a config is taken for one of another tool, and given back in our words."""
 
@@ -66,6 +68,11 @@ def translated(cls: Any, values: Mapping[str, Any], origin: Literal["file", "fla
     lines.insert(0, f"written for {tool.name}, it seems. What its keys are here:")
     decided = {setting for name in advised if given[name] is not None for setting in tool.settings_of(name)}
     silent = {name: value for name, value in tool.defaults.items() if name not in own.keys() | added.keys() | decided}
+    # To all of them a number of steps is what counts, where there are epochs too.
+    if _STEPS in own.keys() | added.keys():
+        silent.pop(_EPOCHS, None)
+        if _EPOCHS in added:
+            del ours["trainer"]["num_epochs"]
     title = f"In the words of lodos, with {tool.name}'s defaults where its config is silent:"
     return Translation(ours, [*lines, *problems], ["", title, "", *_pasted(cls, ours, silent)])
 
@@ -125,6 +132,8 @@ def _without_foreign(
         is_own_section = dataclasses.is_dataclass(hints.get(name))
         is_section = isinstance(value, Mapping) and (is_own_section or any(tool.has_section(name) for tool in tools))
         entry = None if is_section and is_own_section else _entry(name, tools, is_section)
+        if value is None and name in hints and not _is_ours(name, value, hints):
+            entry = None  # of ours, with its value still to be written
         if entry is not None and _is_ours(name, value, hints):
             means_ours = not entry.otherwise_meant or name not in tools[0].keys
             entry = None if means_ours or entry.advice(value, given).settings == {name: value} else entry
