@@ -88,3 +88,15 @@ def test_a_copy_without_weights_is_named_with_what_it_has(tmp_path: Path) -> Non
         check_weights(str(tmp_path), tmp_path)
     touched(tmp_path / "model.safetensors")
     check_weights("some/model", tmp_path)
+
+
+def test_a_file_in_place_of_its_folder_is_answered_with_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "rows.jsonl").write_text("{}")
+    with pytest.raises(UserError, match=f"a file\\. Give the folder it is in, {re.escape(str(tmp_path))}"):
+        adapter_folder(str(tmp_path / "adapter_config.json"))
+    with pytest.raises(UserError, match=r"a file\. Give the folder of a model or an adapter"):
+        adapter_folder(str(tmp_path / "rows" / "rows.jsonl"))
+    with pytest.raises(UserError, match="'' is no name"):
+        adapter_folder("")

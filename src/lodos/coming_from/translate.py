@@ -117,6 +117,11 @@ def _is_ours(name: str, value: Any, hints: Mapping[str, Any]) -> bool:
     return fits(value, hints[name])
 
 
+def _unwritten(given: Mapping[str, Any], hints: Mapping[str, Any]) -> set[str]:
+    """The names of ours whose values are still to be written."""
+    return {name for name in given if given[name] is None and name in hints and not _is_ours(name, None, hints)}
+
+
 def _without_foreign(
     values: Mapping[str, Any],
     tools: list[Tool],
@@ -132,8 +137,8 @@ def _without_foreign(
         is_own_section = dataclasses.is_dataclass(hints.get(name))
         is_section = isinstance(value, Mapping) and (is_own_section or any(tool.has_section(name) for tool in tools))
         entry = None if is_section and is_own_section else _entry(name, tools, is_section)
-        if value is None and name in hints and not _is_ours(name, value, hints):
-            entry = None  # of ours, with its value still to be written
+        if name in _unwritten(given, hints):
+            entry = None
         if entry is not None and _is_ours(name, value, hints):
             means_ours = not entry.otherwise_meant or name not in tools[0].keys
             entry = None if means_ours or entry.advice(value, given).settings == {name: value} else entry

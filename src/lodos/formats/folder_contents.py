@@ -49,7 +49,8 @@ def check_model_folder(name_or_path: str, folder: Path) -> None:
     if (folder / ADAPTER_CONFIG).is_file() and not (folder / MODEL_CONFIG).is_file():
         raise UserError(
             f"{name_or_path}: a LoRA adapter, not a whole model: it has {ADAPTER_CONFIG} and no {MODEL_CONFIG}. To ask "
-            f"it, write --adapter {name}; to make a whole model of it, lodos merge --adapter {name} --output merged."
+            f"it, write --adapter {name} to lodos generate or chat; to train on, make a whole model of it first: "
+            f"lodos merge --adapter {name} --output merged."
         )
     refuse_foreign(folder)
     if not (folder / MODEL_CONFIG).is_file():

@@ -22,11 +22,15 @@ def model_folder(name_or_path: str, revision: str | None = None, *, weights: boo
     Raises:
         UserError: when there is neither such a folder nor such a repository, with what was tried.
     """
+    if not name_or_path.strip():
+        raise UserError(f"{name_or_path!r} is no name. Give a folder, or a name on the hub.")
     folder = Path(name_or_path).expanduser()
     if folder.is_dir():
         return folder
     if folder.is_file():
-        raise UserError(f"{name_or_path}: a file. Give the folder that holds config.json and the safetensors files.")
+        fits = any((folder.parent / name).is_file() for name in ("adapter_config.json", "config.json"))
+        fix = f"it is in, {folder.parent}" if fits else "of a model or an adapter"
+        raise UserError(f"{name_or_path}: a file. Give the folder {fix}.")
     if name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1:
         raise UserError(f"{name_or_path}: there is no such folder.{_nearest(folder)}")
 
