@@ -16,6 +16,7 @@ GROUND = [
     "hosts",
     "git_lfs",
     "files",
+    "places",
     "runtime",
     "types",
     "tree",

@@ -6,11 +6,9 @@ first one writes and uploads.
 
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from lodos import hosts
-from lodos.files import local_path
 from lodos.formats.hf import HFCheckpointConverter
 from lodos.formats.hub import model_folder
 from lodos.formats.hub_repo import check_upload
@@ -19,12 +17,13 @@ from lodos.formats.peft import save_peft_pretrained
 from lodos.formats.safetensors import MAX_SHARD_SIZE
 from lodos.formats.upload import Uploads
 from lodos.lora.config import LoraConfig
+from lodos.places.place import Place, place_of
 from lodos.prompting.description import Prompting
 from lodos.train.hooks import StepInfo
 
 
 def save_peft_checkpoint_callback(
-    base_path: str | Path,
+    base_path: str | Place,
     config: LoraConfig,
     base_model_name_or_path: str,
     upload_to_hf: str | None = None,
@@ -33,7 +32,7 @@ def save_peft_checkpoint_callback(
     prompting: Prompting | None = None,
     facts: Callable[[StepInfo], RunFacts] | None = None,
     uploads: Uploads | None = None,
-) -> Callable[[StepInfo], Path]:
+) -> Callable[[StepInfo], Place]:
     """A hook that writes the adapter to `<base_path>/step-<step>`, as PEFT would, and returns that folder.
 
     Args:
@@ -47,10 +46,10 @@ def save_peft_checkpoint_callback(
         UserError: at once, for a place that cannot be written or a repository that uploads must not go to.
     """
     upload = _uploader("hf_upload", upload_to_hf, base_model_name_or_path, uploads)
-    folder = local_path(base_path)
+    folder = place_of(base_path)
     base_folder = model_folder(base_model_name_or_path, weights=False)
 
-    def save(info: StepInfo) -> Path:
+    def save(info: StepInfo) -> Place:
         path = folder / f"step-{info.step}"
         save_peft_pretrained(
             info.model,
@@ -70,7 +69,7 @@ def save_peft_checkpoint_callback(
 
 
 def save_merged_hf_checkpoint_callback(
-    base_path: str | Path,
+    base_path: str | Place,
     converter: HFCheckpointConverter,
     upload_to_hf: str | None = None,
     *,
@@ -79,7 +78,7 @@ def save_merged_hf_checkpoint_callback(
     prompting: Prompting | None = None,
     facts: Callable[[StepInfo], RunFacts] | None = None,
     uploads: Uploads | None = None,
-) -> Callable[[StepInfo], Path]:
+) -> Callable[[StepInfo], Place]:
     """A hook that writes the merged model to `<base_path>/step-<step>`, for transformers, and returns that folder.
 
     Args:
@@ -89,9 +88,9 @@ def save_merged_hf_checkpoint_callback(
     """
     base_model = converter.model_name_or_path
     upload = _uploader("merged_hf_upload", upload_to_hf, base_model, uploads)
-    folder = local_path(base_path)
+    folder = place_of(base_path)
 
-    def save(info: StepInfo) -> Path:
+    def save(info: StepInfo) -> Place:
         path = folder / f"step-{info.step}"
         asked = prompting or prompting_of(info)
         known = dataclasses.replace(_facts(facts, info), prompting=asked)
@@ -123,14 +122,14 @@ def _facts(facts: Callable[[StepInfo], RunFacts] | None, info: StepInfo) -> RunF
     return RunFacts(step=info.step) if facts is None else facts(info)
 
 
-def _uploader(setting: str, repo: str | None, base_model: str, uploads: Uploads | None) -> Callable[[Path, str], None]:
+def _uploader(setting: str, repo: str | None, base_model: str, uploads: Uploads | None) -> Callable[[Place, str], None]:
     """What a hook calls with each folder it has written, and the message of its commit."""
     if repo is None:
         return lambda folder, message: None
     check_upload(setting, repo, base_model)
     used = uploads or Uploads()
 
-    def upload(folder: Path, message: str) -> None:
+    def upload(folder: Place, message: str) -> None:
         if hosts.is_first():
             used.submit(repo, folder, message)
 

@@ -9,11 +9,11 @@ from lodos.coming_from.translate import translated
 from lodos.config_parsing import Translation, dump_config
 from lodos.data.config import DataArgs
 from lodos.errors import UserError
-from lodos.files import write_whole
 from lodos.formats.hub_repo import check_upload
 from lodos.lora.config import LoraConfig
 from lodos.nn.attention.attention import AttentionImplementation
 from lodos.nn.stacked import GradientCheckpointing
+from lodos.places.saving import save_text
 from lodos.train.config import TrainerConfig
 from lodos.train.optim import OptimizerConfig
 
@@ -79,7 +79,7 @@ class FineTuneArgs(DataArgs):
         if hosts.is_first():
             trainer = dataclasses.replace(self.trainer, distributed=self.trainer.distributed.of_all())
             of_all = dataclasses.replace(self, trainer=trainer)
-            write_whole(self.trainer.run_folder / "config.yaml", dump_config(of_all))
+            save_text(self.trainer.run_folder / "config.yaml", dump_config(of_all))
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -12,7 +12,6 @@ import difflib
 import json
 import typing
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import yaml
@@ -31,6 +30,8 @@ from lodos.config_problems import (
 )
 from lodos.config_secrets import HIDDEN, shown, without_secrets
 from lodos.errors import UserError
+from lodos.places.objects import read_text
+from lodos.places.place import Place, place_of
 from lodos.yaml12 import anchor_holders, dump_yaml, load_yaml
 
 __all__ = [
@@ -65,7 +66,7 @@ def parse_config(cls: type[T], argv: Sequence[str], *, prog: str, description: s
         print(format_help(cls, prog=prog, description=description))
         raise SystemExit(0)
     arguments, problems = split_argv(cls, argv), []
-    path = None if arguments.config_file is None else Path(arguments.config_file)
+    path = None if arguments.config_file is None else place_of(arguments.config_file)
     from_file = Translation({} if path is None else _read_config(cls, path))
     from_flags = Translation(_nested(cls, arguments.flags, problems))
     if issubclass(cls, Translating):
@@ -98,7 +99,7 @@ def parse_section(cls: type[T], values: Mapping[str, Any], name: str) -> T:
     return decoded(cls, values, prefix)
 
 
-def read_yaml(path: Path, *, numbers_as_text: bool = False) -> dict[str, Any]:
+def read_yaml(path: Place, *, numbers_as_text: bool = False) -> dict[str, Any]:
     """The mapping in a YAML 1.2 or JSON file; empty for an empty file.
 
     Args:
@@ -158,7 +159,7 @@ class Translating(Protocol):
         ...
 
 
-def _read_config(cls: Any, path: Path) -> dict[str, Any]:
+def _read_config(cls: Any, path: Place) -> dict[str, Any]:
     """The values of a file, without those that stand there for others to refer to."""
     values = as_written(read_yaml(path), read_yaml(path, numbers_as_text=True), cls)
     known = [name for name, _ in known_names(cls)]
@@ -167,9 +168,9 @@ def _read_config(cls: Any, path: Path) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in idle}
 
 
-def _text_of(path: Path) -> str:
+def _text_of(path: Place) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_text(path)
     except FileNotFoundError:
         there = [p.name for p in path.parent.glob("*") if p.suffix in CONFIG_SUFFIXES] if path.parent.is_dir() else []
         close = difflib.get_close_matches(path.name, there, n=1)

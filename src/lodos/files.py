@@ -1,24 +1,26 @@
 """Folders that are either whole or not there.
 
 A folder is written beside its place under a temporary name, checked there, and renamed into place. Whoever
-reads the place sees the old folder or the new one, never half of one. Paths go through fsspec's local file
-system today; a remote store, which has no rename, will put its marker file here.
+reads the place sees the old folder or the new one, never half of one. This is for disks of this machine: a store has no
+rename, and `lodos.places` sends there.
 """
 
 import ctypes
 import json
 import os
-import re
 import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lodos.errors import UserError
 from lodos.git_lfs import refuse_pointers
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 
 def cache_folder() -> Path:
@@ -28,29 +30,14 @@ def cache_folder() -> Path:
     return Path(os.environ.get("LODOS_CACHE") or platformdirs.user_cache_dir("lodos"))
 
 
-def local_path(path: str | os.PathLike[str]) -> Path:
-    """`path` as a local path.
-
-    Raises:
-        UserError: for a URL such as `gs://...`, which must never become a local folder named `gs:`.
-    """
-    text = os.fspath(path)
-    # `Path` makes one slash of two, hence one is enough; Windows drives are a single letter.
-    if match := re.match(r"(\w{2,}):/", text):
-        scheme = match[1]
-        raise UserError(f"{text}: {scheme} paths cannot be written yet. Give a local folder and copy it afterwards.")
-    return Path(text).expanduser()
-
-
 @contextmanager
-def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yields a temporary folder beside `path`; on a clean exit it becomes `path`, replacing what was there.
+def written_whole(place: Path) -> Iterator[Path]:
+    """Yields a temporary folder beside `place`; on a clean exit it becomes `place`, replacing what was there.
 
     On Linux the two change places in one step. Where the system cannot do that, what was there is renamed away first,
-    so for a moment there is nothing at `path`, and never half of anything. On an exception the temporary folder is
-    removed and `path` is left as it was.
+    so for a moment there is nothing at `place`, and never half of anything. On an exception the temporary folder is
+    removed and `place` is left as it was.
     """
-    place = local_path(path)
     place.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=".partial", dir=place.parent))
     try:
@@ -134,7 +121,7 @@ def write_json(path: Path, value: Any) -> None:
     write_compared(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: "Path | UPath") -> Any:
     """Reads a JSON file.
 
     Raises:

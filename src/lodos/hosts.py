@@ -25,7 +25,7 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -35,6 +35,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from lodos.errors import UserError
 from lodos.lost_hosts import LostHosts, named_absence, outlive_abort
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 logger = logging.getLogger(__name__)
 
@@ -218,7 +221,7 @@ def from_first(what: str, make: Callable[[], str], *, seconds: float = WAIT_SECO
         raise HostsError(f"{what}: {name(0)} did not say it within {seconds:g} s.") from None
 
 
-def first_then_others(what: str, do: Callable[[], Any], *, folder: Path, seconds: float = 24 * 3600) -> Any:
+def first_then_others(what: str, do: Callable[[], Any], *, folder: "Path | UPath", seconds: float = 24 * 3600) -> Any:
     """`do()`, which keeps in a folder what it has done: where hosts share the folder, the first one does it for all."""
     if _job is None or not is_shared(what, folder):
         return do()
@@ -230,14 +233,14 @@ def first_then_others(what: str, do: Callable[[], Any], *, folder: Path, seconds
     return do()
 
 
-def is_shared(what: str, folder: Path) -> bool:
+def is_shared(what: str, folder: "Path | UPath") -> bool:
     """Whether all hosts see the same folder, which is made. `what` names it, the same on all hosts."""
     return not _blind(what, folder)
 
 
-def _blind(what: str, folder: Path) -> list[int]:
-    """The hosts that do not see what the first one writes into this folder."""
-    if _job is None:
+def _blind(what: str, folder: "Path | UPath") -> list[int]:
+    """The hosts that do not see what the first one writes into this folder; a store all of them see."""
+    if _job is None or not isinstance(folder, Path):
         return []
 
     def mark() -> str:
@@ -256,7 +259,7 @@ def _blind(what: str, folder: Path) -> list[int]:
     return [host for host, sees in enumerate(seen) if sees != "True"]
 
 
-def refuse_unshared(setting: str, folder: Path) -> None:
+def refuse_unshared(setting: str, folder: "Path | UPath") -> None:
     """Several hosts write what they save into one folder.
 
     Raises:

@@ -105,8 +105,8 @@ def test_bad_files_are_refused_by_name(tmp_path: Path, name: str, content: str, 
     assert name in str(error.value)
 
 
-def test_missing_and_remote_files_are_refused(tmp_path: Path) -> None:
+def test_missing_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such prompts file"):
         read_prompts(tmp_path / "none.yaml")
-    with pytest.raises(UserError, match="remote"):
-        read_prompts("hf://a/b.json")
+    with pytest.raises(UserError, match="no such prompts file"):
+        read_prompts("memory://a/none.json")

@@ -7,8 +7,10 @@ from pathlib import Path
 from lodos.errors import UserError
 from lodos.formats.folder_contents import check_weights
 from lodos.formats.hf import HFCheckpointConverter
+from lodos.formats.hub import is_folder, weights_place
 from lodos.formats.peft import CONFIG_NAME, read_adapter_config
 from lodos.formats.tokenizer_files import has_tokenizer
+from lodos.places.place import is_url, place_of
 from lodos.prompting.description import TEMPLATE_FILE
 
 
@@ -33,8 +35,8 @@ def base_converter(adapter: str, folder: Path, model: str | None) -> HFCheckpoin
     else:
         try:
             converter = HFCheckpointConverter.from_hf(named, revision=config.revision)
-            if Path(named).expanduser().is_dir():
-                check_weights(named, converter.folder)
+            if is_folder(named):
+                check_weights(named, weights_place(named))
         except UserError as error:
             raise UserError(f"{error}\n{_source(named, folder)}") from None
     return _with_tokenizer_of(converter, folder)
@@ -42,7 +44,9 @@ def base_converter(adapter: str, folder: Path, model: str | None) -> HFCheckpoin
 
 def _source(named: str, folder: Path) -> str:
     """Where the name of the base comes from, and how to give another."""
-    relative = not Path(named).expanduser().is_absolute() and (named.startswith(".") or named.count("/") != 1)
+    relative = (
+        not is_url(named) and not place_of(named).is_absolute() and (named.startswith(".") or named.count("/") != 1)
+    )
     whence = f" A relative path counts from here, {Path.cwd()}." if relative else ""
     return (
         f"The name {named} is that of the base model in {folder / CONFIG_NAME} (base_model_name_or_path).{whence} If "

@@ -4,11 +4,11 @@ What rows hold is escaped by Jinja, and the page forbids itself to load anything
 """
 
 import importlib.resources
-from pathlib import Path
 
 from lodos.commands.data_summary import DataSummary
 from lodos.errors import UserError
-from lodos.files import local_path, write_whole
+from lodos.places.place import Place, place_of
+from lodos.places.saving import save_text
 
 TEMPLATE = "data.html.jinja"
 
@@ -16,13 +16,13 @@ MOST_TOKENS = 8192
 """Of a row; of a longer one both ends are shown."""
 
 
-def page_path(text: str) -> Path:
+def page_path(text: str) -> Place:
     """Where a page can be written.
 
     Raises:
         UserError: for a name that is no page's, so that a report never replaces someone's data.
     """
-    path = local_path(text)
+    path = place_of(text)
     if path.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"html: {text} must end in .html.")
     if path.is_dir():
@@ -40,13 +40,13 @@ def render_page(summary: DataSummary) -> str:
     return environment.from_string(source).render(summary=summary, longest=longest, most_tokens=MOST_TOKENS)
 
 
-def write_page(path: Path, page: str) -> None:
+def write_page(path: Place, page: str) -> None:
     """Writes the page whole: until it is, what was at `path` stays.
 
     Raises:
         UserError: when it cannot be written.
     """
     try:
-        write_whole(path, page)
+        save_text(path, page)
     except OSError as error:
         raise UserError(f"html: {path} cannot be written: {error.strerror or error}.") from None

@@ -24,6 +24,7 @@ from lodos.data.reading.rows import Row
 from lodos.data.reading.sources import read_rows
 from lodos.demo.base_model import smollm2_folder
 from lodos.demo.task import HELD_OUT_FILE, PROMPTS, TRAIN_FILE
+from lodos.formats.folder_contents import adapter_folder
 from lodos.formats.hf import HFCheckpointConverter
 from lodos.formats.peft import load_peft_pretrained
 from lodos.infer.text import generate_texts
@@ -74,7 +75,7 @@ def main(argv: list[str]) -> int:
     console.print("[bold]3. After[/]: adapter and merged model are read back from disk and answer the same requests.")
     base = converter.load_pretrained(scan_layers=False)
     adapted, _ = load_peft_pretrained(base, result.adapter)
-    after = _answers(converter, adapted, rows, read_prompting(result.adapter))
+    after = _answers(converter, adapted, rows, read_prompting(adapter_folder(str(result.adapter))))
     difference = _merged_difference(converter, adapted, result, rows)
 
     _print_table(rows, before, after)

@@ -10,8 +10,6 @@ from lodos.data.config import DataArgs
 from lodos.data.mixture import Selection
 from lodos.data.prepare import digests
 from lodos.formats.hf import HFCheckpointConverter
-from lodos.formats.hub import model_folder
-from lodos.formats.safetensors import SafetensorsReader
 
 # Places, trackers, the schedule of saving and the shape of the mesh change no number, and a run may be made longer.
 _SETTINGS = ("z_loss", "packing")
@@ -52,8 +50,7 @@ def run_fingerprint(
 
 def _of_weights(converter: HFCheckpointConverter) -> str:
     """A digest of the first row of every tensor: no training leaves all of them as they are."""
-    model_folder(converter.model_name_or_path, converter.revision)  # of a hub name, the weights join the rest
-    reader = SafetensorsReader(converter.folder)
+    reader = converter.reader()
     rows = {name: reader.read(name, (slice(0, 1),)) for name in sorted(reader.shapes)}
     return _hex(
         b"".join(f"{name} {reader.shapes[name]} {row.dtype} ".encode() + row.tobytes() for name, row in rows.items())

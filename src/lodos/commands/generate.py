@@ -7,17 +7,17 @@ import dataclasses
 import json
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 from lodos.commands.asked_model import DEFAULT_NEW_TOKENS, AnswerArgs, AskedModel, find_model
 from lodos.commands.prompt_file import AskedPrompt, read_prompt_file
 from lodos.config_parsing import parse_config
 from lodos.errors import UserError
-from lodos.files import local_path, write_whole
 from lodos.formats.progress import progress_bar
 from lodos.infer.generate import generate, longest_sequence
 from lodos.infer.session import generate_stream
 from lodos.infer.text import decode, filler_token_id, stream_text
+from lodos.places.place import Place, place_of
+from lodos.places.saving import check_writable, save_text
 from lodos.prompting.encode import encode_prompt
 
 STDIN = "-"
@@ -124,7 +124,7 @@ def answer_file(args: GenerateArgs, path: str) -> None:
     if output is None:
         sys.stdout.write(lines)
     else:
-        write_whole(output, lines)
+        save_text(output, lines)
         print(f"{len(texts)} answer{'s' if len(texts) > 1 else ''}: {output}", file=sys.stderr)
 
 
@@ -137,10 +137,11 @@ def _new_tokens(args: GenerateArgs, asked: AskedModel, longest_prompt: int) -> i
     return args.max_new_tokens or max(min(DEFAULT_NEW_TOKENS, left), 1)
 
 
-def _output_path(text: str, prompt_file: str) -> Path:
-    path = local_path(text)
+def _output_path(text: str, prompt_file: str) -> Place:
+    path = place_of(text)
     if path.is_dir():
         raise UserError(f"output: {text} is a folder. Give the name of a file.")
-    if path.resolve() == Path(prompt_file).expanduser().resolve():
+    if path.resolve() == place_of(prompt_file).resolve():
         raise UserError(f"output: {text} is the file of the prompts, which would be lost. Give another name.")
+    check_writable("output", path)
     return path

@@ -9,11 +9,12 @@ from typing import Literal
 from lodos.commands.base_model import base_converter
 from lodos.config_parsing import parse_config
 from lodos.errors import UserError
-from lodos.files import local_path
 from lodos.formats.folder_contents import adapter_folder
 from lodos.formats.model_card import RunFacts, merged_card
 from lodos.formats.peft import load_peft_pretrained
 from lodos.formats.safetensors import MAX_SHARD_SIZE
+from lodos.places.place import place_of
+from lodos.places.saving import check_writable, is_there
 from lodos.prompting.description import read_prompting
 
 
@@ -53,8 +54,9 @@ def merge(args: MergeArgs) -> None:
     Raises:
         UserError: before any weight is loaded if something is missing or in the way.
     """
-    output = local_path(args.output)
-    if output.exists() and not args.overwrite:
+    output = place_of(args.output)
+    check_writable("output", output)
+    if is_there(output) and not args.overwrite:
         raise UserError(f"output: {output} exists. Give another folder, or --overwrite to replace it.")
     adapter = adapter_folder(args.adapter)
     prompting = read_prompting(adapter)

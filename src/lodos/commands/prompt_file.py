@@ -1,13 +1,14 @@
 """The prompts of a file: one a line, or rows in the fields of the format that the model was trained in."""
 
 import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lodos.data.reading.rows import Row, RowError, shown
 from lodos.data.reading.sources import read_rows
 from lodos.data.text.messages import messages_of, tools_of
 from lodos.errors import UserError
+from lodos.places.objects import read_text
+from lodos.places.place import place_of
 from lodos.prompting.description import Prompting
 from lodos.prompting.encode import encode_messages, encode_prompt
 
@@ -62,7 +63,7 @@ def read_prompt_file(
 
 def _lines(path: str) -> list[Row]:
     try:
-        text = Path(path).expanduser().read_text(encoding="utf-8-sig")
+        text = read_text(place_of(path))
     except (OSError, ValueError) as error:
         raise UserError(f"prompt_file: {path} cannot be read: {error}.") from None
     # Only ends of lines: str.splitlines would cut at other characters too.

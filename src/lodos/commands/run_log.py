@@ -61,7 +61,7 @@ class RunLog:
             self._num_steps, start_step=self._first_step, best=None if best is None else (best.loss, best.step)
         )
         trainer = self._config.trainer
-        run = TrackedRun(trainer.run_id, trainer.run_folder, self._first_step, logged_step)
+        run = TrackedRun(trainer.run_id, trainer.local_run_folder, self._first_step, logged_step, trainer.run_folder)
         others = open_trackers(trainer.trackers, run)
         self._tracker = Trackers([jsonl, console, *others])
         return self

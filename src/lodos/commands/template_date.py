@@ -7,6 +7,8 @@ from lodos import hosts
 from lodos.config import FineTuneArgs
 from lodos.data.tokens.source_store import template_date
 from lodos.formats.hf import HFCheckpointConverter
+from lodos.places.objects import read_text
+from lodos.places.saving import is_there
 from lodos.train.trainer import newest_step
 from lodos.yaml12 import load_yaml
 
@@ -27,6 +29,6 @@ def with_template_date(config: Args, converter: HFCheckpointConverter) -> Args:
 
 def _of_run(config: FineTuneArgs) -> str | None:
     saved = config.trainer.run_folder / "config.yaml"
-    if config.trainer.id is None or newest_step(config.trainer) is None or not saved.exists():
+    if config.trainer.id is None or newest_step(config.trainer) is None or not is_there(saved):
         return None
-    return load_yaml(saved.read_text(encoding="utf-8")).get("template_date")
+    return load_yaml(read_text(saved)).get("template_date")

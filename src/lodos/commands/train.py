@@ -8,7 +8,6 @@ import functools
 import shlex
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 from jaxtyping import PRNGKeyArray
@@ -30,6 +29,8 @@ from lodos.formats.model_card import RunFacts
 from lodos.formats.peft import save_peft_pretrained
 from lodos.formats.upload import Uploads
 from lodos.models.decoder import LmHeadModel
+from lodos.places.place import Place
+from lodos.places.saving import check_all_writable
 from lodos.tracking.external import check_trackers
 from lodos.train.axes import check_axes
 from lodos.train.evaluation import Evaluation, EvaluationHook
@@ -46,12 +47,12 @@ class TrainResult:
     config: TrainArgs
     """With everything decided that was left open."""
     step: int
-    adapter: Path
+    adapter: Place
     """The adapter of the last step."""
     best: Evaluation | None
     """The lowest held-out loss."""
-    best_adapter: Path | None
-    merged: Path | None
+    best_adapter: Place | None
+    merged: Place | None
     model: LmHeadModel
     """The adapted model, as trained."""
     stopped_by: int
@@ -132,19 +133,22 @@ def train(config: TrainArgs) -> TrainResult:
 
 def _check_places(config: TrainArgs) -> None:
     """Refuses, before anything is read, what cannot be written to, and devices that cannot be so arranged."""
-    adapter_folder(config)
-    _merged_folder(config)
+    trainer, merged = config.trainer, _merged_folder(config)
+    places = {"trainer.run_dir": trainer.run_folder, "hf_save_path": adapter_folder(config)}
+    places |= {"trainer.checkpointer.base_path": trainer.checkpoint_folder}
+    places |= {} if merged is None else {"merged_hf_save_path": merged}
+    check_all_writable(places)
     check_trackers(config.trainer.trackers)
     with config.trainer.device_mesh:
         pass
 
 
-def adapter_folder(config: TrainArgs) -> Path:
+def adapter_folder(config: TrainArgs) -> Place:
     """Where the run's adapters go."""
     return config.trainer.save_folder(config.hf_save_path, "peft")
 
 
-def _merged_folder(config: TrainArgs) -> Path | None:
+def _merged_folder(config: TrainArgs) -> Place | None:
     if config.merged_hf_save_path is None and not config.save_merged and config.merged_hf_upload is None:
         return None
     return config.trainer.save_folder(config.merged_hf_save_path, "merged")

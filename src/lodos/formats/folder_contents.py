@@ -11,8 +11,9 @@ from pathlib import Path
 
 from lodos.errors import UserError
 from lodos.formats.foreign_folders import foreign_weights, refuse_foreign
-from lodos.formats.hub import model_folder
+from lodos.formats.hub import is_folder, model_folder
 from lodos.formats.safetensors import INDEX_NAME
+from lodos.places.place import Place, is_remote, place_of
 
 ADAPTER_CONFIG = "adapter_config.json"
 MODEL_CONFIG = "config.json"
@@ -36,7 +37,9 @@ def adapter_folder(name_or_path: str) -> Path:
             f"{name_or_path}: a whole model, not an adapter: it has {MODEL_CONFIG} and no {ADAPTER_CONFIG}. "
             f"To ask it, write --model {name} in place of --adapter."
         )
-    raise UserError(f"{name_or_path}: no adapter: it has no {ADAPTER_CONFIG}. {_what_is_there(folder, 'adapter')}")
+    raise UserError(
+        f"{name_or_path}: no adapter: it has no {ADAPTER_CONFIG}. {_there(name_or_path, folder, 'adapter')}"
+    )
 
 
 def check_model_folder(name_or_path: str, folder: Path) -> None:
@@ -54,10 +57,10 @@ def check_model_folder(name_or_path: str, folder: Path) -> None:
         )
     refuse_foreign(folder)
     if not (folder / MODEL_CONFIG).is_file():
-        raise UserError(f"{name_or_path}: no model: it has no {MODEL_CONFIG}. {_what_is_there(folder, 'model')}")
+        raise UserError(f"{name_or_path}: no model: it has no {MODEL_CONFIG}. {_there(name_or_path, folder, 'model')}")
 
 
-def check_weights(name_or_path: str, folder: Path) -> None:
+def check_weights(name_or_path: str, folder: Place) -> None:
     """Refuses a model folder without weights, such as a copy in the hub's cache that was not downloaded whole.
 
     Raises:
@@ -66,7 +69,7 @@ def check_weights(name_or_path: str, folder: Path) -> None:
     if any(folder.glob("*.safetensors")) or (folder / INDEX_NAME).exists() or foreign_weights(folder) is not None:
         return  # to whom reads them, who says what is wrong with them
     said = f"{name_or_path}: {folder} has no weights; there {_listed(_names(folder))}."
-    if str(folder) == name_or_path or Path(name_or_path).expanduser().is_dir():
+    if str(folder) == name_or_path or is_folder(name_or_path):
         raise UserError(f"{said} Copy its safetensors files there, or give another folder.")
     raise UserError(
         f"{said} It is a copy in the hub's cache that was not downloaded whole. With a connection, write "
@@ -74,7 +77,12 @@ def check_weights(name_or_path: str, folder: Path) -> None:
     )
 
 
-def _what_is_there(folder: Path, wanted: str) -> str:
+def _there(name_or_path: str, folder: Path, wanted: str) -> str:
+    place = place_of(name_or_path)
+    return _what_is_there(place if is_remote(place) else folder, wanted)  # of one on a store, the cache has a part
+
+
+def _what_is_there(folder: Place, wanted: str) -> str:
     """What of the wanted kind is in or around a folder, what else, and what to write."""
     is_checkpoint = any((folder / mark).exists() for mark in _CHECKPOINT_MARKS[:1]) or folder.parent.name in (
         _CHECKPOINT_MARKS
@@ -91,7 +99,7 @@ def _what_is_there(folder: Path, wanted: str) -> str:
         if not found and around is not None:
             place, found = around, list(_folders_with(mark, around, _DEPTH))
         if found:
-            names = [str(path.relative_to(place)) for path in sorted(found, key=_by_worth)]
+            names = [str(path)[len(str(place)) :].strip("/") for path in sorted(found, key=_by_worth)]
             what = f"{kind}s" if len(names) > 1 else kind
             said.append(
                 f"{place} has the {what} {_joined(names)}: write --{kind} {shlex.quote(str(place / names[0]))}."
@@ -101,12 +109,12 @@ def _what_is_there(folder: Path, wanted: str) -> str:
     return " ".join(said) or f"There {_listed(_names(folder))}."
 
 
-def _run_folder(folder: Path) -> Path | None:
+def _run_folder(folder: Place) -> Place | None:
     """The run that a checkpoint's folder is part of."""
     return next((path.parent for path in (folder, *folder.parents) if path.name == "train_state"), None)
 
 
-def _folders_with(mark: str, folder: Path, depth: int) -> Iterator[Path]:
+def _folders_with(mark: str, folder: Place, depth: int) -> Iterator[Place]:
     try:
         children = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     except OSError:
@@ -118,13 +126,13 @@ def _folders_with(mark: str, folder: Path, depth: int) -> Iterator[Path]:
             yield from _folders_with(mark, child, depth - 1)
 
 
-def _by_worth(path: Path) -> tuple[bool, list[int], str]:
+def _by_worth(path: Place) -> tuple[bool, list[int], str]:
     """The best first, then the latest."""
     steps = [-int(number) for number in re.findall(r"\d+", path.name)]
     return path.name != "best", steps, str(path)
 
 
-def _names(folder: Path) -> list[str]:
+def _names(folder: Place) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
 
 

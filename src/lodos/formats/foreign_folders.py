@@ -1,8 +1,7 @@
 """Folders that hold a model in another form than lodos reads: what they are, and what to give instead."""
 
-from pathlib import Path
-
 from lodos.errors import UserError
+from lodos.places.place import Place
 
 CONFIG = "config.json"
 _PICKLES = ("*.bin", "*.pth", "*.pt", "*.ckpt")
@@ -32,7 +31,7 @@ _WITHOUT_WEIGHTS: tuple[tuple[str, str], ...] = (
 )
 
 
-def refuse_foreign(folder: Path) -> None:
+def refuse_foreign(folder: Place) -> None:
     """
     Raises:
         UserError: if the folder is one of the known kinds that have no model as transformers writes it.
@@ -43,7 +42,7 @@ def refuse_foreign(folder: Path) -> None:
             raise UserError(f"{folder}: {found} is {what}.")
 
 
-def foreign_weights(folder: Path) -> str | None:
+def foreign_weights(folder: Place) -> str | None:
     """What a folder without safetensors has in their place, and what to do; None where it has nothing of the kind."""
     for pattern, what in _WITHOUT_WEIGHTS:
         if found := _found(folder, pattern):
@@ -51,10 +50,12 @@ def foreign_weights(folder: Path) -> str | None:
     return None
 
 
-def _found(folder: Path, pattern: str) -> str | None:
+def _found(folder: Place, pattern: str) -> str | None:
     # What a trainer leaves beside the weights is none.
     others = ("training_args.bin", "optimizer.pt", "scheduler.pt", "scaler.pt")
-    names = [str(path.relative_to(folder)) for path in sorted(folder.glob(pattern)) if path.name not in others]
+    names = [
+        str(path)[len(str(folder)) :].strip("/") for path in sorted(folder.glob(pattern)) if path.name not in others
+    ]
     if not names:
         return None
     return names[0] if len(names) == 1 else f"each of {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"

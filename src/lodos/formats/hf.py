@@ -18,10 +18,10 @@ from jax.sharding import SingleDeviceSharding
 
 from lodos import hosts
 from lodos.errors import UserError
-from lodos.files import copy_compared, read_json, write_compared, write_json, written_whole
+from lodos.files import copy_compared, read_json, write_compared, write_json
 from lodos.formats.folder_contents import check_model_folder, check_weights
 from lodos.formats.generation_config import write_generation_config
-from lodos.formats.hub import hub_tensor_types, model_folder
+from lodos.formats.hub import hub_tensor_types, is_folder, model_folder, weights_place
 from lodos.formats.merged import EMBEDDING, TIED_HEAD, merged_tensors
 from lodos.formats.progress import progress_bar
 from lodos.formats.quantised import left_over, refuse_quantised
@@ -33,6 +33,8 @@ from lodos.models.config import DecoderConfig
 from lodos.models.decoder import LmHeadModel
 from lodos.nn.attention.attention import AttentionImplementation
 from lodos.nn.stacked import GradientCheckpointing
+from lodos.places.place import Place, place_of
+from lodos.places.saving import saved_whole
 from lodos.prompting.description import Prompting, write_prompting
 from lodos.sharding import AxisMapping, named_shardings
 from lodos.tree import layer_names, map_modules, named_leaves
@@ -161,7 +163,7 @@ class HFCheckpointConverter:
     def save_pretrained(
         self,
         model: LmHeadModel,
-        path: str | Path,
+        path: str | Place,
         *,
         dtype: Any = None,
         max_shard_size: str | int = MAX_SHARD_SIZE,
@@ -190,7 +192,7 @@ class HFCheckpointConverter:
             for name in in_files(tensors, max_shard_size):
                 tensors[name].load()  # it has a part of what the first host writes
             return
-        with written_whole(path) as folder:
+        with saved_whole(path) as folder:
             with progress_bar("Writing merged model", len(tensors), enabled=progress) as advance:
                 write_sharded(folder, tensors, max_shard_size=max_shard_size, progress=lambda _: advance())
             self._write_config(folder, dtype, model.config.vocab_size)
@@ -252,9 +254,11 @@ class HFCheckpointConverter:
         """
         if not self._is_here:
             self._refuse_quantised_on_hub()
-        model_folder(self.model_name_or_path, self.revision)  # of a hub name, the weights join the rest in the cache
-        check_weights(self.model_name_or_path, self.folder)
-        reader = SafetensorsReader(self.folder, floats_only=False)
+        # Of a hub name, the weights join the rest in the cache; on a store they are read where they are.
+        place = weights_place(self.model_name_or_path, self.revision)
+        place = self.folder if isinstance(place, Path) else place
+        check_weights(self.model_name_or_path, place)
+        reader = SafetensorsReader(place, floats_only=False)
         refuse_quantised(self.folder, reader.others, reader.shapes, self.hf_config)
         if problems := reader.type_problems():
             raise UserError("\n".join(problems))
@@ -265,13 +269,13 @@ class HFCheckpointConverter:
     @property
     def _is_here(self) -> bool:
         """Whether the weights are on this machine, or will never be."""
-        return Path(self.model_name_or_path).expanduser().is_dir() or any(self.folder.glob("*.safetensors"))
+        return is_folder(self.model_name_or_path) or any(self.folder.glob("*.safetensors"))
 
     def _refuse_quantised_on_hub(self) -> None:
         if left_over(self.hf_config) is not None:
             types = hub_tensor_types(self.model_name_or_path, self.revision)
             others = {name: kind for name, kind in types.items() if kind not in DTYPES}
-            refuse_quantised(Path(self.model_name_or_path), others, types, self.hf_config)
+            refuse_quantised(place_of(self.model_name_or_path), others, types, self.hf_config)
 
     def _check(self, reader: SafetensorsReader, model: LmHeadModel) -> None:
         expected = {

@@ -1,8 +1,14 @@
-"""From the name of a model to a local folder: a folder is taken as it is, a hub name is downloaded."""
+"""From the name of a model to a local folder: a folder is taken as it is, one on a store or the hub is downloaded."""
 
+from fnmatch import fnmatch
 from pathlib import Path
 
 from lodos.errors import UserError
+from lodos.places.fetching import fetched_folder
+from lodos.places.manifest import whole_files
+from lodos.places.objects import objects_below
+from lodos.places.place import Place, is_remote, place_of
+from lodos.places.store import refusals
 
 # What a model folder needs; everything else of a repository (other formats, images, code) stays where it is.
 WEIGHTS = ["model*.safetensors", "adapter_model.safetensors"]
@@ -14,7 +20,8 @@ _SHOWN = 8
 
 
 def model_folder(name_or_path: str, revision: str | None = None, *, weights: bool = True) -> Path:
-    """The local folder of a model or adapter, downloading it to Hugging Face's cache if it is a hub name.
+    """The local folder of a model or adapter, downloading it to Hugging Face's cache if it is a hub name, to our own if
+    it is on a store. Of a whole model on a store the weights stay there: `weights_place`.
 
     Args:
         weights: download them too; without, it is a matter of seconds.
@@ -24,7 +31,10 @@ def model_folder(name_or_path: str, revision: str | None = None, *, weights: boo
     """
     if not name_or_path.strip():
         raise UserError(f"{name_or_path!r} is no name. Give a folder, or a name on the hub.")
-    folder = Path(name_or_path).expanduser()
+    folder = place_of(name_or_path)
+    if is_remote(folder):
+        with refusals("model or adapter", folder):
+            return fetched_folder(folder, _is_wanted)
     if folder.is_dir():
         return folder
     if folder.is_file():
@@ -49,6 +59,33 @@ def model_folder(name_or_path: str, revision: str | None = None, *, weights: boo
         return Path(error.snapshot_path)
     except (HfHubHTTPError, OSError) as error:
         raise UserError(f"{name_or_path}: there is no such folder here, and {_of_hub(name_or_path, error)}") from None
+
+
+def is_folder(name_or_path: str) -> bool:
+    """Whether it is a folder, here or on a store, and no name on the hub."""
+    place = place_of(name_or_path)
+    return is_remote(place) or place.is_dir()
+
+
+def weights_place(name_or_path: str, revision: str | None = None) -> Place:
+    """Where the weights of a model are read: its folder, on a store too; of a hub name, the folder they are downloaded
+    to.
+
+    Raises:
+        UserError: as `model_folder` does.
+    """
+    place = place_of(name_or_path)
+    if not is_remote(place):
+        return model_folder(name_or_path, revision)
+    with refusals("model", place):
+        whole_files(place, objects_below(place))
+    return place
+
+
+def _is_wanted(name: str) -> bool:
+    """Whether a file of a model or adapter on a store is fetched: as from the hub, without a model's weights."""
+    patterns = [*ALLOW_PATTERNS, "adapter_model.safetensors"]
+    return any(fnmatch(name, one) for one in patterns) and not any(fnmatch(name, one) for one in IGNORE_PATTERNS)
 
 
 def hub_tensor_types(name: str, revision: str | None = None) -> dict[str, str]:

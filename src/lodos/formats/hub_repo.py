@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lodos.errors import UserError
 from lodos.files import read_json
+from lodos.places.place import is_remote, place_of
 from lodos.version import __version__
 
 if TYPE_CHECKING:
@@ -136,8 +137,8 @@ def _names(base_model: str) -> set[str]:
     names = {base_model}
     if match := re.search(r"models--([^/]+?)--([^/]+)/snapshots/", base_model):
         names.add(f"{match[1]}/{match[2]}")
-    path = Path(base_model).expanduser() / "config.json"
-    if path.is_file():
+    folder = place_of(base_model)
+    if not is_remote(folder) and (path := folder / "config.json").is_file():
         config: Any = read_json(path)
         if isinstance(config, dict) and isinstance(origin := config.get("_name_or_path"), str):
             names.add(origin)

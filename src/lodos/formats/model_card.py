@@ -5,13 +5,14 @@ Nothing of the user's machine is in it: a folder or file is named by its last pa
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
 from lodos.formats.asking_code import asking_code
 from lodos.lora.config import ALL_LINEAR, LoraConfig
+from lodos.places.place import place_of
 from lodos.prompting.description import Prompting
 from lodos.version import __version__
 
@@ -77,7 +78,7 @@ def merged_card(base_model_name_or_path: str, facts: RunFacts, *, repo: str | No
 
 def is_hub_name(name: str) -> bool:
     """Whether the hub would accept it as a model's name: a local path would make the card invalid."""
-    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name).is_dir()
+    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not place_of(name).is_dir()
 
 
 def _card(body: str, base_model: str, facts: RunFacts, *, library_name: str, tags: list[str]) -> str:
@@ -143,7 +144,7 @@ def _cell(text: Any) -> str:
 
 
 def _base_name(name_or_path: str) -> str:
-    return name_or_path if is_hub_name(name_or_path) else Path(name_or_path).name or "model"
+    return name_or_path if is_hub_name(name_or_path) else PurePath(name_or_path).name or "model"
 
 
 _ADAPTER = """

@@ -22,7 +22,7 @@ from jaxtyping import PyTree
 
 from lodos import hosts
 from lodos.errors import UserError
-from lodos.files import read_json, write_compared, write_json, written_whole
+from lodos.files import read_json, write_compared, write_json
 from lodos.formats.folder_contents import adapter_folder
 from lodos.formats.generation_config import write_generation_config
 from lodos.formats.hub import model_folder
@@ -38,6 +38,8 @@ from lodos.lora.patterns import deciding, in_any_order
 from lodos.lora.targets import suffixes_selecting
 from lodos.lora.transform import adaptable_names, adapted_names, lora_layers, loraize, with_factors
 from lodos.models.decoder import LmHeadModel
+from lodos.places.place import Place
+from lodos.places.saving import saved_whole
 from lodos.prompting.description import Prompting, write_prompting
 from lodos.sharding import AxisMapping, named_shardings
 
@@ -51,7 +53,7 @@ def save_peft_pretrained(
     model: PyTree,
     config: LoraConfig,
     base_model_name_or_path: str,
-    path: str | Path,
+    path: str | Place,
     *,
     base_folder: Path | None = None,
     chat_template: str | None = None,
@@ -94,7 +96,7 @@ def save_peft_pretrained(
         "alpha_pattern": in_any_order(config.alpha_pattern, adapted, config.alpha),
     }
     fields = to_peft(dataclasses.replace(config, **patterns), target_modules, base_model_name_or_path)
-    with written_whole(path) as folder:
+    with saved_whole(path) as folder:
         save_and_compare(folder / WEIGHTS_NAME, tensors)
         write_json(folder / CONFIG_NAME, fields)
         base_folder = base_folder or model_folder(base_model_name_or_path, weights=False)
@@ -109,7 +111,7 @@ def save_peft_pretrained(
 
 def load_peft_pretrained(
     model: Model,
-    path: str | Path,
+    path: str | Place,
     *,
     axis_mapping: AxisMapping | None = None,
     base: SafetensorsReader | None = None,

@@ -6,10 +6,10 @@ weights, whatever config.json still says of them.
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from lodos.errors import UserError
+from lodos.places.place import Place
 
 _NAMES = {
     "bitsandbytes": "bitsandbytes",
@@ -32,7 +32,7 @@ _EIGHT_BIT_FLOATS = re.compile(r"F8_E[45]M[23]")
 
 
 def refuse_quantised(
-    folder: Path, others: Mapping[str, str], names: Mapping[str, Any], config: Mapping[str, Any]
+    folder: Place, others: Mapping[str, str], names: Mapping[str, Any], config: Mapping[str, Any]
 ) -> None:
     """
     Args:

@@ -18,8 +18,11 @@ from safetensors.numpy import save_file
 from lodos.errors import UserError
 from lodos.files import flush, read_json, write_json
 from lodos.formats.foreign_folders import foreign_weights
+from lodos.formats.remote_safetensors import RemoteSafetensors
 from lodos.formats.tensor_problems import problem_lines
 from lodos.git_lfs import refuse_pointers
+from lodos.places.place import Place, is_remote
+from lodos.places.store import refusals
 
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
@@ -54,9 +57,9 @@ class TensorSource:
 
 
 class SafetensorsReader:
-    """The tensors of one safetensors file, or of a folder of them."""
+    """The tensors of one safetensors file, or of a folder of them, here or on a store."""
 
-    def __init__(self, path: Path, *, floats_only: bool = True):
+    def __init__(self, path: Place, *, floats_only: bool = True):
         """Opens the file or folder and reads the headers, no weights.
 
         Args:
@@ -66,20 +69,24 @@ class SafetensorsReader:
             UserError: if there is no safetensors file, a file of the index is missing, or one cannot be parsed.
         """
         self.path = path
-        self._handles: dict[Path, Any] = {}
+        self._handles: dict[Place, Any] = {}
         self._bytes_read = 0
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: dict[str, np.dtype] = {}
         self.others: dict[str, str] = {}
         """Tensors of other types, and these in safetensors' words."""
-        self._file_of: dict[str, Path] = {}
+        self._file_of: dict[str, Place] = {}
         problems = []
-        for file in [path] if path.is_file() else _files_of(path):
+        with refusals("weights", path):
+            files = [path] if path.is_file() else _files_of(path)
+        for file in files:
             try:
-                handle = safe_open(file, framework="np")
-            except (SafetensorError, OSError) as error:
+                handle = _opened(file)
+            except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
                 problems.append(_unreadable(file, error))
                 continue
+            if is_remote(file):
+                self._handles[file] = handle
             for name in handle.keys():  # noqa: SIM118 - the handle is no mapping
                 if name in self._file_of:
                     problems.append(f"{file}: {name} is in {self._file_of[name].name} too.")
@@ -105,11 +112,11 @@ class SafetensorsReader:
     def read(self, name: str, index: tuple[slice, ...] = ()) -> np.ndarray:
         """The slice `index` of a tensor, the whole tensor by default."""
         if self._bytes_read > _MAPPED_BYTES:
-            self._handles.clear()
+            self._handles = {place: handle for place, handle in self._handles.items() if is_remote(place)}
             self._bytes_read = 0
         file = self._file_of[name]
         if file not in self._handles:
-            self._handles[file] = safe_open(file, framework="np")
+            self._handles[file] = _opened(file)
         part = self._handles[file].get_slice(name)
         tensor = part[index] if index else part[:]
         self._bytes_read += tensor.nbytes
@@ -175,7 +182,11 @@ def save_and_compare(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
         raise OSError(f"{path}: read back differently than written: {', '.join(differing) or 'more tensors'}.")
 
 
-def _unreadable(file: Path, error: Exception) -> str:
+def _opened(file: Place) -> Any:
+    return RemoteSafetensors(file, DTYPES) if is_remote(file) else safe_open(file, framework="np")
+
+
+def _unreadable(file: Place, error: Exception) -> str:
     try:
         refuse_pointers(file)
     except UserError as pointer:
@@ -194,7 +205,7 @@ def _is_written(written: SafetensorsReader, name: str, tensor: np.ndarray) -> bo
     return all(written.read(name, (part,)).tobytes() == tensor[part].tobytes() for part in parts)
 
 
-def _files_of(folder: Path) -> list[Path]:
+def _files_of(folder: Place) -> list[Place]:
     # Where both are there, transformers reads the one file.
     if (folder / WEIGHTS_NAME).exists():
         return [folder / WEIGHTS_NAME]
@@ -208,7 +219,7 @@ def _files_of(folder: Path) -> list[Path]:
     raise UserError(f"{folder}: no {WEIGHTS_NAME} and no {INDEX_NAME}.")
 
 
-def _names_in_index(path: Path) -> list[str]:
+def _names_in_index(path: Place) -> list[str]:
     index = read_json(path)
     weight_map = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):

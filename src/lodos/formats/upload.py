@@ -16,6 +16,8 @@ from types import TracebackType
 
 from lodos.errors import UserError
 from lodos.formats.hub_repo import HubRepo, reason
+from lodos.places.fetching import fetched_folder
+from lodos.places.place import Place, is_remote
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +29,7 @@ _REFUSALS = (400, 401, 402, 403, 404, 409)
 @dataclasses.dataclass(frozen=True)
 class _Job:
     repo: HubRepo
-    folder: Path
+    folder: Place
     message: str
 
     @property
@@ -106,7 +108,7 @@ class Uploads:
         if error is not None:
             logger.warning("%s: the hub cannot be reached now, and will be tried again: %s", repo, reason(error))
 
-    def submit(self, repo: str, folder: Path, message: str) -> None:
+    def submit(self, repo: str, folder: Place, message: str) -> None:
         """Has a folder uploaded when its turn comes; returns at once.
 
         Args:
@@ -156,7 +158,7 @@ class Uploads:
                     self._changed.wait()
                 job = self._current = self._waiting.pop(next(iter(self._waiting)))
             try:
-                logger.info("Uploaded %s: %s", job.folder, job.repo.commit(job.folder, job.message))
+                logger.info("Uploaded %s: %s", job.folder, job.repo.commit(_local(job.folder), job.message))
             except Exception as error:
                 logger.warning(
                     "%s: not uploaded: %s. Training goes on; the next upload tries again. By hand: %s",
@@ -167,6 +169,10 @@ class Uploads:
             with self._changed:
                 self._current = None
                 self._changed.notify_all()
+
+
+def _local(folder: Place) -> Path:
+    return fetched_folder(folder, strictly=True) if is_remote(folder) else folder
 
 
 def _without_progress_bars() -> None:

@@ -14,12 +14,13 @@ import os
 import string
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from lodos.errors import UserError
+from lodos.places.objects import read_text
+from lodos.places.place import place_of
 from lodos.yaml12 import load_yaml
 
 SYSTEM_END = "\n\n"
@@ -144,10 +145,8 @@ def _from_mapping(mapping: Mapping[str, Any], origin: str) -> Prompts:
 
 
 def _read_mapping(file: str) -> Mapping[str, Any]:
-    if "://" in file:
-        raise UserError(f"{file}: a remote prompts file cannot be read yet. Download it and give the local file.")
     try:
-        text = Path(file).expanduser().read_text(encoding="utf-8-sig")
+        text = read_text(place_of(file))
         value = json.loads(text) if file.endswith(".json") else load_yaml(text)
     except FileNotFoundError:
         raise UserError(f"{file}: there is no such prompts file.") from None

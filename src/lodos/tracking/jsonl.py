@@ -4,16 +4,21 @@
 
 Numbers that are not finite are written as the strings "nan", "inf" and "-inf", since JSON has no word for them
 and hiding them would be worse. When a run resumes, records of steps it will do again are cut off.
+
+On a store, the log is a file here that goes there whole every few seconds and at the end.
 """
 
 import json
 import math
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from lodos.files import write_whole
+from lodos.places.mirror import Mirror
+from lodos.places.objects import read_object
+from lodos.places.place import Place, is_remote
+from lodos.places.saving import save_text
+from lodos.places.store import NothingThereError
 
 
 class JsonlTracker:
@@ -23,10 +28,13 @@ class JsonlTracker:
         resume_step: the step from which the run goes on; later records are removed.
     """
 
-    def __init__(self, path: Path, *, resume_step: int = 0):
+    def __init__(self, path: Place, *, resume_step: int = 0):
         kept = [record for record in read_records(path) if record["step"] <= resume_step] if resume_step else []
-        write_whole(path, "".join(_line(record) for record in kept))
-        self._file = path.open("a", encoding="utf-8")
+        text = "".join(_line(record) for record in kept)
+        save_text(path, text)
+        self._mirror = Mirror.of_file(path, text) if is_remote(path) else None
+        local = path if self._mirror is None else self._mirror.folder / path.name
+        self._file = local.open("a", encoding="utf-8")
 
     def log(self, metrics: Mapping[str, float], *, step: int) -> None:
         self._write({"step": step, "time": time.time(), **metrics})
@@ -36,17 +44,21 @@ class JsonlTracker:
 
     def finish(self) -> None:
         self._file.close()
+        if self._mirror is not None:
+            self._mirror.close()
 
     def _write(self, record: dict[str, Any]) -> None:
         self._file.write(_line(record))
         self._file.flush()
 
 
-def read_records(path: Path) -> list[dict[str, Any]]:
+def read_records(path: Place) -> list[dict[str, Any]]:
     """The records of a log file, without a last line that a kill cut short; [] if there is no file."""
-    if not path.exists():
+    try:
+        content = read_object(path) if is_remote(path) else path.read_bytes()
+    except (FileNotFoundError, NothingThereError):
         return []
-    lines = path.read_bytes().split(b"\n")
+    lines = content.split(b"\n")
     return [json.loads(line) for line in lines[:-1]]
 
 

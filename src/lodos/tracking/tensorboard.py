@@ -4,7 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from lodos.files import local_path
+from lodos.places.mirror import Mirror
+from lodos.places.place import is_remote, place_of
 from lodos.tracking.config import TensorboardConfig
 from lodos.tracking.tracker import TrackedRun
 
@@ -18,7 +19,10 @@ class TensorboardTracker:
     def __init__(self, config: TensorboardConfig, run: TrackedRun):
         from tensorboardX import SummaryWriter
 
-        folder = run.folder / "tensorboard" if config.logdir is None else local_path(config.logdir) / run.id
+        place = run.place / "tensorboard" if config.logdir is None else place_of(config.logdir) / run.id
+        # On a store, event files are this machine's own until they are sent.
+        folder = run.folder / "tensorboard" if is_remote(place) else place
+        self._mirror = Mirror(folder, place) if is_remote(place) else None
         self._first_step = run.first_step
         self._writer = SummaryWriter(
             str(folder),
@@ -42,3 +46,5 @@ class TensorboardTracker:
 
     def finish(self) -> None:
         self._writer.close()
+        if self._mirror is not None:
+            self._mirror.close()

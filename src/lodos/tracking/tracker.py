@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from lodos.places.place import Place
+
 logger = logging.getLogger(__name__)
 
 
@@ -31,11 +33,18 @@ class TrackedRun:
 
     id: str
     folder: Path
-    """The run's own, which is there."""
+    """The run's own, which is there; one of this machine's, where the run's is on a store."""
     first_step: int
     """Steps done before it was resumed; 0 for a run that begins, whatever there was of its name."""
     logged_step: int = 0
     """The last step that was logged before; beyond `first_step` if the run was killed."""
+    stored: Place | None = None
+    """The run's folder, where that is on a store."""
+
+    @property
+    def place(self) -> Place:
+        """The run's folder, wherever it is."""
+        return self.folder if self.stored is None else self.stored
 
 
 class Trackers:

@@ -7,7 +7,6 @@ and renames it when it is whole, so the newest complete one is always safe to re
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,6 +15,8 @@ from jaxtyping import PyTree
 
 from lodos import hosts
 from lodos.errors import UserError
+from lodos.places.place import Place, is_remote
+from lodos.train.staged import Staged, staged
 from lodos.train.state import TrainerState
 from lodos.tree import combine, named_leaves
 
@@ -35,7 +36,7 @@ class Checkpointer:
 
     def __init__(
         self,
-        folder: Path,
+        folder: Place,
         *,
         keep: int,
         stays: Callable[[int], bool] = lambda _: False,
@@ -46,7 +47,8 @@ class Checkpointer:
         import orbax.checkpoint as ocp
         from orbax.checkpoint import checkpoint_managers
 
-        self.folder = folder.absolute()
+        self.folder = folder if is_remote(folder) else folder.absolute()
+        self._staged = staged(folder, keep=keep, stays=stays)
         self._anew = anew
         self._fingerprint = None if fingerprint is None else json.loads(json.dumps(fingerprint))
         newest = checkpoint_managers.LatestN(keep)
@@ -59,10 +61,11 @@ class Checkpointer:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policy, create=False, multiprocessing_options=together
         )
-        self.folder.mkdir(parents=True, exist_ok=True)
+        place = _for_orbax(self.folder, self._staged)
+        place.mkdir(parents=True, exist_ok=True)
         # Named, so that a checkpoint's contents can be described before anything has been saved by this manager.
         handler = ocp.StandardCheckpointHandler()
-        self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handler)
+        self._manager = ocp.CheckpointManager(place, options=options, item_handlers=handler)
 
     def latest_step(self) -> int | None:
         """The step of the newest complete checkpoint."""
@@ -76,12 +79,18 @@ class Checkpointer:
         if self._anew:
             for old in self._manager.all_steps():
                 self._manager.delete(old)
+            if self._staged is not None:
+                self._staged.remove_all()
             self._anew = False
         if step in self._manager.all_steps():
             return
+        if self._staged is not None:
+            self._staged.wait()
         args = ocp.args.StandardSave(_to_tree(state))
         if not self._manager.save(step, args=args, custom_metadata=self._fingerprint):
             raise OSError(f"{self.folder}: step {step} was not written; the newest is {self.latest_step()}.")
+        if self._staged is not None:
+            self._staged.send(step, when=self._manager.wait_until_finished)
 
     def restore(self, state: TrainerState) -> TrainerState:
         """`state` as it was at the newest checkpoint, laid out on the devices as `state` is.
@@ -119,8 +128,10 @@ class Checkpointer:
         self._refuse(step, problems)
 
     def wait(self) -> None:
-        """Returns when everything is on disk."""
+        """Returns when everything is on disk, or on the store."""
         self._manager.wait_until_finished()
+        if self._staged is not None:
+            self._staged.wait()
 
     def _check(self, step: int, wanted: PyTree) -> None:
         metadata = self._manager.item_metadata(step)
@@ -143,6 +154,17 @@ class Checkpointer:
                 + "\nGive the configuration it was made with to go on with that run, another trainer.id for a new one, "
                 "or trainer.load_checkpoint: false to begin this one anew."
             )
+
+
+def _for_orbax(folder: Place, staged: Staged | None) -> Any:
+    """The path that Orbax is given: it knows local ones and gs://, to which TensorStore writes by itself."""
+    if staged is not None:
+        return staged.folder
+    if not is_remote(folder):
+        return folder
+    from etils import epath
+
+    return epath.Path(str(folder))
 
 
 class _Staying:

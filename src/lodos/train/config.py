@@ -13,8 +13,9 @@ import jax
 
 from lodos import hosts
 from lodos.errors import UserError
-from lodos.files import local_path
+from lodos.files import cache_folder
 from lodos.hosts import DistributedConfig
+from lodos.places.place import Place, is_remote, place_of
 from lodos.sharding import AxisMapping, DeviceMesh
 from lodos.tracking.config import TrackerConfig, parse_trackers
 from lodos.train.mesh import (
@@ -157,16 +158,25 @@ class TrainerConfig:
         return self.num_train_steps
 
     @property
-    def run_folder(self) -> Path:
-        return local_path(self.run_dir) / self.run_id
+    def run_folder(self) -> Place:
+        return place_of(self.run_dir) / self.run_id
 
     @property
-    def checkpoint_folder(self) -> Path:
+    def local_run_folder(self) -> Path:
+        """The run's folder, or where it is on a store, one of this machine for what can only be written here."""
+        folder = self.run_folder
+        if is_remote(folder):
+            folder = cache_folder() / "runs" / self.run_id
+            folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    @property
+    def checkpoint_folder(self) -> Place:
         return self.save_folder(self.checkpointer.base_path, "train_state")
 
-    def save_folder(self, base: str | None, default: str) -> Path:
+    def save_folder(self, base: str | None, default: str) -> Place:
         """Where what the run saves goes: `<base>/<id>`, or `<run_dir>/<id>/<default>` where no base is given."""
-        return self.run_folder / default if base is None else local_path(base) / self.run_id
+        return self.run_folder / default if base is None else place_of(base) / self.run_id
 
     @property
     def policy(self) -> Policy:

@@ -29,6 +29,7 @@ from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 from lodos import hosts
 from lodos.errors import UserError
 from lodos.jit import named_jit
+from lodos.places.saving import is_there
 from lodos.runtime import COMPILER_THREAD
 from lodos.target import target
 from lodos.train.agreement import wish_shapes, wishes
@@ -345,7 +346,7 @@ def newest_step(config: TrainerConfig) -> int | None:
     folder, demanded = config.checkpoint_folder, config.load_checkpoint
 
     def look() -> str:
-        found = _looking(config).latest_step() if demanded is not False and folder.is_dir() else None
+        found = _looking(config).latest_step() if demanded is not False and is_there(folder) else None
         return "" if found is None else str(found)
 
     step = hosts.from_first("the newest checkpoint", look)
@@ -360,7 +361,7 @@ def check_resumable(config: TrainerConfig, fingerprint: Mapping[str, Any]) -> No
     Raises:
         UserError: when there is one of another fingerprint.
     """
-    if config.load_checkpoint is not False and config.checkpoint_folder.is_dir():
+    if config.load_checkpoint is not False and is_there(config.checkpoint_folder):
         _looking(config, fingerprint).check_fingerprint()
 
 

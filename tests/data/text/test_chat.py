@@ -366,7 +366,7 @@ def test_templates_come_from_the_tokenizer_a_file_or_a_text(
     [
         (None, "the tokenizer has none"),
         ("no/such.jinja", r"no/such.jinja: there is no such file.*has \{\{ or \{%"),
-        ("hf://a/b.jinja", "remote"),
+        ("memory://a/b.jinja", r"memory://a/b.jinja: there is no such file"),
         ("{% for m in messages %}{{ m", "not valid Jinja, line 1"),
         ("{% endfor %}", "not valid Jinja"),
     ],

@@ -33,7 +33,6 @@ import functools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lodos.data.reading.rows import EmptyAnswerError, RowError, is_unicode
@@ -42,6 +41,8 @@ from lodos.data.text.special_tokens import Span, SpecialTokens
 from lodos.data.text.turn_weights import weight_of, without_weights
 from lodos.data.text.written import LeftOut, left_out
 from lodos.errors import UserError
+from lodos.places.objects import read_text
+from lodos.places.place import place_of
 from lodos.prompting.template_date import dated
 from lodos.prompting.template_forms import TemplateForms
 
@@ -350,12 +351,8 @@ def read_template(template: str | None) -> str | None:
     """
     if template is None or "{{" in template or "{%" in template:
         return template
-    if "://" in template:
-        raise UserError(
-            f"chat_template: {template}: a remote file cannot be read. Download it and give the local file."
-        )
     try:
-        return Path(template).expanduser().read_text(encoding="utf-8-sig")
+        return read_text(place_of(template))
     except FileNotFoundError:
         raise UserError(
             f"chat_template: {template}: there is no such file. A template itself has {{{{ or {{% in it."

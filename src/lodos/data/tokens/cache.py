@@ -17,10 +17,17 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lodos.errors import UserError
-from lodos.files import cache_folder, local_path
+from lodos.files import cache_folder
+from lodos.places.fetching import fetch_folder, is_whole_there
+from lodos.places.place import Place, is_remote, place_of
+from lodos.places.sending import send_folder
+from lodos.places.store import refusals
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 T = TypeVar("T")
 
@@ -34,17 +41,13 @@ def cache_key(depends_on: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def data_cache_folder(given: str | None) -> Path:
-    """Where tokenized data is kept: `given`, else `data` in the folder of all that lodos can make again.
-
-    Raises:
-        UserError: for a URL.
-    """
-    return cache_folder() / "data" if given is None else local_path(given)
+def data_cache_folder(given: str | None) -> Place:
+    """Where tokenized data is kept: `given`, else `data` in the folder of all that lodos can make again."""
+    return cache_folder() / "data" if given is None else place_of(given)
 
 
 def load_or_build(
-    entry: Path, load: Callable[[Path], T], build: Callable[[Path], None], *, broken: type[Exception]
+    entry: Place, load: Callable[[Path], T], build: Callable[[Path], None], *, broken: type[Exception]
 ) -> T:
     """What `load` makes of the folder `entry`, which `build` fills first if it is not there or not whole.
 
@@ -55,6 +58,8 @@ def load_or_build(
     Raises:
         UserError: when the folder cannot be written. What `build` raises passes through and leaves nothing behind.
     """
+    if is_remote(entry):
+        return _load_or_build_on_store(entry, load, build, broken=broken)
     if entry.exists():
         try:
             return load(entry)
@@ -77,6 +82,25 @@ def load_or_build(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return load(entry)
+
+
+def _load_or_build_on_store(
+    entry: "UPath", load: Callable[[Path], T], build: Callable[[Path], None], *, broken: type[Exception]
+) -> T:
+    """The same for an entry on a store: its files are mapped, so they are used from this machine's own cache."""
+    local = cache_folder() / "data" / entry.name
+
+    def fetch_or_build(folder: Path) -> None:
+        if is_whole_there(entry):
+            fetch_folder(entry, folder)
+        else:
+            build(folder)
+
+    with refusals("data_cache_dir", entry):
+        found = load_or_build(local, load, fetch_or_build, broken=broken)
+        if not is_whole_there(entry):
+            send_folder(local, entry)
+    return found
 
 
 def _unwritable(folder: Path, error: OSError) -> UserError:

@@ -1,0 +1,90 @@
+"""A safetensors file on a store: its header is one request, and of a tensor only the rows asked for are read.
+
+    8 bytes         little-endian: how long the header is
+    header          JSON: {name: {"dtype": "BF16", "shape": [2, 3], "data_offsets": [0, 12]}, ...}
+    data            each tensor in C order at its offsets, counted from here
+
+The format: https://huggingface.co/docs/safetensors. The names of methods are those of `safetensors.safe_open`.
+"""
+
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lodos.places.objects import read_object
+from lodos.places.ranges import RangedFile
+from lodos.places.store import ask
+
+if TYPE_CHECKING:
+    from upath import UPath
+
+_FIRST_BYTES = 256 * 2**10
+"""Of a file, in which most headers end."""
+_LONGEST_HEADER = 100 * 10**6
+"""safetensors refuses a longer one."""
+
+
+class RemoteSafetensors:
+    """The tensors of one file.
+
+    Raises:
+        ValueError: when it is not whole or no such file.
+        OSError: when the store fails.
+    """
+
+    def __init__(self, place: "UPath", dtypes: dict[str, np.dtype]):
+        self._dtypes = dtypes
+        size = int(ask(place, "info")["size"])
+        head = read_object(place, 0, min(_FIRST_BYTES, size))
+        length = int.from_bytes(head[:8], "little")
+        if size < 8 or length > min(size - 8, _LONGEST_HEADER):
+            raise ValueError(f"of its {size} bytes the header would be {length}")
+        if 8 + length > len(head):
+            head = read_object(place, 0, 8 + length)
+        header = json.loads(head[8 : 8 + length])
+        if not isinstance(header, dict):
+            raise ValueError("the header is no mapping")
+        self._begin = 8 + length
+        self._tensors: dict[str, dict[str, Any]] = {k: v for k, v in header.items() if k != "__metadata__"}
+        self._file = RangedFile(place, size)
+        ends = [int(tensor["data_offsets"][1]) for tensor in self._tensors.values()]
+        if self._begin + max(ends, default=0) != size:
+            raise ValueError(f"has {size} bytes where the header says {self._begin + max(ends, default=0)}")
+
+    def keys(self) -> list[str]:
+        return list(self._tensors)
+
+    def get_slice(self, name: str) -> "RemoteTensor":
+        return RemoteTensor(self._tensors[name], self._file, self._begin, self._dtypes)
+
+
+class RemoteTensor:
+    """One tensor: `[index]` reads the rows that the first slice asks for, and takes the other slices of them."""
+
+    def __init__(self, fields: dict[str, Any], file: RangedFile, begin: int, dtypes: dict[str, np.dtype]):
+        self._fields = fields
+        self._file = file
+        self._start = begin + int(fields["data_offsets"][0])
+        self._dtypes = dtypes
+
+    def get_dtype(self) -> str:
+        return self._fields["dtype"]
+
+    def get_shape(self) -> list[int]:
+        return self._fields["shape"]
+
+    def __getitem__(self, index: slice | tuple[slice, ...]) -> np.ndarray:
+        dtype, shape = self._dtypes[self.get_dtype()], self.get_shape()
+        index = index if isinstance(index, tuple) else (index,)
+        if not shape:
+            rows, others, row_shape, row_bytes = (0, 1), (), (), dtype.itemsize
+        else:
+            start, stop, step = index[0].indices(shape[0])
+            assert step == 1
+            rows, others, row_shape = (start, max(start, stop)), index[1:], shape[1:]
+            row_bytes = math.prod(row_shape) * dtype.itemsize
+        data = self._file.read(self._start + rows[0] * row_bytes, self._start + rows[1] * row_bytes)
+        read = np.frombuffer(data, dtype).reshape((rows[1] - rows[0], *row_shape) if shape else ())
+        return read[(slice(None), *others)] if others else read

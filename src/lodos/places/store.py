@@ -1,0 +1,169 @@
+"""One request to a store, tried again while it can still come right, and never waited for without end.
+
+fsspec and the stores' own packages retry some failures and have time-outs of their own, each different ones. Here the
+rule is one: 429, 5xx, resets and time-outs are tried again, `ATTEMPTS` times, each wait twice as long as the last; what
+is missing or refused is said at once. What comes out is always an `OSError`.
+"""
+
+import asyncio
+import errno
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from lodos.errors import UserError
+
+if TYPE_CHECKING:
+    from upath import UPath
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+ATTEMPTS = 6
+FIRST_WAIT = 0.5
+"""Seconds before the second attempt; twice as many before each further one."""
+SECONDS = 60.0
+"""How long a request may take, besides its bytes."""
+BYTES_PER_SECOND = 500_000
+"""Slower than that, it is taken for stalled."""
+
+_PASSING_STATUS = {408, 425, 429, 500, 502, 503, 504}
+_LASTING = (FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError)
+
+
+class StoreError(OSError):
+    """A store that did not do what it was asked, however often: a failure of the infrastructure."""
+
+
+class NothingThereError(FileNotFoundError):
+    """No such object, or no such bucket."""
+
+
+class RefusedError(PermissionError):
+    """The store does not let us, or there are no credentials."""
+
+
+_SAID = (StoreError, NothingThereError, RefusedError)
+
+
+def ask(place: "UPath", method: str, *args: Any, size: int = 0, before: tuple[Any, ...] = (), **kwargs: Any) -> Any:
+    """Calls a method of the place's fsspec file system with the place's path, again while that can help.
+
+    Args:
+        args: what follows the path.
+        size: bytes that travel, for the time that is given.
+        before: what goes before the path.
+
+    Raises:
+        NothingThereError: when there is no such object or bucket.
+        RefusedError: when it is refused, or there are no credentials.
+        StoreError: when it fails otherwise, each time.
+    """
+    seconds = SECONDS + size / BYTES_PER_SECOND
+    return retried(str(place), lambda: _once(place.fs, method, (*before, place.path, *args), kwargs, seconds))
+
+
+def retried(what: str, call: Callable[[], T]) -> T:
+    """What `call` gives, called again while its failure may pass; the errors are those of `ask`."""
+    wait = FIRST_WAIT
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return call()
+        except _SAID:
+            raise
+        except Exception as error:
+            if not is_passing(error) or attempt == ATTEMPTS:
+                raise _translated(what, error, attempt) from error
+            logger.info("%s: %s: %s. Trying again.", what, type(error).__name__, error)
+        time.sleep(wait * random.uniform(0.75, 1.25))
+        wait *= 2
+    raise AssertionError("unreachable")
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether the same request may succeed a little later."""
+    if isinstance(error, (*_LASTING, ImportError)):
+        return False
+    for one in _with_causes(error):
+        if (status := _status(one)) is not None:
+            return status in _PASSING_STATUS
+    return any(
+        isinstance(one, (OSError, TimeoutError, asyncio.TimeoutError)) or _of_network(one)
+        for one in _with_causes(error)
+    )
+
+
+@contextmanager
+def refusals(setting: str, place: Any) -> Iterator[None]:
+    """Turns what a store fails with into an error for the user, who named the place in `setting`."""
+    try:
+        yield
+    except (NothingThereError, RefusedError) as error:
+        raise UserError(f"{setting}: {place}: {error.strerror}") from None
+    except StoreError as error:
+        raise UserError(f"{setting}: {error.strerror}") from None
+
+
+def _once(system: Any, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], seconds: float) -> Any:
+    if not getattr(system, "async_impl", False) or system.asynchronous:
+        return getattr(system, method)(*args, **kwargs)
+    coroutine = getattr(system, f"_{method}")(*args, **kwargs)
+    future = asyncio.run_coroutine_threadsafe(coroutine, system.loop)
+    try:
+        return future.result(seconds)
+    except TimeoutError:
+        # Left alone, it might still replace an object after the next attempt has written it.
+        future.cancel()
+        raise TimeoutError(f"no answer within {seconds:.0f} s") from None
+
+
+def _translated(what: str, error: Exception, attempts: int) -> OSError:
+    said = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    status = next((status for one in _with_causes(error) if (status := _status(one)) is not None), None)
+    names = {type(one).__name__ for one in _with_causes(error)}
+    if isinstance(error, FileNotFoundError) or status == 404:
+        return NothingThereError(errno.ENOENT, f"nothing is there, or no such bucket: {said}.")
+    if isinstance(error, PermissionError) or status in (401, 403) or any("Credentials" in name for name in names):
+        return RefusedError(
+            errno.EACCES,
+            f"the store refuses: {said}. Look at the credentials and what they allow: AWS_PROFILE or "
+            "AWS_ACCESS_KEY_ID for s3://, GOOGLE_APPLICATION_CREDENTIALS or gcloud auth application-default login "
+            "for gs://.",
+        )
+    tried = f", {attempts} times" if attempts > 1 else ""
+    return StoreError(errno.EIO, f"{what}: the store failed{tried}: {type(error).__name__}: {said}.")
+
+
+def _with_causes(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__  # pyright: ignore[reportAssignmentType]
+
+
+def _status(error: BaseException) -> int | None:
+    """The HTTP status that an error of gcsfs, aiohttp or botocore carries."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    else:
+        status = getattr(error, "status", None) or getattr(error, "code", None)
+    try:
+        return int(status)  # pyright: ignore[reportArgumentType]
+    except (TypeError, ValueError):
+        return None
+
+
+def _of_network(error: BaseException) -> bool:
+    kind = type(error)
+    package = kind.__module__.partition(".")[0]
+    if package == "aiohttp":
+        return True
+    return package in ("botocore", "aiobotocore") and any(
+        word in kind.__name__ for word in ("Connect", "Connection", "Timeout", "HTTPClient", "Incomplete", "Streaming")
+    )

@@ -1,0 +1,173 @@
+"""Real stores on loopback for tests: an S3 server, a GCS emulator, and a proxy before a server that fails on demand."""
+
+import http.client
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+BUCKET = "lodos-tests"
+
+# Read when gcsfs is imported. Asked over gRPC what kind of bucket it has, an emulator never answers.
+os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+
+
+@contextmanager
+def s3_store() -> Iterator["FaultProxy"]:
+    """An S3 server in this process with a bucket `BUCKET`, and the environment that leads to it."""
+    import boto3
+    import s3fs
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with FaultProxy(f"http://{host}:{port}") as proxy, pytest.MonkeyPatch.context() as patch:
+        for name, value in {
+            "AWS_ENDPOINT_URL": proxy.url,
+            "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }.items():
+            patch.setenv(name, value)
+        boto3.client("s3").create_bucket(Bucket=BUCKET)
+        s3fs.S3FileSystem.clear_instance_cache()
+        try:
+            yield proxy
+        finally:
+            s3fs.S3FileSystem.clear_instance_cache()
+            server.stop()
+
+
+@contextmanager
+def gcs_store() -> Iterator[str]:
+    """A GCS emulator in this process with a bucket `BUCKET`, and the environment that leads to it."""
+    import gcsfs
+    from gcp_storage_emulator.server import create_server
+
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    server = create_server("localhost", port, in_memory=True, default_bucket=BUCKET)
+    server.start()
+    with pytest.MonkeyPatch.context() as patch:
+        url = f"http://localhost:{port}"
+        for name, value in {
+            "STORAGE_EMULATOR_HOST": url,
+            "TENSORSTORE_GCS_HTTP_URL": url,
+            "FSSPEC_GS_ENDPOINT_URL": url,
+            "FSSPEC_GCS_ENDPOINT_URL": url,
+            "FSSPEC_GS_TOKEN": "anon",
+            "FSSPEC_GCS_TOKEN": "anon",
+        }.items():
+            patch.setenv(name, value)
+        from fsspec.config import conf, set_conf_env
+
+        before = dict(conf)
+        set_conf_env(conf)
+        gcsfs.GCSFileSystem.clear_instance_cache()
+        try:
+            yield url
+        finally:
+            conf.clear()
+            conf.update(before)
+            gcsfs.GCSFileSystem.clear_instance_cache()
+            server.stop()
+
+
+class FaultProxy:
+    """Hands requests on to a server; some of them it spoils first, as `spoil` decides.
+
+    `spoil(method, path)` is None or one of 500, 503, 429, "reset" (the connection breaks after the server has answered)
+    and "stall" (nothing comes for `stall_seconds`).
+    """
+
+    def __init__(self, target: str):
+        self._target = urlsplit(target)
+        self.spoil: Any = lambda method, path: None
+        self.stall_seconds = 5.0
+        self.requests: list[tuple[str, str, str]] = []
+        """Method, path and the range asked for, of each."""
+        self.spoiled: list[Any] = []
+
+    def __enter__(self) -> "FaultProxy":
+        proxy = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def handle_any(self) -> None:
+                proxy._handle(self)
+
+            do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = handle_any
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _handle(self, request: BaseHTTPRequestHandler) -> None:
+        body = _body_of(request)
+        self.requests.append((request.command, request.path, request.headers.get("Range", "")))
+        fault = self.spoil(request.command, request.path)
+        if fault is not None:
+            self.spoiled.append(fault)
+        if isinstance(fault, int):
+            said = b"<Error><Code>InternalError</Code><Message>injected</Message></Error>"
+            request.send_response(fault)
+            request.send_header("Content-Length", str(len(said)))
+            request.end_headers()
+            request.wfile.write(b"" if request.command == "HEAD" else said)
+            return
+        if fault == "stall":
+            time.sleep(self.stall_seconds)
+            request.close_connection = True
+            return
+        connection = http.client.HTTPConnection(self._target.hostname or "", self._target.port or 80)
+        headers = {name: value for name, value in request.headers.items() if name.lower() != "transfer-encoding"}
+        headers["Content-Length"] = str(len(body))
+        connection.request(request.command, request.path, body, headers)
+        response = connection.getresponse()
+        answer = response.read()
+        connection.close()
+        if fault == "reset":
+            request.connection.close()
+            request.close_connection = True
+            return
+        request.send_response(response.status)
+        for name, value in response.getheaders():
+            if name.lower() not in ("content-length", "connection", "transfer-encoding", "date", "server"):
+                request.send_header(name, value)
+        length = response.getheader("Content-Length") if request.command == "HEAD" else str(len(answer))
+        request.send_header("Content-Length", length or "0")
+        request.end_headers()
+        request.wfile.write(answer)
+
+
+def _body_of(request: BaseHTTPRequestHandler) -> bytes:
+    if request.headers.get("Transfer-Encoding", "").lower() != "chunked":
+        return request.rfile.read(int(request.headers.get("Content-Length", 0)))
+    body = b""
+    while size := int(request.rfile.readline().split(b";")[0], 16):
+        body += request.rfile.read(size)
+        request.rfile.readline()
+    while request.rfile.readline().strip():
+        pass
+    return body
