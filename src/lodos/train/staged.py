@@ -11,8 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import jax
-
+from lodos import hosts
 from lodos.errors import UserError
 from lodos.files import cache_folder
 from lodos.places.fetching import fetched_folder
@@ -36,9 +35,9 @@ def staged(place: Place, *, keep: int, stays: Callable[[int], bool]) -> "Staged 
     """
     if not is_remote(place) or place.protocol in _WRITTEN_BY_ORBAX:
         return None
-    if jax.process_count() > 1:
+    if hosts.count() > 1:
         raise UserError(
-            f"checkpointer.base_path: {place}: {jax.process_count()} hosts write a checkpoint together, which "
+            f"checkpointer.base_path: {place}: {hosts.count()} hosts write a checkpoint together, which "
             f"{place.protocol}:// cannot do: each has a part of the arrays. Name a shared folder or gs://."
         )
     return Staged(place, keep=keep, stays=stays)
