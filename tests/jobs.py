@@ -24,7 +24,7 @@ class Host:
     def said(self) -> str:
         return self.log.read_text(encoding="utf-8", errors="replace")
 
-    def wait_until_it_says(self, text: str, *, seconds: float = 240) -> None:
+    def wait_until_it_says(self, text: str, *, seconds: float = 600) -> None:
         until = time.monotonic() + seconds
         while text not in self.said:
             assert self.process.poll() is None, self.said
@@ -88,7 +88,7 @@ class Job:
     def send(self, index: int, signum: signal.Signals) -> None:
         self.hosts[index].process.send_signal(signum)
 
-    def statuses(self, *, seconds: float = 300) -> list[int]:
+    def statuses(self, *, seconds: float = 600) -> list[int]:
         """The exit codes, when all have ended."""
         until = time.monotonic() + seconds
         return [host.process.wait(timeout=max(until - time.monotonic(), 0.1)) for host in self.hosts]

@@ -155,6 +155,11 @@ class Trainer:
             with self.config.device_mesh, self._compilations.watching(1, shapes):
                 self.lower(state, shapes).compile()
 
+        # While they are imported they change what `import` does in every thread (etils' lazy_imports), and JAX imports
+        # some of its own when it compiles.
+        import grain  # noqa: F401
+        import orbax.checkpoint  # noqa: F401
+
         # No daemon, which would go on compiling in a process that is being taken apart.
         threads = ThreadPoolExecutor(1, thread_name_prefix=COMPILER_THREAD)
         self._compiling = threads.submit(compile_step)
