@@ -90,3 +90,10 @@ def test_data_are_named_without_their_places_and_what_a_url_carries(tmp_path: Pa
     assert facts.train_loss is None
     card = merged_card("some/model", facts)
     assert not [word for word in ("password", "secret", "bucket", str(tmp_path)) if word in card]
+
+
+def test_ranks_and_alphas_of_some_layers_are_told() -> None:
+    config = LoraConfig(r=8, alpha=16, rank_pattern={"k_proj": 4}, alpha_pattern={r".*\.0\.mlp.*": 2.5})
+    card = adapter_card(config, "some/model", ["k_proj", "up_proj"], FACTS)
+    assert "| rank | 8; 4 in `k_proj` |" in card
+    assert r"| alpha | 16; 2.5 in `.*\.0\.mlp.*` |" in card

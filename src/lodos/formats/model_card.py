@@ -110,11 +110,16 @@ def _training(base_model: str, facts: RunFacts, lora_rows: Mapping[str, str]) ->
 def _lora_rows(config: LoraConfig, target_modules: Iterable[str]) -> dict[str, str]:
     return {
         "adapted modules": ", ".join(f"`{name}`" for name in target_modules),
-        "rank": str(config.r),
-        "alpha": f"{config.alpha:g}",
+        "rank": str(config.r) + _elsewhere(config.rank_pattern),
+        "alpha": f"{config.alpha:g}" + _elsewhere(config.alpha_pattern),
         "dropout": f"{config.dropout:g}",
         "rank-stabilised scaling": "yes" if config.use_rslora else "no",
     }
+
+
+def _elsewhere(pattern: Mapping[str, float]) -> str:
+    """`; 4 in `k_proj``: what some modules have instead."""
+    return "".join(f"; {value:g} in `{name}`" for name, value in pattern.items())
 
 
 def _as_list(target_modules: list[str] | str | None) -> list[str]:
