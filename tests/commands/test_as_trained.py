@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shlex
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -228,7 +229,7 @@ def test_paths_with_spaces_are_quoted_where_commands_are_printed(
     chat_run: TrainResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _print_outcome(chat_run)
-    _print_outcome(dataclasses.replace(chat_run, interrupted=True))
+    _print_outcome(dataclasses.replace(chat_run, stopped_by=signal.SIGINT))
     said = capsys.readouterr().err
     (generate,) = re.findall(r"(lodos generate .*)", said)
     assert shlex.split(generate)[:4] == ["lodos", "generate", "--adapter", str(chat_run.adapter)]
