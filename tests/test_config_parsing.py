@@ -622,8 +622,9 @@ def test_secrets_are_not_dumped(yaml_file: Any) -> None:
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])
 def test_help_shows_each_option_with_its_default_and_its_sentence(
-    flag: str, capsys: pytest.CaptureFixture[str]
+    flag: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
     with pytest.raises(SystemExit) as leaving:
         parse_config(Config, ["--whatever", flag], prog="lodos do", description="Does it.")
     assert leaving.value.code == 0

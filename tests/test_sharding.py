@@ -259,7 +259,7 @@ def test_stacked_layers_are_split_like_single_ones(mesh_4x2: Any) -> None:
     )
     assert specs["model.layers.*.mlp.gate_proj.base_layer.weight"] == PartitionSpec(None, "model", "data")
     assert specs["model.layers.*.mlp.gate_proj.lora_A"] == PartitionSpec(None, None, "data")
-    assert specs["model.embed_tokens.weight"] == PartitionSpec(None, "data")
+    assert specs["model.embed_tokens.base_layer.weight"] == PartitionSpec(None, "data")
 
 
 def test_outside_a_mapping_activations_are_left_alone() -> None:

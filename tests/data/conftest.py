@@ -17,10 +17,9 @@ def llama2_tokenizer(shared_data: Path) -> Any:
     pytest.importorskip("google.protobuf", reason="the SentencePiece file is a protocol buffer")
     from tokenizers import Tokenizer, decoders, models, normalizers, processors
     from transformers import PreTrainedTokenizerFast
-    from transformers.convert_slow_tokenizer import generate_merges
-    from transformers.utils import sentencepiece_model_pb2_new as sentencepiece
+    from transformers.convert_slow_tokenizer import generate_merges, import_protobuf
 
-    model = sentencepiece.ModelProto()
+    model = import_protobuf().ModelProto()
     model.ParseFromString((shared_data / "llama2_tokenizer.model").read_bytes())
     vocab = {piece.piece: i for i, piece in enumerate(model.pieces)}
     merges = generate_merges(vocab, {piece.piece: piece.score for piece in model.pieces})

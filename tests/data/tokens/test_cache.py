@@ -155,5 +155,3 @@ def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert data_cache_folder(None) == tmp_path / "data"
     monkeypatch.delenv("LODOS_CACHE")
     assert data_cache_folder(None).parts[-2:] == ("lodos", "data")
-    with pytest.raises(UserError, match="gs paths cannot be written"):
-        data_cache_folder("gs://bucket/cache")
