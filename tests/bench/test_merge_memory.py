@@ -3,11 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from bench import merge_memory
 
 SHAPE = dict(hidden_size=512, intermediate_size=2048, num_hidden_layers=24, num_attention_heads=8)
 
 
+@pytest.mark.long
 def test_merging_takes_less_than_the_model(make_model: Any, tmp_path: Path) -> None:
     tokenizer, _ = make_model()
     tiny, adapter = (
