@@ -15,10 +15,10 @@ test: $(VENV)/.installed-test $(VENV)/.installed-skypilot
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --max-worker-restart 0
 
 test-long: $(VENV)/.installed-test $(VENV)/.installed-skypilot
-	$(BIN)/pytest --numprocesses 2 --dist loadfile -m 'long or not long'
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --max-worker-restart 0 -m 'long or not long'
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

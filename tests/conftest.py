@@ -35,6 +35,18 @@ def tests_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled_programs_are_let_go() -> Iterator[None]:
+    """A compiled program keeps a few memory mappings, and Linux allows a process 65,530 (vm.max_map_count); beyond that
+    XLA aborts. A process that runs thousands of tests gets there, so before that it forgets its programs."""
+    yield
+    import jax
+
+    mappings = Path("/proc/self/maps")
+    if mappings.exists() and len(mappings.read_bytes().splitlines()) > 20_000:
+        jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def tiny_tokenizer() -> Any:
     """A byte-level BPE tokenizer of over 256 tokens with BOS, EOS and a chat template."""

@@ -21,6 +21,7 @@ from lodos.models.decoder import LmHeadModel
 from lodos.prompting.description import FILE, Prompting, read_prompting
 from lodos.prompting.encode import end_token_ids, usual_prompting
 from lodos.prompting.prompts import read_prompts
+from lodos.target import target
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -182,9 +183,8 @@ def _say(args: AnswerArgs, prompting: Prompting, trained: Prompting) -> None:
 
 
 def _dtype(dtype: str) -> Any:
-    import jax
     import jax.numpy as jnp
 
     if dtype != "auto":
         return jnp.dtype(dtype)
-    return jnp.dtype("float32") if jax.default_backend() == "cpu" else None
+    return jnp.dtype("float32") if target().platform == "cpu" else None

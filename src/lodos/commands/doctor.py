@@ -27,6 +27,7 @@ from lodos.formats.hf import HFCheckpointConverter
 from lodos.target import Target, compiling_for, target
 from lodos.train.axes import check_axes
 from lodos.train.failures import explained_failures
+from lodos.train.mesh import MeshConfig
 from lodos.tree import named_leaves
 
 DESCRIPTION = """\
@@ -147,13 +148,15 @@ def _course(
     name: str, devices: Target, config: DoctorArgs, converter: HFCheckpointConverter, batches: Sequence[Any]
 ) -> Course:
     lora_key, training_key = jax.random.split(jax.random.key(config.trainer.seed))
-    steps = config.trainer.num_train_steps or config.steps
-    trainer_config = dataclasses.replace(config.trainer, num_train_steps=steps, num_epochs=None, load_checkpoint=False)
+    settings: dict[str, Any] = dict(
+        num_train_steps=config.trainer.num_train_steps or config.steps, num_epochs=None, load_checkpoint=False
+    )
     if devices.device_count == 1:
         # As many rows at once as a device of the mesh has, so that it has the memory for them.
         rows = config.trainer.microbatch_size // config.trainer.data_axis_size
-        trainer_config = dataclasses.replace(trainer_config, model_axis_size=1, per_device_parallelism=rows)
-    config = dataclasses.replace(config, trainer=trainer_config)
+        settings.update(model_axis_size=1, per_device_parallelism=rows, mesh=MeshConfig())
+    with compiling_for(devices):
+        config = dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, **settings))
     with compiling_for(devices), config.trainer.device_mesh:
         trainer = lora_trainer(config, lora_structure(config, converter))
         state = trainer.initial_state(training_key, model=load_lora_model(config, converter, key=lora_key))

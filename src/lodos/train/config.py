@@ -9,14 +9,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from lodos import hosts
 from lodos.errors import UserError
 from lodos.files import cache_folder
 from lodos.hosts import DistributedConfig
 from lodos.places.place import Place, is_remote, place_of
 from lodos.sharding import AxisMapping, DeviceMesh
+from lodos.target import target
 from lodos.tracking.config import TrackerConfig, parse_trackers
 from lodos.train.mesh import (
     DATA,
@@ -189,7 +188,7 @@ class TrainerConfig:
         Raises:
             UserError: when the devices cannot be so arranged.
         """
-        return mesh_shape(self.mesh, self.model_axis_size, jax.device_count())
+        return mesh_shape(self.mesh, self.model_axis_size, target().device_count)
 
     @functools.cached_property
     def device_mesh(self) -> DeviceMesh:

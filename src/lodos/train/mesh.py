@@ -19,6 +19,7 @@ from jax.sharding import AxisType, Mesh
 from lodos import hosts
 from lodos.errors import UserError
 from lodos.sharding import AxisMapping
+from lodos.target import target
 
 REPLICA, DATA, MODEL = "replica_dcn", "data", "model"
 
@@ -45,9 +46,9 @@ class MeshConfig:
         if sum(size == -1 for size in self.axes.values()) > 1:
             problems.append("mesh.axes: only one axis can have the devices that are left (-1).")
         for setting, mapping in (("parameters", self.parameters), ("compute", self.compute)):
-            for name, target in mapping.items():
-                if not all(isinstance(axis, str) for axis in axes_of(target)):
-                    problems.append(f"mesh.{setting}: {name}: {target!r} must be a mesh axis, a list of them, or null.")
+            for name, sent_to in mapping.items():
+                if not all(isinstance(axis, str) for axis in axes_of(sent_to)):
+                    problems.append(f"mesh.{setting}: {name}: {sent_to!r} must be a mesh axis, a list of them, or null.")
         if problems:
             raise UserError("\n".join(problems))
 
@@ -63,9 +64,9 @@ class BatchShare:
 WHOLE_BATCH = BatchShare(0, 1)
 
 
-def axes_of(target: Any) -> tuple[Any, ...]:
+def axes_of(sent_to: Any) -> tuple[Any, ...]:
     """The mesh axes of an entry of a mapping."""
-    return (target,) if isinstance(target, str) else tuple(target or ())
+    return (sent_to,) if isinstance(sent_to, str) else tuple(sent_to or ())
 
 
 def mesh_shape(config: MeshConfig, model_axis_size: int, devices: int) -> dict[str, int]:
@@ -99,7 +100,7 @@ def make_mesh(shape: Mapping[str, int]) -> Mesh:
     """
     names, replicas = tuple(shape), shape.get(REPLICA, 1)
     types = (AxisType.Auto,) * len(names)
-    devices = jax.devices()
+    devices = list(target().devices)
     if replicas == 1:
         return jax.make_mesh(tuple(shape.values()), names, types, devices=devices)
     inner = {name: size for name, size in shape.items() if name != REPLICA}
@@ -124,16 +125,16 @@ def mapping_problems(config: MeshConfig, shape: Mapping[str, int]) -> list[str]:
     return [
         f"mesh.{setting}: {name}: {axis!r} is no axis of the mesh. There are {', '.join(shape)}."
         for setting, mapping in (("parameters", config.parameters), ("compute", config.compute))
-        for name, target in mapping.items()
-        for axis in axes_of(target)
+        for name, sent_to in mapping.items()
+        for axis in axes_of(sent_to)
         if axis not in shape
     ]
 
 
 def overlaid(mapping: AxisMapping, by_hand: Mapping[str, Any]) -> AxisMapping:
     """A mapping with what was given by hand in place of its own."""
-    given = {name: axes[0] if len(axes := axes_of(target)) == 1 else axes for name, target in by_hand.items()}
-    return {name: target for name, target in {**mapping, **given}.items() if target}
+    given = {name: axes[0] if len(axes := axes_of(sent_to)) == 1 else axes for name, sent_to in by_hand.items()}
+    return {name: sent_to for name, sent_to in {**mapping, **given}.items() if sent_to}
 
 
 def batch_share(mesh: Mesh, axes: tuple[str, ...]) -> BatchShare:
