@@ -46,9 +46,9 @@ class MeshConfig:
         if sum(size == -1 for size in self.axes.values()) > 1:
             problems.append("mesh.axes: only one axis can have the devices that are left (-1).")
         for setting, mapping in (("parameters", self.parameters), ("compute", self.compute)):
-            for name, sent_to in mapping.items():
-                if not all(isinstance(axis, str) for axis in axes_of(sent_to)):
-                    problems.append(f"mesh.{setting}: {name}: {sent_to!r} must be a mesh axis, a list of them, or null.")
+            for name, axes in mapping.items():
+                if not all(isinstance(axis, str) for axis in axes_of(axes)):
+                    problems.append(f"mesh.{setting}: {name}: {axes!r} must be a mesh axis, a list of them, or null.")
         if problems:
             raise UserError("\n".join(problems))
 
