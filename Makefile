@@ -11,13 +11,13 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 demo: $(VENV)/.installed
 	$(BIN)/lodos demo
 
-test: $(VENV)/.installed-test $(VENV)/.installed-skypilot
+test: $(VENV)/.installed-test $(VENV)/.installed-skypilot $(VENV)/.installed-libtpu
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(BIN)/pytest --numprocesses 2 --dist loadfile --max-worker-restart 0
 
-test-long: $(VENV)/.installed-test $(VENV)/.installed-skypilot
+test-long: $(VENV)/.installed-test $(VENV)/.installed-skypilot $(VENV)/.installed-libtpu
 	$(BIN)/pytest --numprocesses 2 --dist loadfile --max-worker-restart 0 -m 'long or not long'
 
 lint: $(VENV)/.installed-test
@@ -48,6 +48,11 @@ $(VENV)/.installed-test: $(VENV)/.created pyproject.toml
 $(VENV)/.installed-skypilot: $(VENV)/.created
 	$(PYTHON) -m venv --clear $(VENV)/skypilot
 	$(VENV)/skypilot/bin/python -m pip install --quiet --disable-pip-version-check 'skypilot>=0.14,<0.15'
+	@touch $@
+
+# Apart, since JAX looks for a TPU in every process that can import it.
+$(VENV)/.installed-libtpu: $(VENV)/.created
+	$(PIP_INSTALL) --target $(VENV)/libtpu 'libtpu>=0.0.42,<0.1'
 	@touch $@
 
 clean:

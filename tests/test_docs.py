@@ -18,6 +18,7 @@ from lodos.commands.data import DataReportArgs
 from lodos.commands.doctor import DoctorArgs
 from lodos.commands.generate import GenerateArgs
 from lodos.commands.merge import MergeArgs
+from lodos.commands.plan import PlanArgs
 from lodos.config import TrainArgs
 from lodos.config_parsing import known_names, parse_config
 from programs import run_here
@@ -36,6 +37,7 @@ TEXTS = [
 ARGUMENTS = {
     "data": DataReportArgs,
     "doctor": DoctorArgs,
+    "plan": PlanArgs,
     "train": TrainArgs,
     "generate": GenerateArgs,
     "chat": ChatArgs,

@@ -38,7 +38,7 @@ def test_what_is_lowered_for_shapes_is_what_arrays_run(compiled: list[str]) -> N
     jitted = named_jit(times, donate_args=True)
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     shapes = Scaled(jax.ShapeDtypeStruct((5,), jnp.float32, sharding=sharding), 3.0)
-    jitted.lower(shapes).compile()
+    jitted.trace(shapes).lower().compile()
     assert compiled == ["jit(times)"]
     array = jax.device_put(jnp.ones(5), sharding)
     assert jitted(Scaled(array, 3.0))[0].tolist() == [3.0] * 5

@@ -20,6 +20,7 @@ from lodos.version import __version__
 VERBS = {
     "demo": "see it work: fine-tune a small model on a small data set, before and after",
     "data": "see what would be trained, token by token, and what is wrong with it",
+    "plan": "see beforehand whether a training fits, here or on devices that are not there",
     "train": "fine-tune a Hugging Face model with LoRA on instruction data",
     "generate": "answer a prompt, or those of a file, with a model and an adapter",
     "chat": "talk with a model and an adapter in the terminal",
@@ -40,6 +41,7 @@ verbs:
 examples:
   lodos demo
   lodos data my.yaml
+  lodos plan my.yaml --target v3-32
   lodos train my.yaml --lora.r 16 --trainer.num_train_steps 100
   lodos generate --adapter runs/<id>/peft/best --prompt 'What is a lodos?'
   lodos chat --adapter runs/<id>/peft/best

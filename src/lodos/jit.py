@@ -46,12 +46,12 @@ class NamedJit:
         """In the body of a class it is a method."""
         return self if instance is None else types.MethodType(self, instance)
 
-    def lower(self, *args: Any, **kwargs: Any) -> jax.stages.Lowered:
+    def trace(self, *args: Any, **kwargs: Any) -> jax.stages.Traced:
         """As `jax.jit`'s: arguments may hold a `jax.ShapeDtypeStruct` in place of an array.
 
-        What is compiled of it is what a call with such arrays runs, which then need not compile it.
+        What is lowered and compiled of it is what a call with such arrays runs, which then need not compile it.
         """
-        return self._jitted.lower(*self._split(args, kwargs))
+        return self._jitted.trace(*self._split(args, kwargs))
 
     def _split(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], list[Any], Any]:
         """The arrays that are kept, those that are donated, and the rest."""

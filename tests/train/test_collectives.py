@@ -59,7 +59,7 @@ def compiled_step(folder: Path, layout: str) -> str:
     trainer = Trainer(config, optimizer, compute_loss, lora_trainable_params_filter(shapes))
     state = state_shapes(jax.random.key(0), shapes, trainer.is_trainable, optimizer, config)
     with config.device_mesh:
-        return trainer.lower(state, batch_shapes(make_batch(0, rows=ROWS), config)).compile().as_text()
+        return trainer.trace(state, batch_shapes(make_batch(0, rows=ROWS), config)).lower().compile().as_text()
 
 
 def main(folder: Path) -> None:

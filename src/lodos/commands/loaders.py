@@ -136,9 +136,13 @@ def training_loader(
     )
 
 
-def blank_batch(config: FineTuneArgs, length: int) -> LmExample:
-    """Filler in the shape of this host's batches, for which the step can be compiled before there is data."""
-    rows = config.trainer.train_batch_size // config.trainer.batch_share.count
+def blank_batch(config: FineTuneArgs, length: int, *, rows: int | None = None) -> LmExample:
+    """Filler in the shape of this host's batches, for which the step can be compiled before there is data.
+
+    Args:
+        rows: of this host; by default its share of a training batch.
+    """
+    rows = config.trainer.train_batch_size // config.trainer.batch_share.count if rows is None else rows
     return make_batch([], pad_id=0, length=length, batch_size=rows)
 
 

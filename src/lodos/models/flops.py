@@ -4,6 +4,7 @@ import dataclasses
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from lodos.models.decoder import LmHeadModel
@@ -27,8 +28,8 @@ class TrainingFlops:
 
 
 def training_flops(model: LmHeadModel, is_trainable: PyTree) -> TrainingFlops:
-    """Counted from the parameters: 4 for each of a frozen matrix and 6 for each of a trained one; 2 for each below the
-    lowest layer that is trained.
+    """Counted from the parameters, or their shapes: 4 for each of a frozen matrix and 6 for each of a trained one; 2
+    for each below the lowest layer that is trained.
 
     A matrix is used once forward and once for the gradient of its input, with a multiplication and an addition each;
     a trained one once more for its own gradient. Attention's products of activations, norms and embeddings that are
@@ -55,17 +56,25 @@ def _lowest_trained_layer(model: LmHeadModel, trained: LmHeadModel) -> int:
 
 
 def _has_arrays(tree: PyTree) -> bool:
-    return any(map(eqx.is_array, jax.tree.leaves(tree)))
+    return any(map(_is_array, jax.tree.leaves(tree)))
+
+
+def _is_array(leaf: object) -> bool:
+    return isinstance(leaf, jax.ShapeDtypeStruct) or eqx.is_array(leaf)
+
+
+def _is_matrix(leaf: object) -> bool:
+    return _is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.inexact)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _table_size(model: LmHeadModel) -> int:
     """How many numbers the tables beside the embedding hold of which each token takes its own."""
     leaves = jax.tree.leaves(model.model.embed_tokens, is_leaf=lambda node: isinstance(node, Embedding))
-    return sum(leaf.size for leaf in leaves if eqx.is_inexact_array(leaf) and model.config.vocab_size in leaf.shape)
+    return sum(leaf.size for leaf in leaves if _is_matrix(leaf) and model.config.vocab_size in leaf.shape)
 
 
 def _matrix_size(tree: PyTree) -> int:
     """How many numbers the matrices of linear layers and of what is wrapped around them hold."""
     nodes = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, Linear | Embedding | RMSNorm))
     matrices = [node.weight if isinstance(node, Linear) else node for node in nodes]
-    return sum(matrix.size for matrix in matrices if eqx.is_inexact_array(matrix))
+    return sum(matrix.size for matrix in matrices if _is_matrix(matrix))

@@ -153,7 +153,7 @@ class Trainer:
             state = state_shapes(key, model, self.is_trainable, self.optimizer, self.config)
             # What is compiled outside the mesh is not found inside.
             with self.config.device_mesh, self._compilations.watching(1, shapes):
-                self.lower(state, shapes).compile()
+                self.trace(state, shapes).lower().compile()
 
         # While they are imported they change what `import` does in every thread (etils' lazy_imports), and JAX imports
         # some of its own when it compiles.
@@ -165,10 +165,15 @@ class Trainer:
         self._compiling = threads.submit(compile_step)
         threads.shutdown(wait=False)
 
-    def lower(self, state: TrainerState, batch: PyTree) -> jax.stages.Lowered:
-        """The step of a placed batch, to be compiled; shapes with their layouts will do."""
+    def trace(self, state: TrainerState, batch: PyTree) -> jax.stages.Traced:
+        """The step of a placed batch, to be lowered and compiled; shapes with their layouts will do."""
         with self.config.device_mesh as mesh:
-            return self._step.lower(*_step_arguments(state, batch, wish_shapes(mesh)))
+            return self._step.trace(*_step_arguments(state, batch, wish_shapes(mesh)))
+
+    def trace_evaluation(self, model: PyTree, batch: PyTree) -> jax.stages.Traced:
+        """The same of the evaluation of a placed batch."""
+        with self.config.device_mesh:
+            return self._eval_step.trace(model, batch)
 
     def wait_until_compiled(self) -> None:
         """Returns when the step that `compile_ahead` began to compile is there, and raises what went wrong with it."""

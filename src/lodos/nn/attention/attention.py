@@ -4,6 +4,7 @@ import functools
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from lodos.errors import UserError
@@ -16,8 +17,8 @@ from lodos.sharding import on_each_device, shard_count
 from lodos.target import target
 
 AttentionImplementation = Literal["auto", "blockwise", "splash", "cudnn", "plain"]
-"""How attention is computed; `auto` is splash on TPU where all layers have one window or none, cudnn on GPU in 16 bits
-where it takes the size of the heads, and blockwise everywhere else."""
+"""How attention is computed; `auto` is splash on TPU where all layers have one window or none (on v2 and v3 in float32
+alone), cudnn on GPU in 16 bits where it takes the size of the heads, and blockwise everywhere else."""
 
 Window = int | Int[Array, ""] | None
 
@@ -59,13 +60,19 @@ def attention(
     return run(q, k, v, keys)
 
 
+def _multiplies_on_tpu(dtype: Any) -> bool:
+    """Whether kernels can multiply matrices of it: before v4, TPUs' kernels have no product in bfloat16."""
+    generation = target().tpu_generation
+    return generation is None or generation >= 4 or dtype == jnp.float32
+
+
 def _choose(
     implementation: AttentionImplementation, dtype: Any, head_size: int, window: Window
 ) -> AttentionImplementation:
     platform = target().platform
     same_window = window is None or isinstance(window, int)
     if implementation == "auto":
-        if platform == "tpu" and same_window:
+        if platform == "tpu" and same_window and _multiplies_on_tpu(dtype):
             return "splash"
         on_cudnn = platform == "gpu" and dtype in CUDNN_DTYPES and fits_cudnn(head_size)
         return "cudnn" if on_cudnn else "blockwise"

@@ -1,6 +1,5 @@
 """JAX's splash attention on TPU: a Pallas kernel that skips what causality and the window rule out."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -42,8 +41,8 @@ def splash_attention(
     return out.swapaxes(1, 2)[:, :seq, :, :head_size].astype(v.dtype)
 
 
-@functools.cache
 def _kernel(heads: int, seq: int, window: int | None, interpret: bool) -> Callable[..., Any]:
+    """Made anew in each trace: the mask is an array of it, since devices that are only described can hold no other."""
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
     # A local mask of (window - 1, 0): the key itself and window - 1 before it.
@@ -59,13 +58,11 @@ def _kernel(heads: int, seq: int, window: int | None, interpret: bool) -> Callab
         block_kv_dkv_compute=block,
         use_fused_bwd_kernel=True,
     )
-    # The kernel outlives the trace in which it is made, so its mask must not be part of one.
-    with jax.ensure_compile_time_eval():
-        return splash.make_splash_mha(
-            splash.MultiHeadMask([mask] * heads),
-            block_sizes=sizes,
-            head_shards=1,
-            q_seq_shards=1,
-            residual_checkpoint_name=OUT_NAME,
-            interpret=interpret,
-        )
+    return splash.make_splash_mha(
+        splash.MultiHeadMask([mask] * heads),
+        block_sizes=sizes,
+        head_shards=1,
+        q_seq_shards=1,
+        residual_checkpoint_name=OUT_NAME,
+        interpret=interpret,
+    )

@@ -1,0 +1,228 @@
+"""What `lodos plan` says beforehand is what a run then takes."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+
+from devices import run_with_devices
+from lodos.commands.compiled_plan import Plan, compile_step, trace_step
+from lodos.commands.plan import PlanArgs, main
+from lodos.commands.plan_remedies import Speeds, changed_settings, cheapest_that_fits, most_rows_at_once
+from lodos.config_parsing import parse_config
+from lodos.errors import UserError
+from lodos.formats.hf import HFCheckpointConverter
+
+LIBTPU = Path(sys.prefix) / "libtpu"
+"""Where `make test` puts the compiler of TPUs."""
+SPEEDS = Speeds(1e9, 1e8)
+LLAMA_2_7B = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "vocab_size": 32000,
+    "max_position_embeddings": 4096,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": False,
+}
+
+
+def config_of(folder: Path, *flags: str) -> PlanArgs:
+    given = dict(zip(flags[::2], flags[1::2], strict=True))
+    usual = {
+        "--model_name_or_path": str(folder),
+        "--data": "rows.jsonl",
+        "--packing": "true",
+        "--max_tune_length": "64",
+    }
+    usual |= {"--trainer.train_batch_size": "8", "--trainer.num_train_steps": "10"}
+    words = [word for pair in {**usual, **given}.items() for word in pair]
+    return parse_config(PlanArgs, words, prog="lodos plan")
+
+
+def planned(config: PlanArgs, **options: Any) -> Plan:
+    return compile_step(trace_step(config, HFCheckpointConverter.from_hf(config.model_name_or_path)), **options)
+
+
+def script(folder: Path, model: Path) -> None:
+    """On several devices: what is foretold of each layout, and what its compiled program says."""
+    found = {}
+    for name, flags in {
+        "fsdp": [],
+        "accumulating": ["--trainer.per_device_parallelism", "1"],
+        "whole": ["--trainer.fsdp_axis", "null"],
+        "tensor": ["--trainer.model_axis_size", "2"],
+    }.items():
+        step = trace_step(config_of(model, *flags), HFCheckpointConverter.from_hf(str(model)))
+        with step.config.trainer.device_mesh:
+            memory: Any = step.traced.lower().compile().memory_analysis()
+        plan = compile_step(step)
+        found[name] = [step.holds, memory.argument_size_in_bytes, step.traffic, plan.traffic]
+    text = json.dumps(found, default=lambda holds: {"arguments": holds.arguments, "adapter": holds.adapter})
+    (folder / "found.json").write_text(text, encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def model(make_model: Any) -> Path:
+    return make_model(num_hidden_layers=3, tie_word_embeddings=False)[0]
+
+
+@pytest.fixture(scope="module")
+def on_four_devices(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("plan")
+    run_with_devices(4, __file__, folder, model)
+    return json.loads((folder / "found.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("layout", ["fsdp", "accumulating", "whole", "tensor"])
+def test_arguments_are_the_bytes_of_the_parameters(layout: str, on_four_devices: dict[str, Any]) -> None:
+    counted, compiled, *_ = on_four_devices[layout]
+    assert counted["arguments"] == compiled
+
+
+@pytest.mark.parametrize("layout", ["fsdp", "accumulating"])
+def test_what_is_gathered_is_foretold_without_compiling(layout: str, on_four_devices: dict[str, Any]) -> None:
+    holds, _, traced, compiled = on_four_devices[layout]
+    # What is trained is gathered by XLA's partitioner, of which the traced program says nothing.
+    assert 0 < compiled["all-gather"] - traced["all-gather"] <= 4 * holds["adapter"]
+
+
+def test_accumulating_gathers_the_base_for_each_microbatch(on_four_devices: dict[str, Any]) -> None:
+    at_once, twice = (on_four_devices[name][3]["all-gather"] for name in ("fsdp", "accumulating"))
+    assert 1.5 * at_once < twice <= 2 * at_once  # the table of embeddings is gathered once in both
+
+
+def test_a_whole_base_is_not_gathered(on_four_devices: dict[str, Any]) -> None:
+    assert "all-gather" not in on_four_devices["whole"][3]
+
+
+def test_the_plan_of_this_machine(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--model_name_or_path", str(model), "--data", "rows.jsonl", "--trainer.num_train_steps", "5"]
+    assert main([*flags, "--max_tune_length", "32"]) == 0
+    said = capsys.readouterr().out
+    for word in ("base", "adapter", "optimizer", "activations and temporaries", "1,024 tokens a step", "5 steps:"):
+        assert word in said, said
+
+
+def test_full_checkpointing_and_fewer_rows_take_less(model: Path) -> None:
+    usual = planned(config_of(model, "--gradient_checkpointing", "none")).needed
+    assert planned(config_of(model, "--gradient_checkpointing", "full")).needed < usual
+    fewer = planned(config_of(model, "--gradient_checkpointing", "none", "--trainer.per_device_parallelism", "2"))
+    assert fewer.needed < usual
+
+
+def test_a_remedy_is_the_shortest_step_that_fits(model: Path) -> None:
+    config = config_of(model, "--gradient_checkpointing", "none")
+    converter = HFCheckpointConverter.from_hf(str(model))
+    memory = planned(config).needed - 1
+    remedy, tried = cheapest_that_fits(config, converter, memory, SPEEDS, 1)
+    assert remedy is not None
+    assert remedy.fits(memory)
+    assert all(not other.fits(memory) for other in tried)
+    changed = changed_settings(config, remedy.config)
+    assert changed
+    assert set(changed) <= {"gradient_checkpointing", "trainer"}
+    # Pasted, it is the config that was compiled.
+    trainer = dataclasses.replace(config.trainer, **changed.pop("trainer", {}))
+    assert dataclasses.replace(config, trainer=trainer, **changed) == remedy.config
+
+
+def test_rows_are_cut_only_when_nothing_else_fits(model: Path) -> None:
+    config = config_of(model, "--max_tune_length", "256", "--trainer.per_device_parallelism", "1")
+    least = planned(dataclasses.replace(config, gradient_checkpointing="full"), evaluates=True)
+    assert least.evaluation is not None
+    memory = max(least.needed, least.evaluation.total) - 1
+    remedy, _ = cheapest_that_fits(config, HFCheckpointConverter.from_hf(str(model)), memory, SPEEDS, 1)
+    assert remedy is not None
+    assert remedy.config.max_tune_length == 128
+
+
+def test_nothing_fits_where_the_parameters_do_not(model: Path) -> None:
+    config = config_of(model)
+    assert cheapest_that_fits(config, HFCheckpointConverter.from_hf(str(model)), 1000, SPEEDS, 1) == (None, [])
+
+
+def test_the_most_rows_at_once_fit_and_more_do_not(model: Path) -> None:
+    config, converter = config_of(model), HFCheckpointConverter.from_hf(str(model))
+    with_rows = {
+        rows: planned(config_of(model, "--trainer.per_device_parallelism", str(rows)), evaluates=True)
+        for rows in (4, 8)
+    }
+    most = most_rows_at_once(config, converter, with_rows[8].needed - 1)
+    assert most is not None
+    assert most.config.trainer.per_device_parallelism == 4
+    assert most_rows_at_once(config, converter, 1000) is None
+
+
+def test_what_is_wrong_is_said_before_anything_is_compiled(model: Path) -> None:
+    with pytest.raises(UserError, match="utilization"):
+        config_of(model, "--utilization", "1.5")
+    with pytest.raises(UserError, match="There are v3-8"):
+        config_of(model, "--target", "v3-9")
+    with pytest.raises(UserError, match="not divisible"):
+        trace_step(config_of(model, "--trainer.per_device_parallelism", "3"), HFCheckpointConverter.from_hf(str(model)))
+
+
+def test_a_target_without_its_compiler_names_the_extra(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lodos.plan.described.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"lodos\[plan\]"):
+        main(["--model_name_or_path", str(model), "--data", "rows.jsonl", "--target", "v3-32"])
+
+
+def on_target(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    if not LIBTPU.is_dir():
+        pytest.skip(f"needs the compiler of TPUs in {LIBTPU}, where make test puts it")
+    path = os.pathsep.join([str(LIBTPU), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-m", "lodos", "plan", *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": path, "COLUMNS": "120"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("name", ["v2-8", "v4-8", "v5p-8", "v6e-8"])
+def test_slices_that_are_not_here(name: str, model: Path) -> None:
+    flags = ["--model_name_or_path", model, "--data", "rows.jsonl", "--max_tune_length", "128", "--packing", "true"]
+    done = on_target(*flags, "--trainer.train_batch_size", "8", "--trainer.mp", "p=f32,c=bfloat16", "--target", name)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{name}: " in done.stdout
+    assert "It fits." in done.stdout
+    assert ("as compiled" if name in ("v2-8", "v4-8") else "as written") in done.stdout
+    assert done.stderr == ""
+
+
+def test_the_job_of_the_tutorial_fits_its_slice(tmp_path: Path) -> None:
+    """Llama 2 7B with the shipped settings on a v3-32: 27 GB of the base travel to a device, once forward and once
+    backward, and no second copy of the base is held."""
+    folder = tmp_path / "llama"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(LLAMA_2_7B), encoding="utf-8")
+    shipped = Path(__file__).resolve().parents[2] / "examples" / "alpaca-lora-llama2.yaml"
+    done = on_target(shipped, "--model_name_or_path", folder, "--data", "rows.jsonl", "--target", "v3-32")
+    assert done.returncode == 0, done.stdout + done.stderr
+    table = {
+        cells[0].strip(): cells[1].strip()
+        for line in done.stdout.splitlines()
+        if len(cells := line.strip("│").split("│")) == 3
+    }
+    assert table["base"] == "402 MiB"  # 6.74 billion bfloat16 numbers on 32 devices
+    assert 2 < float(table["together"].removesuffix(" GiB")) < 8
+    moved = next(line for line in done.stdout.splitlines() if line.startswith("Moved"))
+    assert "as compiled" in moved
+    gathered = float(moved.partition(": ")[2].split(" GiB all-gather")[0])
+    assert gathered == pytest.approx(2 * 6.61e9 * 2 / 2**30, rel=0.05)
+    assert "all-reduce" in moved
+    assert "It fits." in done.stdout
+
+
+if __name__ == "__main__":
+    assert jax.device_count() == 4
+    script(Path(sys.argv[1]), Path(sys.argv[2]))

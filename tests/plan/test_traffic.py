@@ -1,0 +1,71 @@
+"""What is read of a compiled program is what the traced one says, loops and all."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
+
+from lodos.plan.traffic import traffic_of_jaxpr, traffic_of_text
+
+LOOP = """HloModule step
+
+%body (p: (s32[], bf16[4,8], s32[])) -> (s32[], bf16[4,8], s32[]) {{
+  %p = (s32[]{{:T(256)}}, bf16[4,8]{{1,0:T(8,128)(2,1)}}, s32[]) parameter(0)
+  %x = bf16[4,8]{{1,0:T(8,128)(2,1)}} get-tuple-element(%p), index=1
+  %all-gather.1 = bf16[4,8]{{1,0:T(8,128)(2,1)}} all-gather(%x), channel_id=1, dimensions={{0}}
+  ROOT %out = (s32[], bf16[4,8], s32[]) tuple(%x, %all-gather.1, %x)
+}}
+
+%condition (p.1: (s32[], bf16[4,8], s32[])) -> pred[] {{
+  %p.1 = (s32[], bf16[4,8], s32[]) parameter(0)
+  %i = s32[] get-tuple-element(%p.1), index=0
+  %n = s32[] get-tuple-element(%p.1), index=2
+  ROOT %lt = pred[] compare(%i, %n), direction=LT
+}}
+
+ENTRY %main (a: bf16[4,8], m: s32[]) -> bf16[4,8] {{
+  %a = bf16[4,8] parameter(0)
+  %m = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  %seven = s32[] constant(7)
+  %bound = s32[] copy({bound})
+  %start = (s32[], bf16[4,8], s32[]) tuple(%zero, %a, %bound)
+  %loop = (s32[], bf16[4,8], s32[]) while(%start), condition=%condition, body=%body{known}
+  %ar = (f32[16], f32[16]) all-reduce-start(%a), to_apply=%add
+  ROOT %r = bf16[4,8] get-tuple-element(%loop), index=1
+}}
+"""
+GATHERED, REDUCED = 4 * 8 * 2, 16 * 4
+
+
+@pytest.mark.parametrize(
+    ("bound", "known", "times"),
+    [
+        ("%seven", "", 7),
+        ("%m", ', backend_config={"known_trip_count":{"n":"5"}}', 5),
+    ],
+)
+def test_a_loop_counts_as_often_as_it_runs(bound: str, known: str, times: int) -> None:
+    found = traffic_of_text(LOOP.format(bound=bound, known=known))
+    assert found == {"all-gather": GATHERED * times, "all-reduce": REDUCED}
+
+
+def test_a_loop_of_unknown_length_is_not_guessed() -> None:
+    assert traffic_of_text(LOOP.format(bound="%m", known="")) is None
+
+
+def test_scans_in_a_traced_program_count_as_often_as_they_run() -> None:
+    mesh = AbstractMesh((4,), ("data",), axis_types=(AxisType.Auto,))
+
+    def body(x: jax.Array) -> jax.Array:
+        def layer(carry: jax.Array, shard: jax.Array) -> tuple[jax.Array, None]:
+            return carry + jax.lax.all_gather(shard, "data", tiled=True).sum(), None
+
+        total, _ = jax.lax.scan(layer, jnp.zeros(()), x)
+        return jax.lax.psum(total, "data")
+
+    run = jax.shard_map(
+        body, mesh=mesh, in_specs=PartitionSpec(None, "data"), out_specs=PartitionSpec(), check_vma=False
+    )
+    traced = jax.jit(run).trace(jax.ShapeDtypeStruct((6, 8), jnp.float32))
+    assert traffic_of_jaxpr(traced.jaxpr.jaxpr) == {"all-gather": 6 * 8 * 4, "all-reduce": 4}
