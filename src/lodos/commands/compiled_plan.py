@@ -14,7 +14,6 @@ from lodos.formats.hf import HFCheckpointConverter
 from lodos.models.flops import training_flops
 from lodos.plan.footprint import Footprint, bytes_per_device, bytes_refused, temporaries_of
 from lodos.plan.traffic import traffic_of_jaxpr, traffic_of_text
-from lodos.target import target
 from lodos.train.axes import check_axes
 from lodos.train.placement import batch_shapes, state_shapes
 from lodos.train.state import TrainerState
@@ -93,13 +92,7 @@ def trace_step(config: TrainArgs, converter: HFCheckpointConverter) -> TracedSte
         batch = batch_shapes(blank_batch(config, length), config.trainer)
         state = state_shapes(key, shapes, trainer.is_trainable, trainer.optimizer, config.trainer)
         traced = trainer.trace(state, batch)
-    holds = Footprint(
-        base=bytes_per_device(state.frozen),
-        adapter=bytes_per_device(state.trainable),
-        optimizer=bytes_per_device(state.opt_state),
-        batch=bytes_per_device((batch, state.step, state.training_key)),
-        temporaries=0,
-    )
+    holds = dataclasses.replace(state_footprint(state), batch=bytes_per_device((batch, state.step, state.training_key)))
     tokens = config.trainer.train_batch_size * length
     flops = training_flops(shapes, trainer.is_trainable).of(tokens, tokens)
     return TracedStep(config, trainer, state, traced, holds, tokens, flops, traffic_of_jaxpr(traced.jaxpr.jaxpr))
@@ -143,6 +136,17 @@ def compile_step(step: TracedStep, *, read_text: bool = True, evaluates: bool = 
     )
 
 
+def state_footprint(state: TrainerState) -> Footprint:
+    """What a state holds of each device, from its arrays or their shapes."""
+    return Footprint(
+        base=bytes_per_device(state.frozen),
+        adapter=bytes_per_device(state.trainable),
+        optimizer=bytes_per_device(state.opt_state),
+        batch=0,
+        temporaries=0,
+    )
+
+
 def _evaluation(step: TracedStep) -> Footprint:
     config, trainer = step.config, step.trainer
     rows = config.trainer.eval_batch_size // config.trainer.batch_share.count
@@ -154,12 +158,3 @@ def _evaluation(step: TracedStep) -> Footprint:
 
 def _positions(config: TrainArgs) -> int:
     return config.positions if config.packing else config.longest_row
-
-
-def memory_of_device() -> int | None:
-    """Bytes of each device that is compiled for; None where nobody says."""
-    here = target()
-    if here.memory_bytes is not None:
-        return here.memory_bytes
-    stats = getattr(here.devices[0], "memory_stats", lambda: None)()
-    return (stats or {}).get("bytes_limit")

@@ -14,7 +14,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from lodos.commands.compiled_plan import Plan, TracedStep, compile_step, memory_of_device, trace_step
+from lodos.commands.compiled_plan import Plan, TracedStep, compile_step, trace_step
 from lodos.commands.plan_remedies import Speeds, changed_settings, cheapest_that_fits, most_rows_at_once
 from lodos.config import TrainArgs
 from lodos.config_parsing import parse_config
@@ -24,7 +24,9 @@ from lodos.nn.matrix_peak import matrix_peak
 from lodos.plan.accelerators import TpuSlice, slice_of
 from lodos.plan.described import ENVIRONMENT, check_compiler, described_target
 from lodos.plan.footprint import Footprint
+from lodos.plan.sizes import size
 from lodos.target import compiling_for, target
+from lodos.train.memory import memory_of_device
 
 DESCRIPTION = """\
 Compile a config's train step and evaluation step, without weights and data, and say what they take: memory of each
@@ -35,7 +37,6 @@ Example: lodos plan my.yaml --target v3-32"""
 _DESCRIBING = "LODOS_PLAN_DESCRIBES"
 """Set in the process that compiles for a target."""
 
-_UNITS = ((1 << 30, "GiB"), (1 << 20, "MiB"))
 _HOST_LINK = 10e9
 """Bytes a second between devices of which nothing better is known; it puts candidates in order, and is not printed."""
 
@@ -98,13 +99,14 @@ def _plan(config: PlanArgs, wanted: TpuSlice | None) -> int:
         with console.status("Looking for the most rows at once ..."):
             most = most_rows_at_once(config, converter, memory)
         rows = "not one row fits" if most is None else f"{most.config.trainer.per_device_parallelism} rows fit"
-        at = "" if most is None else f" ({_size(most.needed)})"
+        at = "" if most is None else f" ({size(most.needed)})"
         console.print(f"At once on a device {rows}{at}: trainer.per_device_parallelism.")
     if plan.fits(memory):
         console.print("It fits." if memory is not None else "It compiles.")
         return 0
     assert memory is not None or plan.refused is not None
-    console.print(f"It does not fit: {_size(plan.needed)} of {_size(memory)}.", style="red")
+    of_memory = "" if memory is None else f" of {size(memory)}"
+    console.print(f"It does not fit: {size(plan.needed)}{of_memory}.", style="red")
     with console.status("Looking for what does ..."):
         remedy, tried = cheapest_that_fits(config, converter, memory or 0, speeds, target().device_count)
     for other in tried:
@@ -112,7 +114,7 @@ def _plan(config: PlanArgs, wanted: TpuSlice | None) -> int:
     if remedy is None:
         console.print("Nothing that was tried fits. More devices, or a smaller model.")
     else:
-        console.print(f"This fits, with {_size(remedy.needed)} a device:\n")
+        console.print(f"This fits, with {size(remedy.needed)} a device:\n")
         console.print(yaml.safe_dump(changed_settings(config, remedy.config), sort_keys=False), markup=False)
     return 1
 
@@ -130,10 +132,10 @@ def _memory_table(plan: Plan, memory: int | None, devices: str) -> Table:
         ("activations and temporaries", "temporaries"),
     ):
         unknown = name == "temporaries" and plan.refused is not None
-        training = "-" if unknown else _size(getattr(plan.training, name))
-        table.add_row(label, training, "-" if evaluation is None else _size(getattr(evaluation, name)))
+        training = "-" if unknown else size(getattr(plan.training, name))
+        table.add_row(label, training, "-" if evaluation is None else size(getattr(evaluation, name)))
     table.add_section()
-    table.add_row("together", _size(plan.needed), "-" if evaluation is None else _size(evaluation.total))
+    table.add_row("together", size(plan.needed), "-" if evaluation is None else size(evaluation.total))
     if memory is not None:
         table.add_row("of its memory", *[_share(plan.needed, memory), _share_of(evaluation, memory)])
     return table
@@ -141,7 +143,7 @@ def _memory_table(plan: Plan, memory: int | None, devices: str) -> Table:
 
 def _print_work(console: Console, config: PlanArgs, step: TracedStep, plan: Plan, speeds: Speeds, devices: int) -> None:
     whence = "as compiled" if plan.traffic_is_compiled else "as written in the program; XLA may move more"
-    moved = ", ".join(f"{_size(size)} {kind}" for kind, size in sorted(plan.traffic.items()))
+    moved = ", ".join(f"{size(count)} {kind}" for kind, count in sorted(plan.traffic.items()))
     console.print(f"Moved to a device in a step ({whence}): {moved or 'nothing'}.")
     seconds = step.flops / devices / speeds.flops
     console.print(
@@ -161,7 +163,7 @@ def _in_one_line(config: TrainArgs, plan: Plan) -> str:
 
 
 def _needs(plan: Plan) -> str:
-    return f"{_size(plan.needed)} needed"
+    return f"{size(plan.needed)} needed"
 
 
 def _devices_named(wanted: TpuSlice | None) -> str:
@@ -174,15 +176,8 @@ def _share_of(footprint: Footprint | None, memory: int) -> str:
     return "-" if footprint is None else _share(footprint.total, memory)
 
 
-def _share(size: int, memory: int) -> str:
-    return f"{size / memory:.0%} of {_size(memory)}"
-
-
-def _size(size: int | None) -> str:
-    if size is None:
-        return "an unknown amount"
-    unit, name = next(((unit, name) for unit, name in _UNITS if size >= unit), (1 << 10, "KiB"))
-    return f"{size / unit:.{0 if size >= 100 * unit else 1 if size >= 10 * unit else 2}f} {name}"
+def _share(needed: int, memory: int) -> str:
+    return f"{needed / memory:.0%} of {size(memory)}"
 
 
 def _time(seconds: float) -> str:

@@ -15,6 +15,7 @@ from jaxtyping import PRNGKeyArray
 from lodos import hosts
 from lodos.checkpoints import prompting_of, save_merged_hf_checkpoint_callback, save_peft_checkpoint_callback
 from lodos.commands.agreement import agree_on_data, agree_on_settings
+from lodos.commands.fit import check_state_fits
 from lodos.commands.loaders import blank_batch, make_loaders
 from lodos.commands.lora_model import load_lora_model, lora_structure, lora_trainer
 from lodos.commands.run_facts import run_facts
@@ -99,6 +100,7 @@ def train(config: TrainArgs) -> TrainResult:
     if trainer is None:
         trainer = _compiling_trainer(config, shapes, training_key, step, loaders.length_of(step))
 
+    check_state_fits(config, trainer, shapes, training_key)
     with config.trainer.device_mesh:
         model = load_lora_model(config, converter, key=lora_key)
         state = trainer.initial_state(training_key, model=model, fingerprint=loaders.fingerprint)

@@ -1,10 +1,31 @@
-"""The most memory that a run has taken so far."""
+"""The memory that a device has, and the most that a run has taken so far."""
 
+import os
 import resource
 import sys
 from pathlib import Path
 
 import jax
+
+from lodos.target import target
+
+_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+
+def memory_of_device() -> int | None:
+    """Bytes of each device that is compiled for; None where nobody says.
+
+    The devices of a CPU share the machine's memory, or what a container has of it.
+    """
+    here = target()
+    if here.memory_bytes is not None:
+        return here.memory_bytes
+    if here.platform == "cpu":
+        of_process = sum(device.process_index == here.devices[0].process_index for device in here.devices)
+        memory = _memory_of_machine()
+        return None if memory is None else memory // of_process
+    stats = jax.local_devices()[0].memory_stats()
+    return (stats or {}).get("bytes_limit")
 
 
 def peak_memory() -> tuple[str, int]:
@@ -16,6 +37,15 @@ def peak_memory() -> tuple[str, int]:
     if stats and "peak_bytes_in_use" in stats:
         return "device", stats["peak_bytes_in_use"]
     return "process", _peak_resident()
+
+
+def _memory_of_machine() -> int | None:
+    try:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+    limit = _CGROUP_LIMIT.read_text(encoding="utf-8").strip() if _CGROUP_LIMIT.exists() else ""
+    return min(memory, int(limit)) if limit.isdecimal() else memory
 
 
 def _peak_resident() -> int:
