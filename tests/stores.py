@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
@@ -60,6 +61,7 @@ def gcs_store() -> Iterator[str]:
     server = create_server("localhost", port, in_memory=True, default_bucket=BUCKET)
     server.start()
     with pytest.MonkeyPatch.context() as patch:
+        _with_generations(patch)
         url = f"http://localhost:{port}"
         for name, value in {
             "STORAGE_EMULATOR_HOST": url,
@@ -84,11 +86,52 @@ def gcs_store() -> Iterator[str]:
             server.stop()
 
 
+def _with_generations(patch: pytest.MonkeyPatch) -> None:
+    """Has the emulator say which generation of an object it gives, and heed the one that a request is for.
+
+    TensorStore needs both, and the emulator, which has the numbers, neither says nor heeds them.
+    """
+    from gcp_storage_emulator.exceptions import NotFound
+    from gcp_storage_emulator.handlers import objects
+
+    download, upload, lock = objects.download, objects._media_upload, threading.Lock()
+
+    def generation(storage: Any, bucket: str, name: str) -> str:
+        try:
+            return str(storage.get_file_obj(bucket, name)["generation"])
+        except NotFound:
+            return "0"
+
+    def refused(request: Any, response: Any, found: str) -> bool:
+        wanted, known = (request.query.get(key, [None])[0] for key in ("ifGenerationMatch", "ifGenerationNotMatch"))
+        if wanted not in (None, found):
+            response.status = HTTPStatus.PRECONDITION_FAILED
+        elif known == found:
+            response.status = HTTPStatus.NOT_MODIFIED
+        return response.status != HTTPStatus.OK
+
+    def downloaded(request: Any, response: Any, storage: Any, *args: Any, **kwargs: Any) -> None:
+        with lock:
+            found = generation(storage, request.params["bucket_name"], request.params["object_id"])
+            if not refused(request, response, found):
+                download(request, response, storage)
+                response["x-goog-generation"] = found
+
+    def uploaded(request: Any, response: Any, storage: Any) -> None:
+        with lock:
+            found = generation(storage, request.params["bucket_name"], request.query["name"][0])
+            if not refused(request, response, found):
+                upload(request, response, storage)
+
+    patch.setattr(objects, "download", downloaded)
+    patch.setattr(objects, "_media_upload", uploaded)
+
+
 class FaultProxy:
     """Hands requests on to a server; some of them it spoils first, as `spoil` decides.
 
-    `spoil(method, path)` is None or one of 500, 503, 429, "reset" (the connection breaks after the server has answered)
-    and "stall" (nothing comes for `stall_seconds`).
+    `spoil(method, path)` is None or a status such as 500, 503, 429 or 403, "reset" (the connection breaks after the
+    server has answered) or "stall" (nothing comes for `stall_seconds`).
     """
 
     def __init__(self, target: str):
@@ -130,7 +173,8 @@ class FaultProxy:
         if fault is not None:
             self.spoiled.append(fault)
         if isinstance(fault, int):
-            said = b"<Error><Code>InternalError</Code><Message>injected</Message></Error>"
+            code = {403: b"AccessDenied", 429: b"SlowDown", 503: b"SlowDown"}.get(fault, b"InternalError")
+            said = b"<Error><Code>" + code + b"</Code><Message>injected</Message></Error>"
             request.send_response(fault)
             request.send_header("Content-Length", str(len(said)))
             request.end_headers()

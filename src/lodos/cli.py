@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, get_type_hints
 
-from lodos.errors import Stopped, UserError
+from lodos.errors import TRY_AGAIN, Stopped, UserError
 from lodos.version import __version__
 
 VERBS = {
@@ -112,10 +112,21 @@ def _reported(run: Callable[[], int]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
+        if (status := _status_of_store(error)) is not None:
+            _fail(getattr(error, "strerror", None) or str(error))
+            return _left(status, str(error))
         if (hosts := sys.modules.get("lodos.hosts")) is None or hosts.count() == 1:
             raise
         traceback.print_exc()
-        return _left(hosts.TRY_AGAIN if isinstance(error, hosts.HostsError) else 1, f"{type(error).__name__}: {error}")
+        return _left(TRY_AGAIN if isinstance(error, hosts.HostsError) else 1, f"{type(error).__name__}: {error}")
+
+
+def _status_of_store(error: Exception) -> int | None:
+    """The exit code of an error of a store: whether another try is worth it; None for other errors."""
+    store = sys.modules.get("lodos.places.store")
+    if store is None or not isinstance(error, store.SAID):
+        return None
+    return TRY_AGAIN if getattr(error, "passes", False) else 1
 
 
 def _left(status: int, message: str) -> int:

@@ -181,6 +181,8 @@ def _text_of(path: Place) -> str:
         hint = f" Write {inner}." if inner.exists() else " Give a file in it."
         raise UserError(f"{path}: a folder, where a config file is wanted.{hint}") from None
     except OSError as error:
+        if getattr(error, "passes", False):  # another try may read it
+            raise
         raise UserError(f"{path}: cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}.") from None

@@ -1,5 +1,8 @@
 """The error for what a user can mend: bad input, a bad setting, a file that is not what it should be."""
 
+TRY_AGAIN = 42
+"""The exit code for what went wrong with machines, networks and stores, not with what the user gave."""
+
 
 class UserError(ValueError):
     """A problem in what the user gave. The text names the value, the cause and the fix.

@@ -33,7 +33,7 @@ from jax._src import clusters, distributed
 from jax._src.lib import _jax  # pyright: ignore[reportPrivateImportUsage]
 from jax.sharding import NamedSharding, PartitionSpec
 
-from lodos.errors import UserError
+from lodos.errors import TRY_AGAIN, UserError
 from lodos.lost_hosts import LostHosts, named_absence, outlive_abort
 
 if TYPE_CHECKING:
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TRY_AGAIN = 42
-"""The exit code for what went wrong with machines and networks, not with what the user gave."""
 WAIT_SECONDS = 1800
 """How long hosts wait for each other where nothing else is said."""
 _SHOWN = 12
@@ -267,8 +265,8 @@ def refuse_unshared(setting: str, folder: "Path | UPath") -> None:
     """
     if hosts := _blind(setting, folder):
         raise UserError(
-            f"{setting}: {folder} is a folder of {name(0)} alone; {_listed(hosts)} does not see it. Several hosts "
-            "write a checkpoint together: give a folder on a disk that all of them share."
+            f"{setting}: {folder} is a folder of {name(0)} alone; {_listed(hosts)} does not see it. What several "
+            "hosts save belongs together: give a folder on a disk that all of them share, or on a store."
         )
 
 

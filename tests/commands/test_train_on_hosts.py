@@ -209,15 +209,30 @@ def test_hosts_that_disagree_are_told_before_anything_is_loaded(base_args: Train
             assert "has 4, host 1" in host.said
 
 
-def test_a_folder_of_one_host_alone_is_refused(base_args: TrainArgs, tmp_path: Path) -> None:
+@pytest.mark.parametrize("setting", ["trainer.run_dir", "hf_save_path"])
+def test_a_folder_of_one_host_alone_is_refused(base_args: TrainArgs, tmp_path: Path, setting: str) -> None:
     """Each host's own: relative to where it is started."""
-    config = written(base_args, "unshared", run_dir="runs")
+    config = written(base_args, f"unshared-{setting}")
     script = "import os, sys; os.makedirs(sys.argv[1]); os.chdir(sys.argv[1]); from lodos.cli import main; sys.exit(main(sys.argv[2:]))"  # noqa: E501
-    starts = {index: ["-c", script, tmp_path / f"own-{index}", "train", config] for index in (0, 1)}
+    own = ["train", config, f"--{setting}", "own"]
+    starts = {index: ["-c", script, tmp_path / f"own-{index}", *own] for index in (0, 1)}
     with Job(tmp_path, [], hosts=2, on=starts) as job:
         assert job.statuses() == [1, 1]
-        assert "trainer.run_dir" in job[0].said
+        assert f"{setting}: own" in job[0].said
         assert "host 1 (" in job[0].said
+
+
+def test_checkpoints_of_several_hosts_on_a_store_that_they_cannot_share_are_refused(
+    base_args: TrainArgs, tmp_path: Path
+) -> None:
+    config = written(base_args, "checkpoints-apart")
+    with Job(tmp_path, [*command(config), "--trainer.checkpointer.base_path", "memory://runs"], hosts=2) as job:
+        assert job.statuses() == [1, 1]
+        for host in job.hosts:
+            assert "trainer.checkpointer.base_path: memory:" in host.said
+            assert "2 hosts write a checkpoint together" in host.said
+            assert "Give it a shared folder, or gs://" in host.said
+            assert "Loading" not in host.said
 
 
 @pytest.mark.parametrize("present", [0, 1])

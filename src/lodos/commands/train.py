@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 from jaxtyping import PRNGKeyArray
@@ -78,8 +78,9 @@ def main(argv: list[str]) -> int:
 
 def train(config: TrainArgs) -> TrainResult:
     """One run, from the files it starts from to the files it leaves."""
-    _check_places(config)
-    agree_on_settings(config)
+    written = _written(config)
+    _check_places(config, written)
+    agree_on_settings(config, written)
     step = newest_step(config.trainer) or 0
     uploads = checked_uploads(config)
     converter = HFCheckpointConverter.from_hf(
@@ -133,13 +134,17 @@ def train(config: TrainArgs) -> TrainResult:
     )
 
 
-def _check_places(config: TrainArgs) -> None:
-    """Refuses, before anything is read, what cannot be written to, and devices that cannot be so arranged."""
+def _written(config: TrainArgs) -> dict[str, Place]:
+    """The folders that the run writes, by their settings."""
     trainer, merged = config.trainer, _merged_folder(config)
     places = {"trainer.run_dir": trainer.run_folder, "hf_save_path": adapter_folder(config)}
     places |= {"trainer.checkpointer.base_path": trainer.checkpoint_folder}
-    places |= {} if merged is None else {"merged_hf_save_path": merged}
-    check_all_writable(places)
+    return places if merged is None else {**places, "merged_hf_save_path": merged}
+
+
+def _check_places(config: TrainArgs, written: Mapping[str, Place]) -> None:
+    """Refuses, before anything is read, what cannot be written to, and devices that cannot be so arranged."""
+    check_all_writable(written)
     check_trackers(config.trainer.trackers)
     with config.trainer.device_mesh:
         pass

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lodos.places.objects import read_object
-from lodos.places.ranges import RangedFile
+from lodos.places.ranges import KeptRanges, RangedFile
 from lodos.places.store import ask
 
 if TYPE_CHECKING:
@@ -29,12 +29,16 @@ _LONGEST_HEADER = 100 * 10**6
 class RemoteSafetensors:
     """The tensors of one file.
 
+    Args:
+        dtypes: numpy's types by safetensors' words.
+        kept: what was read of this file and of those beside it.
+
     Raises:
         ValueError: when it is not whole or no such file.
         OSError: when the store fails.
     """
 
-    def __init__(self, place: "UPath", dtypes: dict[str, np.dtype]):
+    def __init__(self, place: "UPath", dtypes: dict[str, np.dtype], kept: KeptRanges):
         self._dtypes = dtypes
         size = int(ask(place, "info")["size"])
         head = read_object(place, 0, min(_FIRST_BYTES, size))
@@ -48,7 +52,7 @@ class RemoteSafetensors:
             raise ValueError("the header is no mapping")
         self._begin = 8 + length
         self._tensors: dict[str, dict[str, Any]] = {k: v for k, v in header.items() if k != "__metadata__"}
-        self._file = RangedFile(place, size)
+        self._file = RangedFile(place, size, kept)
         ends = [int(tensor["data_offsets"][1]) for tensor in self._tensors.values()]
         if self._begin + max(ends, default=0) != size:
             raise ValueError(f"has {size} bytes where the header says {self._begin + max(ends, default=0)}")

@@ -22,7 +22,8 @@ from lodos.formats.remote_safetensors import RemoteSafetensors
 from lodos.formats.tensor_problems import problem_lines
 from lodos.git_lfs import refuse_pointers
 from lodos.places.place import Place, is_remote
-from lodos.places.store import refusals
+from lodos.places.ranges import KeptRanges
+from lodos.places.store import StoreError, refusals
 
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
@@ -71,6 +72,7 @@ class SafetensorsReader:
         self.path = path
         self._handles: dict[Place, Any] = {}
         self._bytes_read = 0
+        self._kept = KeptRanges()
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: dict[str, np.dtype] = {}
         self.others: dict[str, str] = {}
@@ -81,7 +83,9 @@ class SafetensorsReader:
             files = [path] if path.is_file() else _files_of(path)
         for file in files:
             try:
-                handle = _opened(file)
+                handle = self._opened(file)
+            except StoreError:
+                raise
             except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
                 problems.append(_unreadable(file, error))
                 continue
@@ -116,11 +120,14 @@ class SafetensorsReader:
             self._bytes_read = 0
         file = self._file_of[name]
         if file not in self._handles:
-            self._handles[file] = _opened(file)
+            self._handles[file] = self._opened(file)
         part = self._handles[file].get_slice(name)
         tensor = part[index] if index else part[:]
         self._bytes_read += tensor.nbytes
         return tensor
+
+    def _opened(self, file: Place) -> Any:
+        return RemoteSafetensors(file, DTYPES, self._kept) if is_remote(file) else safe_open(file, framework="np")
 
 
 def write_sharded(
@@ -180,10 +187,6 @@ def save_and_compare(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     ]
     if differing or len(written.shapes) != len(contiguous):
         raise OSError(f"{path}: read back differently than written: {', '.join(differing) or 'more tensors'}.")
-
-
-def _opened(file: Place) -> Any:
-    return RemoteSafetensors(file, DTYPES) if is_remote(file) else safe_open(file, framework="np")
 
 
 def _unreadable(file: Place, error: Exception) -> str:

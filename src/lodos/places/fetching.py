@@ -78,7 +78,7 @@ def _fetch(place: "UPath", folder: Path, names: Sequence[str], found: Any, diges
     for name in names:
         fetch_file(place / name, folder / name, found[name]["size"])
         if name in digests and _sha256(folder / name) != digests[name]:
-            raise OSError(f"{place / name}: is not what its manifest says. Write it again.")
+            raise UserError(f"{place / name}: is not what its manifest says. Write it again.")
 
 
 def _make_room(kept: Path, needed: int) -> None:

@@ -6,15 +6,18 @@ Storage as md5Hash. Where it keeps none, or that of encrypted bytes, the object 
 
 import base64
 import hashlib
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lodos.places.place import Place, is_remote
-from lodos.places.store import ask, retried
+from lodos.places.store import ask, ask_system, retried
 
 if TYPE_CHECKING:
     from upath import UPath
+
+logger = logging.getLogger(__name__)
 
 _VERSIONS = ("ETag", "etag", "md5Hash", "crc32c", "generation", "mtime", "LastModified", "created", "size")
 
@@ -39,10 +42,14 @@ def read_object(place: "UPath", start: int | None = None, end: int | None = None
     """An object's bytes, or those of a range."""
     size = 0 if start is None or end is None else end - start
     ranged = {} if start is None else {"start": start, "end": end}
-    data = ask(place, "cat_file", size=size, **ranged)
-    if size and len(data) != size:
-        raise OSError(f"{place}: gave {len(data)} bytes of the {size} from {start}.")
-    return bytes(data)
+
+    def read() -> bytes:
+        data = ask(place, "cat_file", size=size, **ranged)
+        if size and len(data) != size:
+            raise OSError(f"{place}: gave {len(data)} bytes of the {size} from {start}.")
+        return bytes(data)
+
+    return retried(str(place), read)
 
 
 def write_object(place: "UPath", data: bytes) -> None:
@@ -96,6 +103,23 @@ def remove_object(place: "UPath") -> None:
         ask(place, "rm_file")
     except FileNotFoundError:
         return
+
+
+def drop_unfinished(place: "UPath") -> None:
+    """Drops the parts of large objects below a place whose sending was cut short.
+
+    S3 shows them to no reader, keeps them and bills them. Where dropping them is not allowed they stay.
+    """
+    if place.protocol not in ("s3", "s3a"):
+        return
+    bucket, _, key = place.path.partition("/")
+    below: dict[str, Any] = {"Bucket": bucket, "Prefix": f"{key.rstrip('/')}/"}
+    try:
+        for one in ask_system(place, "call_s3", "list_multipart_uploads", **below).get("Uploads", []):
+            of: dict[str, Any] = {"Bucket": bucket, "Key": one["Key"], "UploadId": one["UploadId"]}
+            ask_system(place, "call_s3", "abort_multipart_upload", **of)
+    except OSError as error:
+        logger.debug("%s: parts that were left there were not looked for: %s", place, error)
 
 
 def read_text(path: Place, encoding: str = "utf-8-sig") -> str:

@@ -24,18 +24,44 @@ KEPT = 256 * 2**20
 AT_ONCE = 4
 
 
+class KeptRanges:
+    """What was read last of the files of a folder, `KEPT` bytes of all together."""
+
+    def __init__(self) -> None:
+        self._ranges: OrderedDict[tuple[str, int, int], bytes] = OrderedDict()
+        self._bytes = 0
+
+    def find(self, file: str, start: int, end: int) -> bytes | None:
+        """The bytes from `start` to before `end`, where a kept range has all of them."""
+        for (of, first, last), data in self._ranges.items():
+            if of == file and first <= start and end <= last:
+                self._ranges.move_to_end((of, first, last))
+                return data[start - first : end - first]
+        return None
+
+    def keep(self, file: str, start: int, data: bytes) -> None:
+        """Keeps them for now; what was not asked for for longest goes."""
+        if len(data) > KEPT:
+            return
+        self._bytes += len(data) - len(self._ranges.pop((file, start, start + len(data)), b""))
+        self._ranges[file, start, start + len(data)] = data
+        while self._bytes > KEPT:
+            self._bytes -= len(self._ranges.popitem(last=False)[1])
+
+
 class RangedFile:
     """Reads of one file.
 
     Args:
         size: of the file, which is taken as one that does not change.
+        kept: what was read of it, and of others.
     """
 
-    def __init__(self, place: "UPath", size: int):
+    def __init__(self, place: "UPath", size: int, kept: KeptRanges):
         self.place = place
         self.size = size
+        self._kept = kept
         self._end = 0
-        self._kept: OrderedDict[tuple[int, int], bytes] = OrderedDict()
 
     def read(self, start: int, end: int) -> bytes:
         """The bytes from `start` to before `end`.
@@ -45,14 +71,12 @@ class RangedFile:
         """
         if not 0 <= start <= end <= self.size:
             raise OSError(f"{self.place}: has {self.size} bytes, and was asked for those from {start} to {end}.")
-        for (first, last), data in self._kept.items():
-            if first <= start and end <= last:
-                self._kept.move_to_end((first, last))
-                return data[start - first : end - first]
+        if (found := self._kept.find(str(self.place), start, end)) is not None:
+            return found
         ahead = BLOCK if self._end <= start <= self._end + BLOCK else NEAR
         last = min(max(end, start + ahead), self.size)
         data = self._fetch(start, last)
-        self._keep(start, last, data)
+        self._kept.keep(str(self.place), start, data)
         self._end = last
         return data[: end - start]
 
@@ -62,10 +86,3 @@ class RangedFile:
             return read_object(self.place, start, end) if end > start else b""
         with ThreadPoolExecutor(AT_ONCE) as pool:
             return b"".join(pool.map(lambda first: read_object(self.place, first, min(first + PART, end)), starts))
-
-    def _keep(self, start: int, end: int, data: bytes) -> None:
-        if len(data) > KEPT:
-            return
-        self._kept[start, end] = data
-        while sum(map(len, self._kept.values())) > KEPT:
-            self._kept.popitem(last=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lodos.places.manifest import MANIFEST, OURS, SENDING
-from lodos.places.objects import objects_below, remove_object, send_file, write_object
+from lodos.places.objects import drop_unfinished, objects_below, remove_object, send_file, write_object
 from lodos.places.store import NothingThereError
 from lodos.version import __version__
 
@@ -37,6 +37,7 @@ def send_folder(folder: Path, place: "UPath", *, made_by: str = f"lodos {__versi
     for name in (MANIFEST, *(name for name in DECISIVE if name in before), *stale):
         if name in before:
             remove_object(place / name)
+    drop_unfinished(place)
     for name in sorted(files, key=lambda name: (name in DECISIVE, name)):
         md5, sha256 = digests[name]
         send_file(files[name], place / name, md5=md5, sha256=sha256)

@@ -36,7 +36,13 @@ _LASTING = (FileNotFoundError, PermissionError, FileExistsError, IsADirectoryErr
 
 
 class StoreError(OSError):
-    """A store that did not do what it was asked, however often: a failure of the infrastructure."""
+    """A store that did not do what it was asked.
+
+    Attributes:
+        passes: it was asked again and again, and may do it later: a failure of the infrastructure.
+    """
+
+    passes = False
 
 
 class NothingThereError(FileNotFoundError):
@@ -47,7 +53,8 @@ class RefusedError(PermissionError):
     """The store does not let us, or there are no credentials."""
 
 
-_SAID = (StoreError, NothingThereError, RefusedError)
+SAID = (StoreError, NothingThereError, RefusedError)
+"""Errors whose text is for the user."""
 
 
 def ask(place: "UPath", method: str, *args: Any, size: int = 0, before: tuple[Any, ...] = (), **kwargs: Any) -> Any:
@@ -63,8 +70,13 @@ def ask(place: "UPath", method: str, *args: Any, size: int = 0, before: tuple[An
         RefusedError: when it is refused, or there are no credentials.
         StoreError: when it fails otherwise, each time.
     """
+    return ask_system(place, method, *before, place.path, *args, size=size, **kwargs)
+
+
+def ask_system(place: "UPath", method: str, *args: Any, size: int = 0, **kwargs: Any) -> Any:
+    """The same without the path among the arguments."""
     seconds = SECONDS + size / BYTES_PER_SECOND
-    return retried(str(place), lambda: _once(place.fs, method, (*before, place.path, *args), kwargs, seconds))
+    return retried(str(place), lambda: _once(place.fs, method, args, kwargs, seconds))
 
 
 def retried(what: str, call: Callable[[], T]) -> T:
@@ -73,7 +85,7 @@ def retried(what: str, call: Callable[[], T]) -> T:
     for attempt in range(1, ATTEMPTS + 1):
         try:
             return call()
-        except _SAID:
+        except SAID:
             raise
         except Exception as error:
             if not is_passing(error) or attempt == ATTEMPTS:
@@ -99,12 +111,14 @@ def is_passing(error: BaseException) -> bool:
 
 @contextmanager
 def refusals(setting: str, place: Any) -> Iterator[None]:
-    """Turns what a store fails with into an error for the user, who named the place in `setting`."""
+    """Turns what a store fails with into an error for the user, who named the place in `setting`, unless it passes."""
     try:
         yield
     except (NothingThereError, RefusedError) as error:
         raise UserError(f"{setting}: {place}: {error.strerror}") from None
     except StoreError as error:
+        if error.passes:
+            raise
         raise UserError(f"{setting}: {error.strerror}") from None
 
 
@@ -135,7 +149,9 @@ def _translated(what: str, error: Exception, attempts: int) -> OSError:
             "for gs://.",
         )
     tried = f", {attempts} times" if attempts > 1 else ""
-    return StoreError(errno.EIO, f"{what}: the store failed{tried}: {type(error).__name__}: {said}.")
+    failed = StoreError(errno.EIO, f"{what}: the store failed{tried}: {type(error).__name__}: {said}.")
+    failed.passes = is_passing(error)
+    return failed
 
 
 def _with_causes(error: BaseException) -> Iterator[BaseException]:

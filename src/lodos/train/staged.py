@@ -22,6 +22,7 @@ from lodos.places.sending import remove_folder, send_folder
 from lodos.places.store import NothingThereError
 
 if TYPE_CHECKING:
+    from typing_extensions import TypeIs
     from upath import UPath
 
 _WRITTEN_BY_ORBAX = ("gs", "gcs")
@@ -33,14 +34,24 @@ def staged(place: Place, *, keep: int, stays: Callable[[int], bool]) -> "Staged 
     Raises:
         UserError: with several hosts, each of which would have only its own part of the arrays.
     """
-    if not is_remote(place) or place.protocol in _WRITTEN_BY_ORBAX:
+    if not _is_staged(place):
         return None
-    if hosts.count() > 1:
-        raise UserError(
-            f"checkpointer.base_path: {place}: {hosts.count()} hosts write a checkpoint together, which "
-            f"{place.protocol}:// cannot do: each has a part of the arrays. Name a shared folder or gs://."
-        )
+    refuse_together(place)
     return Staged(place, keep=keep, stays=stays)
+
+
+def refuse_together(place: Place) -> None:
+    """Refuses several hosts a store that Orbax does not write to.
+
+    Raises:
+        UserError: each of them would have only its own part of the arrays.
+    """
+    if hosts.count() > 1 and _is_staged(place):
+        raise UserError(
+            f"trainer.checkpointer.base_path: {place}: {hosts.count()} hosts write a checkpoint together, which "
+            f"{place.protocol}:// cannot do: each has a part of the arrays. Give it a shared folder, or gs://; "
+            "what else the run saves may stay where it is."
+        )
 
 
 class Staged:
@@ -95,3 +106,7 @@ class Staged:
             return []
         names = [name.removesuffix(f"/{MANIFEST}") for name in found if name.endswith(f"/{MANIFEST}")]
         return [int(name) for name in names if name.isdigit()]
+
+
+def _is_staged(place: Place) -> "TypeIs[UPath]":
+    return is_remote(place) and place.protocol not in _WRITTEN_BY_ORBAX
