@@ -22,10 +22,12 @@ import os
 import re
 import socket
 import sys
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
 import numpy as np
@@ -45,6 +47,8 @@ WAIT_SECONDS = 1800
 """How long hosts wait for each other where nothing else is said."""
 _SHOWN = 12
 """Hosts that a message names."""
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +176,7 @@ def wait(what: str, *, seconds: float = WAIT_SECONDS) -> None:
         return
     _job.client.key_value_set(f"lodos/at/{what}/{index()}", "", allow_overwrite=True)
     try:
-        _job.client.wait_at_barrier(f"lodos/{what}", int(seconds * 1000))
+        _hearing_signals(functools.partial(_job.client.wait_at_barrier, f"lodos/{what}", int(seconds * 1000)))
     except jax.errors.JaxRuntimeError:
         came = {int(key.rsplit("/", 1)[1]) for key, _ in _job.client.key_value_dir_get(f"lodos/at/{what}/")}
         missing = [host for host in range(count()) if host not in came]
@@ -214,7 +218,7 @@ def from_first(what: str, make: Callable[[], str], *, seconds: float = WAIT_SECO
         _job.client.key_value_set(key, value, allow_overwrite=True)
         return value
     try:
-        return _job.client.blocking_key_value_get(key, int(seconds * 1000))
+        return _hearing_signals(functools.partial(_job.client.blocking_key_value_get, key, int(seconds * 1000)))
     except jax.errors.JaxRuntimeError:
         raise HostsError(f"{what}: {name(0)} did not say it within {seconds:g} s.") from None
 
@@ -389,6 +393,21 @@ def _exchanged(what: str, text: str) -> list[str]:
     wait(what)
     said = {int(host.rsplit("/", 1)[1]): value for host, value in _job.client.key_value_dir_get(key)}
     return [said[host] for host in range(count())]
+
+
+def _hearing_signals(waits: Callable[[], T]) -> T:
+    """`waits()`, which does not return to Python for as long as it waits, nor would a signal be heard meanwhile."""
+    result: Future[T] = Future()
+
+    def wait() -> None:
+        try:
+            result.set_result(waits())
+        except BaseException as error:
+            result.set_exception(error)
+
+    # No pool: Python would wait for its threads at the end.
+    threading.Thread(target=wait, daemon=True).start()
+    return result.result()
 
 
 def _listed(hosts: list[int]) -> str:

@@ -166,6 +166,7 @@ def _assert_ends_as(run: Path, undisturbed: Path, config: Path, folder: Path) ->
     """Started again, the run ends with the bits of the other one."""
     with Job(folder / "again", command(config), hosts=2, devices=2) as job:
         assert job.statuses() == [0, 0], [host.said for host in job.hosts]
+    assert numbers(run) == numbers(undisturbed)
     for file in ("peft/step-12/adapter_model.safetensors", "merged/step-12/model.safetensors"):
         assert (run / file).read_bytes() == (undisturbed / file).read_bytes()
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from hub_server import TOKEN, HubServer, Repository
-from lodos.errors import UserError
+from lodos.errors import Stopped, UserError
 from lodos.formats import upload
 from lodos.formats.upload import Uploads
+from lodos.train.interrupt import ended_by_termination
 
 
 @pytest.fixture(autouse=True)
@@ -140,6 +142,26 @@ def test_a_ctrl_c_that_ends_the_run_does_not_wait(
     uploads.wait()  # as Python does at its exit
     assert time.monotonic() - started < 20
     assert f"By hand: hf upload me/a {tmp_path / 'step-1'}" in told.text
+
+
+def test_a_stop_does_not_wait_for_uploads_without_end(
+    hub: HubServer, tmp_path: Path, told: pytest.LogCaptureFixture
+) -> None:
+    """Neither a run that was stopped before, nor one that is told to stop while it waits."""
+    hub.open.clear()
+    started = time.monotonic()
+    uploads = Uploads()
+    uploads.submit("me/a", step(tmp_path, 1), "1")
+    uploads.wait(seconds=0.2)
+    assert f"By hand: hf upload me/a {tmp_path / 'step-1'}" in told.text
+    uploads.submit("me/a", step(tmp_path, 2), "2")
+    timer = threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGTERM])
+    timer.start()
+    with ended_by_termination(), pytest.raises(Stopped):
+        uploads.wait()
+    assert f"By hand: hf upload me/a {tmp_path / 'step-2'}" in told.text
+    uploads.wait()  # as Python does at its exit
+    assert time.monotonic() - started < 20
 
 
 SCRIPT = """

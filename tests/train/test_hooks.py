@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from lodos.train.hooks import Hooks, StepInfo, When
+from lodos.train.hooks import CutShort, Hooks, StepInfo, When
 from lodos.train.reports import StepReport
 from lodos.train.state import TrainerState
 
@@ -97,3 +97,27 @@ def test_an_interval_below_one_is_refused(every: int) -> None:
 
 def test_a_hook_is_told_the_steps_loss() -> None:
     assert at(3, loss=1.5).loss == 1.5
+
+
+def test_what_an_earlier_process_left_undone_is_made_up_for_once() -> None:
+    hooks, called = Hooks(), []
+    hooks.add(lambda _: called.append("done"), every=2, is_done=lambda step: step == 4)
+    hooks.add(lambda _: called.append("undone"), every=4, is_done=lambda step: step < 4)
+    hooks.add(lambda _: called.append("not due"), every=3, is_done=lambda step: False)
+    hooks.add(lambda _: called.append("unknown"), every=2)
+    assert hooks.undone(4)
+    assert hooks.make_up(at(4))
+    assert called == ["undone"]
+    assert not hooks.undone(4)
+
+
+def test_a_hook_that_is_cut_short_keeps_no_other_from_running() -> None:
+    def cut_short(_: StepInfo) -> None:
+        raise CutShort
+
+    hooks, called = Hooks(), []
+    hooks.add(cut_short, every=2)
+    hooks.add(lambda info: called.append(info.step))
+    assert hooks.run(at(1))
+    assert not hooks.run(at(2))
+    assert called == [1, 2]

@@ -147,6 +147,44 @@ def test_a_second_signal_stops_at_once(model: Any, make_trainer: Any) -> None:
         trainer.train(trainer.initial_state(KEY, model=model), Batches())
 
 
+@pytest.mark.parametrize("steps", [2, 4])
+def test_an_evaluation_that_a_signal_cuts_short_is_made_up_for(table: Any, make_table_trainer: Any, steps: int) -> None:
+    """Also that of the last step, after which the run is not at its end."""
+    evaluated: dict[int, float] = {}
+    seen: list[int] = []
+
+    def run(*, is_stopped: bool = False, **config: Any) -> tuple[Any, Any]:
+        def batches() -> Any:
+            for seed in range(5):
+                seen.append(seed)
+                if is_stopped and seed == 1:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                yield make_batch(seed)
+
+        trainer = make_table_trainer(steps=steps, **config)
+        hook = EvaluationHook(
+            lambda model, _: trainer.evaluate(model, batches()),
+            [],
+            lambda info, evaluation, _: evaluated.update({info.step: evaluation.loss}),
+        )
+        trainer.add_hook(hook, every=2, is_done=lambda step: step in evaluated)
+        state = trainer.train(trainer.initial_state(KEY, model=table), Batches())
+        return trainer, state
+
+    _, undisturbed = run(id="undisturbed")
+    expected = dict(evaluated)
+    evaluated.clear()
+    seen.clear()
+    trainer, state = run(is_stopped=True)
+    assert (int(state.step), trainer.stopped_by, evaluated) == (2, signal.SIGTERM, {})
+    assert max(seen) <= 2
+    assert trainer.evaluate(state.model, [make_batch(0)]) > 0  # after the run there is nothing to stop
+    trainer, state = run()
+    assert not trainer.interrupted
+    assert evaluated == expected
+    assert not moved(arrays(undisturbed.model), arrays(state.model))
+
+
 def test_the_callers_model_is_left_usable(model: Any, make_trainer: Any) -> None:
     trainer = make_trainer(model)
     before = arrays(model)

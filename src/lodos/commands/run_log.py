@@ -133,10 +133,20 @@ class RunLog:
         best = json.loads(hosts.from_first("the best evaluation", lambda: json.dumps(_numbers(self._best_in_log()))))
         return None if best is None else Evaluation(*best)
 
-    def _best_in_log(self) -> Evaluation | None:
+    def is_evaluated(self, step: int) -> bool:
+        """Whether the evaluation of a step is in the first host's log."""
+
+        def look() -> str:
+            return str(any(evaluation.step == step for evaluation in self._evaluations()))
+
+        return hosts.from_first(f"whether step {step} is evaluated", look) == "True"
+
+    def _evaluations(self) -> list[Evaluation]:
         records = [record for record in read_records(self._path) if "eval/loss" in record]
-        evaluations = [Evaluation(record["step"], float(record["eval/loss"])) for record in records]
-        finite = [evaluation for evaluation in evaluations if evaluation.loss == evaluation.loss]
+        return [Evaluation(record["step"], float(record["eval/loss"])) for record in records]
+
+    def _best_in_log(self) -> Evaluation | None:
+        finite = [evaluation for evaluation in self._evaluations() if evaluation.loss == evaluation.loss]
         return min(finite, key=lambda evaluation: evaluation.loss, default=None)
 
 

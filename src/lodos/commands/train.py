@@ -31,7 +31,7 @@ from lodos.formats.peft import save_peft_pretrained
 from lodos.formats.upload import Uploads
 from lodos.models.decoder import LmHeadModel
 from lodos.places.place import Place
-from lodos.places.saving import check_all_writable
+from lodos.places.saving import check_all_writable, is_there
 from lodos.tracking.external import check_trackers
 from lodos.train.axes import check_axes
 from lodos.train.evaluation import Evaluation, EvaluationHook
@@ -39,6 +39,9 @@ from lodos.train.failures import explained_failures
 from lodos.train.hooks import StepInfo
 from lodos.train.interrupt import ended_by_termination
 from lodos.train.trainer import Trainer, check_resumable, newest_step
+
+_STOPPED_UPLOAD_SECONDS = 15.0
+"""How long a run that a signal stopped waits for what is under way to the hub: a preempted machine has some 30 s."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,9 +119,11 @@ def train(config: TrainArgs) -> TrainResult:
             evaluation = None
             if loaders.held_out is not None:
                 evaluation = _evaluation_hook(trainer, config, converter, loaders.held_out, log, facts)
-                trainer.add_hook(evaluation, every=config.trainer.steps_per_eval)
+                trainer.add_hook(evaluation, every=config.trainer.steps_per_eval, is_done=log.is_evaluated)
             _add_saving_hooks(trainer, config, converter, facts, uploads)
             state = trainer.train(state, loaders.training)
+            if trainer.interrupted:
+                uploads.wait(seconds=_STOPPED_UPLOAD_SECONDS)
 
     step = int(state.step)
     best = evaluation.best if evaluation else None
@@ -187,7 +192,7 @@ def _evaluation_hook(
     """Evaluates and logs; the adapter of the best step so far is kept beside those of the last steps."""
 
     def on_evaluation(info: StepInfo, evaluation: Evaluation, is_best: bool) -> None:
-        log.on_evaluation(evaluation)
+        # Logged last: an evaluation that is in the log is done, and is not made up for.
         if is_best:
             save_peft_pretrained(
                 info.model,
@@ -199,6 +204,7 @@ def _evaluation_hook(
                 prompting=prompting_of(info),
                 facts=facts(info),
             )
+        log.on_evaluation(evaluation)
 
     return EvaluationHook(trainer.evaluate, held_out, on_evaluation, best=log.best_so_far())
 
@@ -219,12 +225,22 @@ def _add_saving_hooks(
         facts=facts,
         uploads=uploads,
     )
-    trainer.add_hook(save_adapter, every=config.hf_save_steps)
+    trainer.add_hook(save_adapter, every=config.hf_save_steps, is_done=_is_saved(adapter_folder(config)))
     if (folder := _merged_folder(config)) is not None:
         save_merged = save_merged_hf_checkpoint_callback(
             folder, converter, config.merged_hf_upload, dtype=config.merged_dtype, facts=facts, uploads=uploads
         )
-        trainer.add_hook(save_merged, every=config.hf_save_steps)
+        trainer.add_hook(save_merged, every=config.hf_save_steps, is_done=_is_saved(folder))
+
+
+def _is_saved(folder: Place) -> Callable[[int], bool]:
+    """Whether what is saved in this folder after a step is there, as the first host sees it."""
+
+    def look(step: int) -> bool:
+        path = folder / f"step-{step}"
+        return hosts.from_first(f"whether {path} is there", lambda: str(is_there(path))) == "True"
+
+    return look
 
 
 def _print_outcome(result: TrainResult) -> None:

@@ -14,7 +14,7 @@ import threading
 from pathlib import Path
 from types import TracebackType
 
-from lodos.errors import UserError
+from lodos.errors import Stopped, UserError
 from lodos.formats.hub_repo import HubRepo, reason
 from lodos.places.fetching import fetched_folder
 from lodos.places.place import Place, is_remote
@@ -38,7 +38,7 @@ class _Job:
 
 
 class Uploads:
-    """Folders on their way to the hub; a context manager that waits for them, except after a KeyboardInterrupt.
+    """Folders on their way to the hub; a context manager that waits for them, except after Ctrl-C or SIGTERM.
 
     What is still under way when Python exits is waited for too.
 
@@ -62,7 +62,7 @@ class Uploads:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is not None and issubclass(kind, KeyboardInterrupt):
+        if kind is not None and issubclass(kind, (KeyboardInterrupt, Stopped)):
             self.abandon()
         else:
             self.wait()
@@ -128,16 +128,26 @@ class Uploads:
         if passed_over is not None:
             logger.info("Not uploaded, since a newer one is there: %s", passed_over.folder)
 
-    def wait(self) -> None:
-        """Returns when everything is uploaded, or has failed. Ctrl-C leaves the rest undone, and says so."""
+    def wait(self, *, seconds: float | None = None) -> None:
+        """Returns when everything is uploaded, or has failed. Ctrl-C leaves the rest undone, and says so.
+
+        Args:
+            seconds: after which the rest is left undone too.
+
+        Raises:
+            Stopped: after SIGTERM, where that is an exception; the rest is left undone.
+        """
         try:
             with self._changed:
                 if self._current or self._waiting:
                     logger.info("Waiting for uploads to the hub. Ctrl-C leaves without them.")
-                while self._current or self._waiting:
-                    self._changed.wait()
+                if not self._changed.wait_for(lambda: not (self._current or self._waiting), timeout=seconds):
+                    self.abandon()
         except KeyboardInterrupt:
             self.abandon()
+        except Stopped:
+            self.abandon()
+            raise
 
     def abandon(self) -> None:
         """Gives up what is not uploaded yet, with the commands that upload it by hand."""

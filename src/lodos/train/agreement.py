@@ -1,8 +1,9 @@
 """What several hosts do at the same step, whoever it was that had a reason to.
 
-With every step each host sends two numbers: the signal that asked it to stop, and whether it is time for a checkpoint
-by the first host's clock. The compiled step takes the largest of each, which all hosts read among the step's numbers:
-so they learn it at the same step, and nobody waits for it. One host alone sends nothing, and compiles nothing for it.
+With every step, and every batch of an evaluation, each host sends two numbers: the signal that asked it to stop, and
+whether it is time for a checkpoint by the first host's clock. The compiled step takes the largest of each, which all
+hosts read among the step's numbers: so they learn it at the same step, and nobody waits for it. One host alone sends
+nothing, and compiles nothing for it.
 """
 
 import dataclasses
@@ -26,9 +27,12 @@ class Agreement:
 
     def heard(self, wishes: Int[np.ndarray, "2"]) -> None:
         """Takes note of what came back with a step."""
-        signum, saves = wishes.tolist()
-        self.signum = self.signum or signum
-        self.saves = bool(saves)
+        self.heard_between_steps(wishes)
+        self.saves = bool(wishes[1])
+
+    def heard_between_steps(self, wishes: Int[np.ndarray, "2"]) -> None:
+        """The same of what came back with a batch of an evaluation, where nothing is saved."""
+        self.signum = self.signum or int(wishes[0])
 
 
 def wish_shapes(mesh: Mesh) -> jax.ShapeDtypeStruct | None:

@@ -1,4 +1,8 @@
-"""Functions called after every n-th step, and once at the end."""
+"""Functions called after every n-th step, and once at the end.
+
+A process may end between a checkpoint and the other hooks of its step, or a signal may cut one short: a hook that can
+tell whether it was done is then made up for before the next step, so that a resumed run leaves what any other does.
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -31,6 +35,10 @@ class StepInfo:
         return float("nan") if self.report is None else self.report.loss
 
 
+class CutShort(Exception):  # noqa: N818 (no error)
+    """A hook gives up, because a signal has come for the run to stop."""
+
+
 Hook = Callable[[StepInfo], Any]
 When = int | Callable[[int], bool]
 """After which steps: every n-th, or those of which a function says so. It may be asked more than once."""
@@ -40,6 +48,7 @@ When = int | Callable[[int], bool]
 class _Entry:
     fn: Hook
     every: When
+    is_done: Callable[[int], bool] | None
     last_step: int | None = None
 
     def is_due(self, step: int) -> bool:
@@ -52,20 +61,48 @@ class Hooks:
     def __init__(self) -> None:
         self._entries: list[_Entry] = []
 
-    def add(self, fn: Hook, *, every: When = 1) -> None:
-        """Calls `fn` after every step whose number `every` divides, or for which it is true, and at the end."""
+    def add(self, fn: Hook, *, every: When = 1, is_done: Callable[[int], bool] | None = None) -> None:
+        """Calls `fn` after every step whose number `every` divides, or for which it is true, and at the end.
+
+        Args:
+            is_done: whether an earlier process has done it for a step.
+        """
         if isinstance(every, int) and every < 1:
             raise ValueError(f"every: {every} must be at least 1.")
-        self._entries.append(_Entry(fn, every))
+        self._entries.append(_Entry(fn, every, is_done))
 
     def due(self, step: int) -> bool:
         """Whether some hook is to run after this step."""
         return any(entry.is_due(step) for entry in self._entries)
 
-    def run(self, info: StepInfo, *, end: bool = False) -> None:
-        """Runs the hooks that are due; at the end those that have not run for this step yet."""
-        for entry in self._entries:
-            due = end or entry.is_due(info.step)
-            if due and entry.last_step != info.step:
-                entry.last_step = info.step
+    def run(self, info: StepInfo, *, end: bool = False) -> bool:
+        """Runs the hooks that are due; at the end those that have not run for this step yet.
+
+        Returns:
+            whether all came to their end; one that is cut short keeps none of the others from running.
+        """
+        return _run([entry for entry in self._entries if end or entry.is_due(info.step)], info)
+
+    def undone(self, step: int) -> bool:
+        """Whether hooks were due after this step that an earlier process has not done."""
+        return any(self._undone(step))
+
+    def make_up(self, info: StepInfo) -> bool:
+        """Runs those; whether all came to their end."""
+        return _run(self._undone(info.step), info)
+
+    def _undone(self, step: int) -> list[_Entry]:
+        known = [entry for entry in self._entries if entry.is_done is not None and entry.is_due(step)]
+        return [entry for entry in known if entry.last_step != step and entry.is_done and not entry.is_done(step)]
+
+
+def _run(entries: list[_Entry], info: StepInfo) -> bool:
+    are_whole = True
+    for entry in entries:
+        if entry.last_step != info.step:
+            entry.last_step = info.step
+            try:
                 entry.fn(info)
+            except CutShort:
+                are_whole = False
+    return are_whole

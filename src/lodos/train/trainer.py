@@ -16,7 +16,7 @@ It knows nothing of LoRA, files or logs. What is trained is a tree of booleans; 
 
 import dataclasses
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -32,11 +32,11 @@ from lodos.jit import named_jit
 from lodos.places.saving import is_there
 from lodos.runtime import COMPILER_THREAD
 from lodos.target import target
-from lodos.train.agreement import wish_shapes, wishes
+from lodos.train.agreement import Agreement, wish_shapes, wishes
 from lodos.train.checkpoint import Checkpointer
 from lodos.train.compilations import Compilations
 from lodos.train.config import TrainerConfig
-from lodos.train.hooks import Hook, Hooks, StepInfo
+from lodos.train.hooks import CutShort, Hook, Hooks, StepInfo
 from lodos.train.interrupt import StopRequest, note_stop, stop_on_signal
 from lodos.train.placement import batch_shapes, placed_batch, placed_state, state_shapes
 from lodos.train.reports import ReportHook, Reports
@@ -102,12 +102,16 @@ class Trainer:
     def num_train_steps(self) -> int:
         return self.config.steps
 
-    def add_hook(self, fn: Hook, *, every: int = 1) -> None:
+    def add_hook(self, fn: Hook, *, every: int = 1, is_done: Callable[[int], bool] | None = None) -> None:
         """Calls `fn(info)` after every `every`-th step and once at the end, never twice for the same step.
 
         The device waits meanwhile. Every report up to this step has been delivered, and its loss was finite.
+
+        Args:
+            is_done: whether an earlier process has called it for a step, the same on all hosts. A resumed run calls it
+                before its first step if not; without it nothing is made up for.
         """
-        self._hooks.add(fn, every=every)
+        self._hooks.add(fn, every=every, is_done=is_done)
 
     def add_report_hook(self, fn: ReportHook) -> None:
         """Calls `fn(report)` with the numbers of every step, in order, when they have come from the device.
@@ -197,10 +201,15 @@ class Trainer:
             self.wait_until_compiled()
         # A host that waits within a collective may be told that time is up, by Gloo after half a minute.
         hosts.wait(f"the steps after {step}")
-        with self.config.device_mesh, stop_on_signal() as self._stop, self._checkpoints_finished():
+        with self.config.device_mesh, self._stopped_by_signals(), self._checkpoints_finished():
             batches = _from_step(loader, step)
             self._compilations.declare(getattr(loader, "lengths", None))
             self._reports.start()
+            is_whole = True
+            if 0 < step < self.num_train_steps and self._hooks.undone(step):
+                is_whole = self._hooks.make_up(StepInfo(state, step, None, loader))
+                hosts.wait(f"what was left to do after step {step}", seconds=_WRITING_SECONDS)
+                self._reports.restart_clock()
             while step < self.num_train_steps and not self._stopping:
                 try:
                     batch, data_wait_seconds = self._next_batch(batches, step)
@@ -215,9 +224,9 @@ class Trainer:
                 step += 1
                 self._reports.dispatched(step, metrics, data_wait_seconds)
                 if self._hooks.due(step):
-                    self._run_hooks(state, step, loader)
-            self._run_hooks(state, step, loader, end=True)
-            self.stopped_by = self._stopping if step < self.num_train_steps else 0
+                    is_whole = self._run_hooks(state, step, loader)
+            is_whole = self._run_hooks(state, step, loader, end=True) and is_whole
+            self.stopped_by = self._stopping if step < self.num_train_steps or not is_whole else 0
             note_stop(self.stopped_by)
         return state
 
@@ -236,20 +245,38 @@ class Trainer:
             return TrainerState(step, model, opt_state, state.training_key, state.is_trainable), metrics
 
     def evaluate(self, model: PyTree, batches: Iterable[Any]) -> float:
-        """The mean loss over all batches, each token with its weight, in nats a token; NaN without any weight."""
-        sums: list[tuple[Array, Array]] = []
+        """The mean loss over all batches, each token with its weight, in nats a token; NaN without any weight.
+
+        Raises:
+            CutShort: within `train`, when a signal asks to stop; on several hosts after the same batch. A hook need
+                not catch it.
+        """
+        pending: list[tuple[Array, Array, Array | None]] = []
         total = weight = 0.0
+
+        def receive() -> None:
+            nonlocal total, weight
+            batch_total, batch_weight, agreed = jax.device_get(pending.pop(0))
+            total, weight = total + float(batch_total), weight + float(batch_weight)
+            if agreed is not None:
+                self._reports.agreement.heard_between_steps(agreed)
+
         # One batch late, as in training.
         late = 1 if _dispatches_ahead() else 0
-        with self.config.device_mesh:
+        with self.config.device_mesh as mesh:
             for batch in batches:
-                sums.append(self._eval_step(model, placed_batch(batch, self.config)))
-                if len(sums) > late:
-                    batch_total, batch_weight = jax.device_get(sums.pop(0))
-                    total, weight = total + float(batch_total), weight + float(batch_weight)
-            for batch_total, batch_weight in jax.device_get(sums):
-                total, weight = total + float(batch_total), weight + float(batch_weight)
+                self._cut_short_if_stopping()
+                wished = wishes(mesh, signum=self._stop.signum, saves=False)
+                pending.append(self._eval_step(model, placed_batch(batch, self.config), wished))
+                if len(pending) > late:
+                    receive()
+            while pending:
+                receive()
         return total / weight if weight else float("nan")
+
+    def _cut_short_if_stopping(self) -> None:
+        if self._stopping:
+            raise CutShort
 
     @property
     def _stopping(self) -> int:
@@ -272,13 +299,15 @@ class Trainer:
             raise UserError(f"The loader ended after {step} of {self.num_train_steps} steps.")
         return batch, seconds
 
-    def _run_hooks(self, state: TrainerState, step: int, loader: Iterable[Any], *, end: bool = False) -> None:
+    def _run_hooks(self, state: TrainerState, step: int, loader: Iterable[Any], *, end: bool = False) -> bool:
+        """Whether all came to their end."""
         # Refuses a step that was not finite, so that nothing of it is saved.
         self._reports.flush()
-        self._hooks.run(StepInfo(state, step, self._reports.latest, loader), end=end)
+        are_whole = self._hooks.run(StepInfo(state, step, self._reports.latest, loader), end=end)
         # The first host may have written a large model meanwhile.
         hosts.wait(f"what follows step {step}{' at the end' if end else ''}", seconds=_WRITING_SECONDS)
         self._reports.restart_clock()
+        return are_whole
 
     def _train_step(
         self,
@@ -308,8 +337,10 @@ class Trainer:
             metrics = dataclasses.replace(metrics, agreed=jnp.max(wished, axis=0))
         return trainable, opt_state, step + 1, metrics
 
-    def _evaluate_batch(self, model: PyTree, batch: PyTree) -> tuple[Array, Array]:
-        return eval_step(
+    def _evaluate_batch(
+        self, model: PyTree, batch: PyTree, wished: Int[Array, "devices 2"] | None
+    ) -> tuple[Array, Array, Int[Array, "2"] | None]:
+        total, weight = eval_step(
             model,
             batch,
             compute_loss=self._compute_loss,
@@ -317,6 +348,7 @@ class Trainer:
             compute_mapping=self.config.compute_axis_mapping,
             parameter_mapping=self.config.parameter_axis_mapping,
         )
+        return total, weight, None if wished is None else jnp.max(wished, axis=0)
 
     def _open_checkpointer(self) -> Checkpointer:
         if self._checkpointer is None:
@@ -328,6 +360,15 @@ class Trainer:
                 fingerprint=self._fingerprint,
             )
         return self._checkpointer
+
+    @contextmanager
+    def _stopped_by_signals(self) -> Iterator[None]:
+        try:
+            with stop_on_signal() as self._stop:
+                yield
+        finally:
+            # What is evaluated afterwards is not cut short.
+            self._stop, self._reports.agreement = StopRequest(), Agreement()
 
     @contextmanager
     def _checkpoints_finished(self) -> Iterator[None]:
