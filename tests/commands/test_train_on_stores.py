@@ -159,6 +159,11 @@ def test_checkpoints_on_gcs_are_resumed_from(args: TrainArgs, tmp_path: Path) ->
         assert losses(resumed.config) == losses(here.config)
         name = "adapter_model.safetensors"
         assert (resumed.adapter / name).read_bytes() == (here.adapter / name).read_bytes()
+        assert generate.main(["--adapter", str(resumed.adapter), "--prompt", "Say a.", "--max_new_tokens", "4"]) == 0
+        assert merge.main(["--adapter", str(resumed.adapter), "--output", f"{base}/merged-again"]) == 0
+        merged = read_object(place_of(f"{base}/merged-again/model.safetensors"))  # pyright: ignore[reportArgumentType]
+        assert here.merged is not None
+        assert merged == (here.merged / "model.safetensors").read_bytes()
     assert not [name for name in os.listdir() if ":" in name]
 
 
