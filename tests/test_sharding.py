@@ -24,6 +24,7 @@ from lodos.lora.transform import loraize
 from lodos.models.decoder import LmHeadModel
 from lodos.sharding import DeviceMesh, constrain, partition_spec, partition_specs
 from lodos.train.config import TrainerConfig
+from lodos.train.mesh import MeshConfig
 from lodos.train.optim import OptimizerConfig
 from lodos.train.trainer import Trainer
 from lodos.tree import named_leaves
@@ -39,6 +40,14 @@ LAYOUTS: dict[str, dict[str, Any]] = {
         fsdp_axis="embed", model_axis_size=4, tensor_parallel_axes=("mlp", "heads", "kv_heads", "vocab")
     ),
     "accumulated": dict(fsdp_axis="embed", per_device_parallelism=1),
+    "stored over two axes": dict(
+        model_axis_size=2,
+        mesh=MeshConfig(
+            parameters={"embed": ["data", "model"], **dict.fromkeys(("mlp", "heads", "kv_heads"))},
+            compute={"vocab": "model"},
+        ),
+    ),
+    "replicas": dict(model_axis_size=2, mesh=MeshConfig(axes={"replica_dcn": 2, "data": -1})),
 }
 
 
@@ -189,6 +198,20 @@ def test_tensor_parallel_devices_hold_their_part_of_both_axes(runs: dict[str, An
     assert shapes["mlp.gate_proj.lora_B"] == ([2, 48, 4], [2, 12, 4])
     assert runs["fsdp x tensor parallel"][1]["model"]["model.embed_tokens.base_layer.weight"] == [[64, 32], [16, 16]]
     assert runs["fsdp x tensor parallel"][1]["model"]["model.embed_tokens.lora_embedding_A"] == [[4, 64], [4, 16]]
+
+
+def test_parameters_over_two_axes_are_in_a_share_for_each_device(runs: dict[str, Any]) -> None:
+    shapes = layer_shapes(runs, "stored over two axes")
+    assert shapes["self_attn.q_proj.base_layer.weight"] == ([2, 32, 32], [2, 32, 4])
+    assert shapes["mlp.down_proj.base_layer.weight"] == ([2, 32, 48], [2, 4, 48])
+    assert shapes["self_attn.q_proj.lora_A"] == ([2, 4, 32], [2, 4, 4])
+
+
+def test_each_replica_holds_everything(runs: dict[str, Any]) -> None:
+    """In shards over its two rows of two devices each."""
+    shapes = layer_shapes(runs, "replicas")
+    assert shapes["self_attn.q_proj.base_layer.weight"] == ([2, 32, 32], [2, 16, 16])
+    assert shapes["mlp.down_proj.base_layer.weight"] == ([2, 32, 48], [2, 16, 24])
 
 
 def test_a_mesh_is_entered_in_several_threads_at_once() -> None:
