@@ -31,11 +31,14 @@ ENTRY %main (a: bf16[4,8], m: s32[]) -> bf16[4,8] {{
   %bound = s32[] copy({bound})
   %start = (s32[], bf16[4,8], s32[]) tuple(%zero, %a, %bound)
   %loop = (s32[], bf16[4,8], s32[]) while(%start), condition=%condition, body=%body{known}
-  %ar = (f32[16], f32[16]) all-reduce-start(%a), to_apply=%add
+  %ar = (f32[16], f32[8]) all-reduce-start(%a, %b), to_apply=%add
+  %ag = ((f32[2], f32[3,1]), (f32[8], f32[12,1])) all-gather-start(%a, %b), dimensions={{0}}
+  %cp = (f32[5]{{0:T(128)}}, f32[5]{{0:T(128)}}, u32[], u32[]) collective-permute-start(%a), channel_id=3
   ROOT %r = bf16[4,8] get-tuple-element(%loop), index=1
 }}
 """
-GATHERED, REDUCED = 4 * 8 * 2, 16 * 4
+GATHERED = 4 * 8 * 2
+ONCE = {"all-gather": (8 + 12) * 4, "all-reduce": (16 + 8) * 4, "collective-permute": 5 * 4}
 
 
 @pytest.mark.parametrize(
@@ -47,7 +50,7 @@ GATHERED, REDUCED = 4 * 8 * 2, 16 * 4
 )
 def test_a_loop_counts_as_often_as_it_runs(bound: str, known: str, times: int) -> None:
     found = traffic_of_text(LOOP.format(bound=bound, known=known))
-    assert found == {"all-gather": GATHERED * times, "all-reduce": REDUCED}
+    assert found == {**ONCE, "all-gather": ONCE["all-gather"] + GATHERED * times}
 
 
 def test_a_loop_of_unknown_length_is_not_guessed() -> None:

@@ -54,9 +54,7 @@ def traffic_of_text(hlo: str) -> Mapping[str, int] | None:
         for instruction in instructions.values():
             kind = instruction.operation.removesuffix("-start")
             if kind in KINDS:
-                sizes = [_size(*part) for part in _SHAPE.findall(instruction.shape)]
-                # What is started has its operand beside its result.
-                found[kind] += max(sizes) if kind != instruction.operation else sum(sizes)
+                found[kind] += _moved(instruction)
                 continue
             called = _CALLED.findall(instruction.rest)
             for branches in _BRANCHES.findall(instruction.rest):
@@ -160,6 +158,15 @@ def _trip_count(loop: _Instruction, around: Mapping[str, _Instruction], computat
 
     first, bound = (constant(name, condition) for name in compared[0].operands)
     return bound if first == 0 else None
+
+
+def _moved(collective: _Instruction) -> int:
+    """Bytes of the results; what is only started has its operands before them, and scalars of its own after."""
+    parts = _SHAPE.findall(collective.shape)
+    if collective.operation.endswith("-start") and not collective.operation.startswith("all-reduce"):
+        parts = [part for part in parts if part[1]]
+        parts = parts[len(parts) // 2 :]
+    return sum(_size(*part) for part in parts)
 
 
 def _size(dtype: str, dimensions: str) -> int:
