@@ -61,7 +61,8 @@ def trained(setting: dict[str, Any]) -> int:
         tokens = random.integers(0, converter.vocab_size, shape, dtype=np.int32)
         positions = np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape)
         ones = np.ones(shape, np.int32)
-        batch = LmExample(tokens, np.roll(tokens, -1, 1), ones.astype(np.float32), ones, positions)
+        fields: list[Any] = [tokens, np.roll(tokens, -1, 1), ones.astype(np.float32), ones, positions]
+        batch = LmExample(*fields)
         state, metrics = trainer.train_step(state, batch)
         assert np.isfinite(float(metrics.loss))
     return peak_resident() - before
