@@ -27,7 +27,7 @@ from lodos.demo.base_model import smollm2_folder
 from lodos.formats.hf import HFCheckpointConverter
 from lodos.formats.merged import leaf_of_tensor
 from lodos.formats.peft import save_peft_pretrained
-from lodos.formats.safetensors import TensorSource, write_sharded
+from lodos.formats.safetensors_writer import TensorSource, write_sharded
 from lodos.formats.tokenizer_files import copy_tokenizer
 from lodos.lora.config import LoraConfig
 from lodos.lora.transform import lora_layers, loraize, with_factors

@@ -14,7 +14,7 @@ from lodos.formats.hub import model_folder
 from lodos.formats.hub_repo import check_upload
 from lodos.formats.model_card import RunFacts, merged_card
 from lodos.formats.peft import save_peft_pretrained
-from lodos.formats.safetensors import MAX_SHARD_SIZE
+from lodos.formats.safetensors_writer import MAX_SHARD_SIZE
 from lodos.formats.upload import Uploads
 from lodos.lora.config import LoraConfig
 from lodos.places.place import Place, place_of

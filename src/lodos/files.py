@@ -139,7 +139,7 @@ def read_json(path: "Path | UPath") -> Any:
 
 
 def _open_to_readers(folder: Path, umask: int) -> None:
-    """Gives every file the permissions that new files have; safetensors and mkstemp make theirs for the owner only."""
+    """Gives every file the permissions that new files have; a library may make its for the owner only."""
     mode = 0o666 & ~umask
     for file in folder.rglob("*"):
         if file.is_file() and not file.is_symlink():

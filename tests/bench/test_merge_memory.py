@@ -1,4 +1,4 @@
-"""Merging holds one file and a few tensors, however large the model is."""
+"""Merging holds a tensor or a few, however large the model is."""
 
 from pathlib import Path
 from typing import Any

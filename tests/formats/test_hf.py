@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from lodos.errors import UserError
-from lodos.formats import safetensors as lodos_safetensors
+from lodos.formats import safetensors_writer
 from lodos.formats.hf import HFCheckpointConverter
 from lodos.lora.config import LoraConfig
 from lodos.lora.transform import lora_layers, loraize, with_factors
@@ -376,13 +376,12 @@ def test_a_write_that_comes_back_different_leaves_the_old_folder_in_place(
     converter(base).save_pretrained(model, tmp_path / "old")
     before = {path.name: path.read_bytes() for path in (tmp_path / "old").iterdir()}
 
-    def flip_one_bit(tensors: dict[str, np.ndarray], path: Path, metadata: dict[str, str]) -> None:
-        save_file(tensors, path, metadata=metadata)
+    def flip_one_bit(path: Path) -> None:
         content = bytearray(path.read_bytes())
         content[-1] ^= 1
         path.write_bytes(content)
 
-    monkeypatch.setattr(lodos_safetensors, "save_file", flip_one_bit)
+    monkeypatch.setattr(safetensors_writer, "flush", flip_one_bit)
     for place in (tmp_path / "old", tmp_path / "new"):
         with pytest.raises(OSError, match="read back differently"):
             converter(base).save_pretrained(adapted(model, LoraConfig(r=4)), place)

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from lodos.errors import UserError
-from lodos.formats import safetensors as lodos_safetensors
+from lodos.formats import safetensors_writer
 from lodos.formats.hf import HFCheckpointConverter
 from lodos.formats.peft import load_peft_pretrained, peft_state_dict, save_peft_pretrained
 from lodos.lora.config import LoraConfig
@@ -235,10 +235,10 @@ def test_what_comes_back_different_is_never_left_on_disk(
     _, model, adapter = saved
     before = (adapter / "adapter_model.safetensors").read_bytes()
 
-    def corrupted(tensors: dict[str, np.ndarray], path: Path, metadata: dict[str, str]) -> None:
-        save_file({name: tensor + 1 for name, tensor in tensors.items()}, path, metadata=metadata)
+    def corrupted(path: Path) -> None:
+        save_file({name: tensor + 1 for name, tensor in load_file(path).items()}, path, metadata={"format": "pt"})
 
-    monkeypatch.setattr(lodos_safetensors, "save_file", corrupted)
+    monkeypatch.setattr(safetensors_writer, "flush", corrupted)
     for place in (tmp_path / "new", adapter):
         with pytest.raises(OSError, match="read back differently"):
             save_peft_pretrained(model, LoraConfig(r=4), str(adapter), place, base_folder=adapter)

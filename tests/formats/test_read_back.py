@@ -11,7 +11,7 @@ import jax
 import pytest
 
 from lodos import files
-from lodos.formats import safetensors
+from lodos.formats import safetensors_writer
 from lodos.formats.hf import HFCheckpointConverter
 from lodos.formats.peft import save_peft_pretrained
 from lodos.lora.config import LoraConfig
@@ -77,7 +77,7 @@ def test_a_byte_that_changes_on_the_disk_is_found_in_every_file(
                 content[-1] ^= 1
                 path.write_bytes(content)
 
-        for module in (files, safetensors):
+        for module in (files, safetensors_writer):
             monkeypatch.setattr(module, "flush", flush)
         with pytest.raises(OSError, match=f"{Path(victim).name}: read back differently"):
             save(place)

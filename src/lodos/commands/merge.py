@@ -12,7 +12,7 @@ from lodos.errors import UserError
 from lodos.formats.folder_contents import adapter_folder
 from lodos.formats.model_card import RunFacts, merged_card
 from lodos.formats.peft import load_peft_pretrained
-from lodos.formats.safetensors import MAX_SHARD_SIZE
+from lodos.formats.safetensors_writer import MAX_SHARD_SIZE
 from lodos.places.place import place_of
 from lodos.places.saving import check_writable, is_there
 from lodos.prompting.description import read_prompting
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
 def merge(args: MergeArgs) -> None:
     """Writes the merged model to `args.output`, read back and compared.
 
-    The base is never loaded: one output file and a few tensors are held at a time, on the host.
+    The base is never loaded: one tensor is held at a time, on the host.
 
     Raises:
         UserError: before any weight is loaded if something is missing or in the way.

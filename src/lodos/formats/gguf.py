@@ -21,7 +21,7 @@ from lodos.files import write_json, written_whole
 from lodos.formats.gguf_tokenizer import save_tokenizer
 from lodos.formats.hf import HFCheckpointConverter
 from lodos.formats.progress import progress_bar
-from lodos.formats.safetensors import MAX_SHARD_SIZE, TensorSource, write_sharded
+from lodos.formats.safetensors_writer import MAX_SHARD_SIZE, TensorSource, write_sharded
 from lodos.tree import layer_names, named_leaves
 
 if TYPE_CHECKING:

@@ -22,10 +22,11 @@ from lodos.files import copy_compared, read_json, write_compared, write_json
 from lodos.formats.folder_contents import check_model_folder, check_weights
 from lodos.formats.generation_config import write_generation_config
 from lodos.formats.hub import hub_tensor_types, is_folder, model_folder, weights_place
-from lodos.formats.merged import EMBEDDING, TIED_HEAD, merged_tensors
+from lodos.formats.merged import EMBEDDING, TIED_HEAD, join_gathering, merged_tensors
 from lodos.formats.progress import progress_bar
 from lodos.formats.quantised import left_over, refuse_quantised
-from lodos.formats.safetensors import DTYPES, MAX_SHARD_SIZE, SafetensorsReader, in_files, write_sharded
+from lodos.formats.safetensors import DTYPES, SafetensorsReader
+from lodos.formats.safetensors_writer import MAX_SHARD_SIZE, in_files, write_sharded
 from lodos.formats.tensor_problems import problem_lines
 from lodos.formats.tokenizer_files import copy_tokenizer, load_tokenizer, save_tokenizer
 from lodos.models.auto import check_model_type, decoder_config
@@ -173,7 +174,7 @@ class HFCheckpointConverter:
     ) -> None:
         """Writes `model`, adapters merged, as a folder that transformers loads.
 
-        All of several hosts call it, and the first one writes. It has each tensor whole when it writes it.
+        All of several hosts call it, and the first one writes. Each has one tensor whole at a time.
 
         What training did not touch is copied from the base model's files; a vocabulary that has grown is written as it
         is now.
@@ -189,8 +190,7 @@ class HFCheckpointConverter:
         """
         tensors = merged_tensors(model, self.reader(), None if dtype is None else np.dtype(dtype))
         if not hosts.is_first():
-            for name in in_files(tensors, max_shard_size):
-                tensors[name].load()  # it has a part of what the first host writes
+            join_gathering(model, in_files(tensors, max_shard_size))
             return
         with saved_whole(path) as folder:
             with progress_bar("Writing merged model", len(tensors), enabled=progress) as advance:

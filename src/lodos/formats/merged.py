@@ -6,7 +6,7 @@ summed in float32 and rounded once.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import equinox as eqx
@@ -15,7 +15,8 @@ import numpy as np
 
 from lodos import hosts
 from lodos.errors import UserError
-from lodos.formats.safetensors import SafetensorsReader, TensorSource
+from lodos.formats.safetensors import SafetensorsReader, row_parts
+from lodos.formats.safetensors_writer import TensorSource
 from lodos.lora.transform import adapted_names, is_lora, lora_layers
 from lodos.models.decoder import LmHeadModel
 from lodos.tree import layer_names, map_modules, named_leaves
@@ -43,20 +44,20 @@ def merged_tensors(model: LmHeadModel, reader: SafetensorsReader, dtype: np.dtyp
     names = [name for name in reader.shapes if name in lookup]
 
     def merged(name: str, out_dtype: np.dtype) -> np.ndarray:
-        weight, leaf = reader.read(name), lookup[name]
-        if not leaf.is_shape:
-            weight = _current_value(weight, leaf.value())
-        if name in deltas:
-            weight = weight.astype(np.float32) + _finite(name, deltas[name]())
-        if weight.dtype == out_dtype:
+        weight = _current_value(reader, name, lookup[name])
+        delta = _finite(name, deltas[name]()) if name in deltas else None
+        if delta is None and weight.dtype == out_dtype:
             return weight
-        with np.errstate(over="ignore"):  # refused below, by name
-            rounded = weight.astype(out_dtype)
-        if not np.array_equal(np.isfinite(rounded), np.isfinite(weight)):
-            raise UserError(
-                f"{name}: holds numbers beyond the range of {out_dtype}, which would become infinite. Give another "
-                "dtype, such as bfloat16."
-            )
+        rounded = np.empty(weight.shape, out_dtype)
+        for part in row_parts(weight.shape, np.dtype(np.float32).itemsize):
+            exact = weight[part] if delta is None else weight[part].astype(np.float32) + delta[part]
+            with np.errstate(over="ignore"):  # refused below, by name
+                rounded[part] = exact.astype(out_dtype)
+            if not np.array_equal(np.isfinite(rounded[part]), np.isfinite(exact)):
+                raise UserError(
+                    f"{name}: holds numbers beyond the range of {out_dtype}, which would become infinite. Give another "
+                    "dtype, such as bfloat16."
+                )
         return rounded
 
     def source(name: str) -> TensorSource:
@@ -66,6 +67,14 @@ def merged_tensors(model: LmHeadModel, reader: SafetensorsReader, dtype: np.dtyp
         return TensorSource(shape, out_dtype, lambda: merged(name, out_dtype))
 
     return {name: source(name) for name in names}
+
+
+def join_gathering(model: LmHeadModel, names: Iterable[str]) -> None:
+    """What the other hosts do while the first one loads the `merged_tensors` of those names: each has parts of them."""
+    lookup = leaf_of_tensor(without_adapters(model))
+    for name in names:
+        if not lookup[name].is_shape:
+            lookup[name].value()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +130,20 @@ def _finite(name: str, delta: np.ndarray) -> np.ndarray:
     return delta
 
 
-def _current_value(in_file: np.ndarray, in_model: np.ndarray) -> np.ndarray:
-    """The file's value where the model still holds it, perhaps in fewer bits; else what training made of it."""
-    unchanged = np.array_equal(in_file.astype(in_model.dtype), in_model)
-    return in_file if unchanged else in_model
+def _current_value(reader: SafetensorsReader, name: str, leaf: ModelTensor) -> np.ndarray:
+    """The file's value where the model still holds it, perhaps in fewer bits; else what training made of it.
+
+    The two are compared some rows at a time, so that only one of them is ever there whole.
+    """
+    if leaf.is_shape:
+        return reader.read(name)
+    in_model = leaf.value()
+    if in_model.shape != reader.shapes[name]:
+        return in_model
+    parts = row_parts(in_model.shape, reader.dtypes[name].itemsize)
+    if not all(np.array_equal(reader.read(name, part).astype(in_model.dtype), in_model[part]) for part in parts):
+        return in_model
+    if in_model.dtype == reader.dtypes[name]:
+        return in_model
+    del in_model
+    return reader.read(name)

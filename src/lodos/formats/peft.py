@@ -31,7 +31,8 @@ from lodos.formats.model_card import RunFacts, adapter_card
 from lodos.formats.peft_checks import check_config, check_fit, copy_problems, refuse_not_finite, refuse_useless
 from lodos.formats.peft_config import AdapterConfig, from_peft, to_peft
 from lodos.formats.peft_keys import peft_key, read_keys
-from lodos.formats.safetensors import SafetensorsReader, save_and_compare
+from lodos.formats.safetensors import SafetensorsReader
+from lodos.formats.safetensors_writer import save_and_compare
 from lodos.formats.tokenizer_files import copy_tokenizer
 from lodos.lora.config import LoraConfig
 from lodos.lora.patterns import deciding, in_any_order

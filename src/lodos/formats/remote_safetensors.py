@@ -9,6 +9,7 @@ The format: https://huggingface.co/docs/safetensors. The names of methods are th
 
 import json
 import math
+from types import EllipsisType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -79,9 +80,9 @@ class RemoteTensor:
     def get_shape(self) -> list[int]:
         return self._fields["shape"]
 
-    def __getitem__(self, index: slice | tuple[slice, ...]) -> np.ndarray:
+    def __getitem__(self, index: slice | tuple[slice, ...] | EllipsisType) -> np.ndarray:
         dtype, shape = self._dtypes[self.get_dtype()], self.get_shape()
-        index = index if isinstance(index, tuple) else (index,)
+        index = (slice(None),) if index is ... else index if isinstance(index, tuple) else (index,)
         if not shape:
             rows, others, row_shape, row_bytes = (0, 1), (), (), dtype.itemsize
         else:

@@ -1,22 +1,19 @@
-"""Tensors of a model folder: read lazily slice by slice, written in shards and read back.
+"""Tensors of a model folder, read lazily slice by slice.
 
 A folder holds one `model.safetensors`, or several files and an index that says which tensor is where. Nothing is
 read until a slice is asked for, and then only that slice. Nothing is ever unpickled: a `.bin` is refused.
 """
 
-import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
-from huggingface_hub import StateDictSplit, split_state_dict_into_shards_factory
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from lodos.errors import UserError
-from lodos.files import flush, read_json, write_json
+from lodos.files import read_json
 from lodos.formats.foreign_folders import foreign_weights
 from lodos.formats.remote_safetensors import RemoteSafetensors
 from lodos.formats.tensor_problems import problem_lines
@@ -27,17 +24,12 @@ from lodos.places.store import StoreError, refusals
 
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
-MAX_SHARD_SIZE = "5GB"
 
 # Pages of a mapped file that were read stay in the process's memory until the file is closed: after so many bytes it is
 # opened anew. (Not at each read: the headers of large models are long.)
 _MAPPED_BYTES = 16 * 2**20
 
-_COMPARED_BYTES = 16 * 2**20
-"""Of a tensor are read back at once."""
-
-# transformers refuses a file without it.
-METADATA = {"format": "pt"}
+_PART_BYTES = 16 * 2**20
 
 DTYPES: dict[str, np.dtype] = {
     "F64": np.dtype(np.float64),
@@ -46,15 +38,6 @@ DTYPES: dict[str, np.dtype] = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
 """The floating-point types of safetensors that weights may have."""
-
-
-@dataclasses.dataclass(frozen=True)
-class TensorSource:
-    """A tensor that is made when it is needed."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    load: Callable[[], np.ndarray]
 
 
 class SafetensorsReader:
@@ -122,7 +105,7 @@ class SafetensorsReader:
         if file not in self._handles:
             self._handles[file] = self._opened(file)
         part = self._handles[file].get_slice(name)
-        tensor = part[index] if index else part[:]
+        tensor = part[index or ...]
         self._bytes_read += tensor.nbytes
         return tensor
 
@@ -130,63 +113,14 @@ class SafetensorsReader:
         return RemoteSafetensors(file, DTYPES, self._kept) if is_remote(file) else safe_open(file, framework="np")
 
 
-def write_sharded(
-    folder: Path, tensors: Mapping[str, TensorSource], *, max_shard_size: str | int, progress: Callable[[str], None]
-) -> None:
-    """Writes tensors as transformers does: one file, or shards with an index above `max_shard_size`.
-
-    Each file is read back and compared bit by bit while its tensors are still in memory, so a shard is all that
-    is held at once.
-
-    Args:
-        progress: called with the name of each tensor when it is on disk and compared.
-
-    Raises:
-        OSError: if what is read back is not what was written.
-    """
-    split = _split(tensors, max_shard_size)
-    for filename, names in split.filename_to_tensors.items():
-        loaded = {name: np.ascontiguousarray(tensors[name].load()) for name in names}
-        save_and_compare(folder / filename, loaded)
-        del loaded  # before those of the next file are made
-        for name in names:
-            progress(name)
-    if split.is_sharded:
-        write_json(folder / INDEX_NAME, {"metadata": split.metadata, "weight_map": split.tensor_to_filename})
-
-
-def in_files(tensors: Mapping[str, TensorSource], max_shard_size: str | int) -> list[str]:
-    """The tensors in the order in which `write_sharded` asks for them."""
-    return [name for names in _split(tensors, max_shard_size).filename_to_tensors.values() for name in names]
-
-
-def _split(tensors: Mapping[str, TensorSource], max_shard_size: str | int) -> StateDictSplit:
-    return split_state_dict_into_shards_factory(
-        dict(tensors),
-        get_storage_size=lambda tensor: int(np.prod(tensor.shape)) * tensor.dtype.itemsize,
-        filename_pattern="model{suffix}.safetensors",
-        max_shard_size=max_shard_size,
-    )
-
-
-def save_and_compare(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes one safetensors file and proves that it holds what was meant.
-
-    Raises:
-        OSError: if what is read back is not what was written.
-    """
-    # The writer takes the bytes of a buffer in memory order, whatever the strides say: a view would come out wrong.
-    contiguous = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}
-    save_file(contiguous, path, metadata=METADATA)
-    flush(path)
-    written = SafetensorsReader(path)
-    differing = [
-        name
-        for name, tensor in contiguous.items()
-        if name not in written.shapes or not _is_written(written, name, tensor)
-    ]
-    if differing or len(written.shapes) != len(contiguous):
-        raise OSError(f"{path}: read back differently than written: {', '.join(differing) or 'more tensors'}.")
+def row_parts(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[slice, ...]]:
+    """Slices of rows, of 16 MiB or one row, that together are the whole tensor; of a scalar, one that is all of it."""
+    if not shape:
+        yield ()
+        return
+    rows = max(1, _PART_BYTES // max(1, int(np.prod(shape[1:], dtype=np.int64)) * itemsize))
+    for start in range(0, shape[0], rows):
+        yield (slice(start, min(start + rows, shape[0])),)
 
 
 def _unreadable(file: Place, error: Exception) -> str:
@@ -195,17 +129,6 @@ def _unreadable(file: Place, error: Exception) -> str:
     except UserError as pointer:
         return str(pointer)
     return f"{file}: not a whole safetensors file: {error}."
-
-
-def _is_written(written: SafetensorsReader, name: str, tensor: np.ndarray) -> bool:
-    """Whether the file has the tensor, bit by bit; read back some rows at a time."""
-    if (written.shapes[name], written.dtypes[name]) != (tensor.shape, tensor.dtype):
-        return False
-    if not tensor.ndim or not tensor.size:
-        return written.read(name).tobytes() == tensor.tobytes()
-    rows = max(1, _COMPARED_BYTES * len(tensor) // tensor.nbytes)
-    parts = (slice(start, min(start + rows, len(tensor))) for start in range(0, len(tensor), rows))
-    return all(written.read(name, (part,)).tobytes() == tensor[part].tobytes() for part in parts)
 
 
 def _files_of(folder: Place) -> list[Place]:
