@@ -155,6 +155,6 @@ def _digest_of(written: SafetensorsReader, name: str) -> bytes:
     return digest.digest()
 
 
-def _bytes_of(array: np.ndarray) -> np.ndarray:
+def _bytes_of(array: np.ndarray) -> memoryview:
     """In the order of the elements, whatever the strides say; a view where they say so."""
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
