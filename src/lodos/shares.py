@@ -69,10 +69,12 @@ def shares_batch(batch: PyTree, trainable: PyTree, frozen: PyTree, compute: Axis
     """Inside `jit`: whether `sum_over_shares` can be, and is what should be done.
 
     Not on one device; nor where its rows are not shared out evenly. Nor where most of the model is trained and stored
-    in shards: gradients of its own for all of it are what a device has no memory for.
+    in shards: gradients of its own for all of it are what a device has no memory for. Always where devices share rows.
     """
-    axes = mesh_axes("batch", compute)
+    axes, parts = mesh_axes("batch", compute), mesh_axes("seq", compute)
     count = _size_of(axes)
+    if parts:  # XLA's partitioner cannot do it
+        return True
     if count == 1 or axes != mesh_axes("tokens", compute):
         return False
     if any(leaf.ndim == 0 or leaf.shape[0] % count for leaf in jax.tree.leaves(batch)):
@@ -94,10 +96,11 @@ def sum_over_shares(
 
     Args:
         whole: what every device has all of.
-        compute: whose `batch` names the mesh axes that share the batch.
+        compute: whose `batch` names the mesh axes that share the batch, and `seq` those that share each row's tokens.
         stored: how `frozen` and `trainable` are stored.
     """
-    axes = mesh_axes("batch", compute)
+    rows_over, tokens_over = mesh_axes("batch", compute), mesh_axes("seq", compute)
+    axes = rows_over + tokens_over
     shards, rest = eqx.partition(frozen, eqx.is_array)
     specs = partition_specs(shards, stored)
     own_specs = jax.tree.map(lambda spec: _only(spec, axes), specs, is_leaf=_is_spec)
@@ -106,7 +109,10 @@ def sum_over_shares(
         held = jax.tree_util.tree_map_with_path(functools.partial(_held, axes), shards, specs)
         return jax.lax.psum(fn(eqx.combine(rest, held), trainable, rows, *whole), axes)
 
-    everywhere, by_rows = PartitionSpec(), PartitionSpec(axes)
+    everywhere, by_rows = PartitionSpec(), PartitionSpec(rows_over)
+    if tokens_over:
+        by_tokens = PartitionSpec(rows_over, tokens_over)
+        by_rows = jax.tree.map(lambda leaf: by_rows if leaf.ndim == 1 else by_tokens, batch)
     run = jax.shard_map(
         share,
         in_specs=(own_specs, everywhere, by_rows, everywhere),

@@ -87,6 +87,7 @@ def make_loaders(config: FineTuneArgs, converter: HFCheckpointConverter) -> Load
     if note := unreachable_length(config, limits):
         logger.info("%s", note)
     training = training_loader(config, converter, prepared.training, share=config.trainer.batch_share)
+    config.trainer.check_lengths(training.lengths)
     if training.efficiency < 1 - NOTABLE_FILLER and not config.packing:
         logger.info(
             "%.0f %% of the batches is filler, since each is as long as its longest row. packing: true fills them: a "
@@ -94,6 +95,7 @@ def make_loaders(config: FineTuneArgs, converter: HFCheckpointConverter) -> Load
             100 * (1 - training.efficiency),
         )
     held_out = _eval_loader(config, converter, prepared.held_out) if len(prepared.held_out) else None
+    config.trainer.check_lengths(held_out.lengths if held_out else ())
     fingerprint = run_fingerprint(config, converter, prepared.training)
     return Loaders(training, held_out, _said(prepared.training.prompting), fingerprint, config.template_date)
 
@@ -179,11 +181,13 @@ def _streamed(config: FineTuneArgs, converter: HFCheckpointConverter) -> Loaders
         host_count=config.trainer.batch_share.count,
         prompting=prompting,
     )
+    config.trainer.check_lengths(training.lengths)
     folder = data_cache_folder(config.data_cache_dir)
     held_out, _ = hosts.first_then_others(
         "the held-out data", lambda: prepare_held_out(config, converter.tokenizer), folder=folder
     )
     held_out_loader = _eval_loader(config, converter, held_out) if len(held_out) else None
+    config.trainer.check_lengths(held_out_loader.lengths if held_out_loader else ())
     fingerprint = run_fingerprint(config, converter, None)
     return Loaders(training, held_out_loader, prompting, fingerprint, config.template_date)
 

@@ -23,6 +23,7 @@ from lodos.nn.linear import Linear
 from lodos.nn.norm import RMSNorm
 from lodos.nn.rotary import rotary_tables
 from lodos.nn.stacked import GradientCheckpointing, Stacked
+from lodos.row_parts import own_part, whole_rows
 from lodos.sharding import constrain
 from lodos.types import LmExample
 
@@ -78,7 +79,8 @@ class Decoder(eqx.Module):
     def _context(self, segment_ids: Array, positions: Array, cache: KVCache | None) -> tuple[Context, KVCache | None]:
         cos, sin = rotary_tables(positions, segment_ids, self.config.rotary)
         if cache is None:
-            return Context(cos, sin, segment_starts(segment_ids), None, self.attn_implementation), None
+            starts = own_part(segment_starts(whole_rows(segment_ids)), segment_ids.shape[1])
+            return Context(cos, sin, starts, None, self.attn_implementation), None
         extended = cache.extend_segments(segment_ids)
         new = segment_ids.shape[1]
         starts = jax.lax.dynamic_slice_in_dim(segment_starts(extended.segment_ids), cache.used, new, axis=1)

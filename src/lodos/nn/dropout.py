@@ -5,9 +5,15 @@ same however the batch is cut up: into microbatches, over devices, or filled up 
 be an array of keys, one for each row, wherever a layer takes one.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
+from jax.extend.random import threefry_2x32
 from jaxtyping import Array, Float, PRNGKeyArray
+
+from lodos.errors import UserError
+from lodos.row_parts import first_place, row_parts
 
 
 def dropout(
@@ -25,9 +31,32 @@ def dropout(
         # JAX's bits depend on the key and the place alone: neither on how an array is sharded nor on what comes after.
         return jax.random.bernoulli(key, 1.0 - rate, part.shape)
 
+    def keep_of_row(key: PRNGKeyArray, part: Array) -> Array:
+        return _kept_from(key, 1.0 - rate, part.shape, first_place(len(part)))
+
     keys = key.reshape(-1)
-    kept = jax.vmap(keep)(keys, x.reshape(keys.size, -1, x.shape[-1])).reshape(x.shape)
+    is_by_row = row_parts() > 1 and keys.size < x.size // x.shape[-1]
+    kept = jax.vmap(keep_of_row if is_by_row else keep)(keys, x.reshape(keys.size, -1, x.shape[-1])).reshape(x.shape)
     return jnp.where(kept, x / (1.0 - rate), jnp.zeros((), x.dtype))
+
+
+def _kept_from(key: PRNGKeyArray, p: float, shape: tuple[int, ...], start: int | Array) -> Array:
+    """`jax.random.bernoulli(key, p, [any, features])` from row `start` on, `shape` of it, without what comes before.
+
+    Raises:
+        UserError: for keys that are not Threefry's, JAX's own, of whose bits alone a part can be made; and for rows of
+            more than 2**32 numbers, where its counter would have to be longer.
+    """
+    if jax.random.key_impl(key) != "threefry2x32" or not jax.config.read("jax_threefry_partitionable"):
+        raise UserError("jax_default_prng_impl: with the mesh axis sequence dropout needs threefry2x32.")
+    count = math.prod(shape)
+    if count * row_parts() > 2**32:
+        raise UserError(f"lora.dropout: rows of {shape[0] * row_parts()} tokens are too long for it. Set it to 0.")
+    low = jnp.uint32(start) * jnp.uint32(shape[1]) + jnp.arange(count, dtype=jnp.uint32)
+    bits = threefry_2x32(jax.random.key_data(key), jnp.concatenate([jnp.zeros_like(low), low])).reshape(2, count)
+    # As `jax.random.uniform` makes a float32 of 32 bits: 23 of them after the point of a number from 1 to 2.
+    floats = jax.lax.bitcast_convert_type(((bits[0] ^ bits[1]) >> 9) | jnp.uint32(0x3F800000), jnp.float32) - 1.0
+    return (floats < p).reshape(shape)
 
 
 def row_keys(key: PRNGKeyArray, rows: int) -> PRNGKeyArray:
@@ -37,7 +66,8 @@ def row_keys(key: PRNGKeyArray, rows: int) -> PRNGKeyArray:
 
 def token_keys(keys: PRNGKeyArray, length: int) -> PRNGKeyArray:
     """A key for each token of `[rows]` keys, `[rows * length]`."""
-    return jax.vmap(lambda key: fold_in_each(key, length))(keys).reshape(-1)
+    places = first_place(length) + jnp.arange(length)
+    return jax.vmap(lambda key: jax.vmap(jax.random.fold_in, (None, 0))(key, places))(keys).reshape(-1)
 
 
 def split_key(key: PRNGKeyArray, count: int) -> PRNGKeyArray:

@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from lodos.nn.attention.segments import segment_starts
+from lodos.row_parts import own_part, whole_rows
 
 ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "llama3", "longrope")
 
@@ -57,7 +58,8 @@ def rotary_tables(
     Where they depend on the length (dynamic, longrope) it is that of the token's own segment, so that no example
     changes with its neighbours; transformers takes the longest row of the batch.
     """
-    inv_freq, scale = _frequencies(config, _segment_lengths(positions, segment_ids)[..., None])
+    lengths = _segment_lengths(whole_rows(positions), whole_rows(segment_ids))
+    inv_freq, scale = _frequencies(config, own_part(lengths, positions.shape[1])[..., None])
     angles = positions[..., None].astype(jnp.float32) * inv_freq
     return jnp.cos(angles) * scale, jnp.sin(angles) * scale
 

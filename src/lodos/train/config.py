@@ -6,6 +6,7 @@ import math
 import os
 import secrets
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from lodos.errors import UserError
 from lodos.files import cache_folder
 from lodos.hosts import DistributedConfig
 from lodos.places.place import Place, is_remote, place_of
+from lodos.row_parts import SEQUENCE
 from lodos.sharding import AxisMapping, DeviceMesh
 from lodos.target import target
 from lodos.tracking.config import TrackerConfig, parse_trackers
@@ -234,7 +236,10 @@ class TrainerConfig:
     def compute_axis_mapping(self) -> AxisMapping:
         """Logical axes to mesh axes during computation."""
         tensor_parallel = dict.fromkeys(self.tensor_parallel_axes, MODEL)
-        return overlaid({**dict.fromkeys(("batch", "tokens"), self._batch_axes), **tensor_parallel}, self.mesh.compute)
+        activations: dict[str, Any] = dict.fromkeys(("batch", "tokens"), self._batch_axes)
+        if self.mesh_shape.get(SEQUENCE, 1) > 1:
+            activations["seq"] = SEQUENCE
+        return overlaid({**activations, **tensor_parallel}, self.mesh.compute)
 
     @property
     def parameter_axis_mapping(self) -> AxisMapping:
@@ -242,6 +247,20 @@ class TrainerConfig:
         tensor_parallel = dict.fromkeys(self.tensor_parallel_axes, MODEL)
         fsdp = {} if self.fsdp_axis is None else {self.fsdp_axis: DATA}
         return overlaid({**fsdp, **tensor_parallel}, self.mesh.parameters)
+
+    def check_lengths(self, lengths: Sequence[int]) -> None:
+        """Looks at the lengths of rows.
+
+        Raises:
+            UserError: for rows that the mesh axis `sequence` does not divide, or cuts into single tokens.
+        """
+        parts = self.mesh_shape.get(SEQUENCE, 1)
+        wrong = [str(length) for length in lengths if length % parts or length <= parts]
+        if parts > 1 and wrong:
+            raise UserError(
+                f"trainer.mesh.axes: {SEQUENCE} {parts} does not cut rows of {', '.join(wrong)} positions into equal "
+                f"parts of several tokens. Set packing: true, and seq_len: a larger multiple of {parts}."
+            )
 
     def _check_batch(self, data_size: int) -> None:
         if self.train_batch_size % data_size:

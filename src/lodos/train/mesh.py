@@ -3,6 +3,7 @@
     replica_dcn    replicas joined by a slow network (slices, nodes): each has all parameters, and shares the batch
     data           shares the batch; parameters are stored in shards over it (FSDP)
     model          splits each layer (tensor parallelism); it may span hosts
+    sequence       splits the tokens of each row (`lodos.row_parts`)
 
 Any other axis may be named by hand, and sent to by a mapping.
 """
@@ -18,6 +19,7 @@ from jax.sharding import AxisType, Mesh
 
 from lodos import hosts
 from lodos.errors import UserError
+from lodos.row_parts import SEQUENCE
 from lodos.sharding import AxisMapping
 from lodos.target import target
 
@@ -30,7 +32,8 @@ class MeshConfig:
 
     axes: dict[str, int] = dataclasses.field(default_factory=dict)
     """Devices along each axis of the mesh, the slowest network first, such as {replica_dcn: 2, data: -1}; -1 for all
-    that are left. replica_dcn shares the batch between slices or nodes, each of which holds all parameters."""
+    that are left. replica_dcn shares the batch between slices or nodes, each of which holds all parameters;
+    sequence splits the tokens of each row."""
     parameters: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Mesh axes over which a logical axis of the parameters is stored, one or a list: {embed: [data, model]}; null for
     none. What is not named here goes by fsdp_axis and tensor_parallel_axes."""
@@ -128,6 +131,10 @@ def mapping_problems(config: MeshConfig, shape: Mapping[str, int]) -> list[str]:
         for name, sent_to in mapping.items()
         for axis in axes_of(sent_to)
         if axis not in shape
+    ] + [
+        f"mesh.compute: {name}: {SEQUENCE} splits the tokens of rows and nothing else. Name another axis."
+        for name, sent_to in config.compute.items()
+        if SEQUENCE in axes_of(sent_to)
     ]
 
 

@@ -78,7 +78,7 @@ def placed_batch(batch: PyTree, config: TrainerConfig) -> PyTree:
             assert index is not None
             start, stop, _ = index[0].indices(shape.shape[0])
             assert first <= start <= stop <= first + len(leaf), "rows that this host was not asked to bring"
-            return leaf[start - first : stop - first]
+            return leaf[(slice(start - first, stop - first), *index[1:])]
 
         return jax.make_array_from_callback(shape.shape, shape.sharding, rows)
 
@@ -92,7 +92,9 @@ def batch_shapes(batch: PyTree, config: TrainerConfig) -> PyTree:
         def shape(leaf: Any) -> jax.ShapeDtypeStruct:
             rows, *rest = leaf.shape
             size = (rows * config.batch_share.count, *rest)
-            spec = partition_spec(("batch", *[None] * len(rest)), size, config.compute_axis_mapping)
+            config.check_lengths(rest[:1])
+            names = ("batch", *["seq", *[None] * len(rest)][: len(rest)])
+            spec = partition_spec(names, size, config.compute_axis_mapping)
             return jax.ShapeDtypeStruct(size, leaf.dtype, sharding=NamedSharding(mesh, spec))
 
         return jax.tree.map(shape, batch)

@@ -13,12 +13,14 @@ from lodos.nn.attention.cudnn import CUDNN_DTYPES, cudnn_attention, fits_cudnn
 from lodos.nn.attention.plain import plain_attention
 from lodos.nn.attention.segments import first_visible
 from lodos.nn.attention.splash import splash_attention
+from lodos.row_parts import first_place, row_parts, whole_rows
 from lodos.sharding import on_each_device, shard_count
 from lodos.target import target
 
 AttentionImplementation = Literal["auto", "blockwise", "splash", "cudnn", "plain"]
 """How attention is computed; `auto` is splash on TPU where all layers have one window or none (on v2 and v3 in float32
-alone), cudnn on GPU in 16 bits where it takes the size of the heads, and blockwise everywhere else."""
+alone), cudnn on GPU in 16 bits where it takes the size of the heads, and blockwise everywhere else and where the mesh
+cuts rows in parts."""
 
 Window = int | Int[Array, ""] | None
 
@@ -35,14 +37,17 @@ def attention(
     """`softmax(q k^T / sqrt(head_size)) v` of each token over its segment up to itself.
 
     Args:
-        starts: the index at which each token's segment starts (`segment_starts`).
+        starts: the index at which each token's segment starts (`segment_starts`). Where a device has a part of each
+            row (`row_parts`), the index in the whole row.
         window: how many tokens back a token sees, itself included; None for all.
 
     Raises:
         UserError: for an implementation that cannot do this.
     """
-    first = first_visible(starts, jax.lax.broadcasted_iota(starts.dtype, (starts.shape[1],), 0), window)
-    match _choose(implementation, q.dtype, q.shape[3], window):
+    offset, parts = first_place(q.shape[1]), row_parts()
+    index = offset + jax.lax.broadcasted_iota(starts.dtype, (starts.shape[1],), 0)
+    first = first_visible(starts, index, window)
+    match _choose(implementation, q.dtype, q.shape[3], window, parts):
         case "splash":
             assert window is None or isinstance(window, int)
             interpret = target().platform != "tpu"
@@ -56,8 +61,19 @@ def attention(
     # The kernels are opaque to XLA's partitioner, so each device is given its rows, and its heads with their keys.
     heads = "heads" if shard_count("heads", q.shape[2]) == shard_count("heads", k.shape[2]) else None
     by_head = ("batch", None, heads, None)
-    run = on_each_device(compute, in_axes=(by_head, by_head, by_head, ("batch", None)), out_axes=by_head)
-    return run(q, k, v, keys)
+    by_token = ("batch", None)
+    if parts == 1:
+        run = on_each_device(compute, in_axes=(by_head, by_head, by_head, by_token), out_axes=by_head)
+        return run(q, k, v, keys)
+
+    def of_whole_rows(q: Array, k: Array, v: Array, first: Array, index: Array) -> Array:
+        k, v = whole_rows(k), whole_rows(v)
+        if compute is plain_attention:
+            return plain_attention(q, k, v, first, index)
+        return blockwise_attention(q, k, v, first, index[0])
+
+    run = on_each_device(of_whole_rows, in_axes=(by_head, by_head, by_head, by_token, (None,)), out_axes=by_head)
+    return run(q, k, v, keys, index)
 
 
 def _multiplies_on_tpu(dtype: Any) -> bool:
@@ -67,10 +83,17 @@ def _multiplies_on_tpu(dtype: Any) -> bool:
 
 
 def _choose(
-    implementation: AttentionImplementation, dtype: Any, head_size: int, window: Window
+    implementation: AttentionImplementation, dtype: Any, head_size: int, window: Window, parts: int
 ) -> AttentionImplementation:
     platform = target().platform
     same_window = window is None or isinstance(window, int)
+    if parts > 1:
+        if implementation in ("splash", "cudnn"):
+            raise UserError(
+                f"attn_implementation: {implementation} needs whole rows, and the mesh axis sequence cuts each into "
+                f"{parts} parts. Use auto, which is blockwise there."
+            )
+        return "plain" if implementation == "plain" else "blockwise"
     if implementation == "auto":
         if platform == "tpu" and same_window and _multiplies_on_tpu(dtype):
             return "splash"

@@ -38,26 +38,30 @@ def blockwise_attention(
     k: Float[Array, "batch seq kv_heads head_size"],
     v: Float[Array, "batch seq kv_heads head_size"],
     first: Int[Array, "batch seq"],
+    offset: int | Int[Array, ""] = 0,
 ) -> Float[Array, "batch seq heads head_size"]:
     """`softmax(q k^T / sqrt(head_size)) v` of each token over the keys from `first` to itself, softmax in float32.
 
     Args:
         first: the first key that each query sees, at most its own index.
+        offset: the index of the first query among the keys, of which there may be more than queries.
     """
-    seq = q.shape[1]
+    seq, keys = q.shape[1], k.shape[1]
     block = min(BLOCK, -(-seq // _SMALLEST_BLOCK) * _SMALLEST_BLOCK)
     padding = -seq % block
     if padding:
-        q, k, v = (jnp.pad(x, ((0, 0), (0, padding), (0, 0), (0, 0))) for x in (q, k, v))
-        own = jnp.broadcast_to(jnp.arange(seq, seq + padding, dtype=first.dtype), (first.shape[0], padding))
-        first = jnp.concatenate([first, own], axis=1)
-    attended: Array = _attention(q, k, v, first, block)
+        q = jnp.pad(q, ((0, 0), (0, padding), (0, 0), (0, 0)))
+        own = offset + jnp.arange(seq, seq + padding, dtype=first.dtype)
+        first = jnp.concatenate([first, jnp.broadcast_to(own, (first.shape[0], padding))], axis=1)
+    if padding := -keys % block:
+        k, v = (jnp.pad(x, ((0, 0), (0, padding), (0, 0), (0, 0))) for x in (k, v))
+    attended: Array = _attention(q, k, v, first, jnp.asarray(offset, first.dtype), block)
     return attended[:, :seq]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _attention(q: Array, k: Array, v: Array, first: Array, block: int) -> Array:
-    return _forward(q, k, v, first, block)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+def _attention(q: Array, k: Array, v: Array, first: Array, offset: Array, block: int) -> Array:
+    return _forward(q, k, v, first, offset, block)[0]
 
 
 class _Blocks(NamedTuple):
@@ -72,6 +76,8 @@ class _Blocks(NamedTuple):
     """Blocks of a row."""
     block: int
     """Queries of a block."""
+    offset: Int[Array, ""]
+    """The index of a row's first query among its keys."""
 
 
 class _Run(NamedTuple):
@@ -88,11 +94,11 @@ class _Run(NamedTuple):
     """Scaled, float32, masked."""
 
 
-def _forward(q: Array, k: Array, v: Array, first: Array, block: int) -> tuple[Array, Array]:
+def _forward(q: Array, k: Array, v: Array, first: Array, offset: Array, block: int) -> tuple[Array, Array]:
     """The output and, for each query, the log of the softmax's denominator `[blocks, kv_heads, group * block]`."""
     batch, _, heads, _ = q.shape
     kv_heads = k.shape[2]
-    blocks = _sorted_blocks(first, block)
+    blocks = _sorted_blocks(first, offset, k.shape[1], block)
     q_blocks, k, v = _to_blocks(q, kv_heads, block), _by_head(k), _by_head(v)
 
     def attend(size: int, t: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -113,17 +119,19 @@ def _forward(q: Array, k: Array, v: Array, first: Array, block: int) -> tuple[Ar
     return _from_blocks(out, batch, heads, block), log_sums
 
 
-def _attention_fwd(q: Array, k: Array, v: Array, first: Array, block: int) -> tuple[Array, tuple[Array, ...]]:
-    out, log_sums = _forward(q, k, v, first, block)
+def _attention_fwd(
+    q: Array, k: Array, v: Array, first: Array, offset: Array, block: int
+) -> tuple[Array, tuple[Array, ...]]:
+    out, log_sums = _forward(q, k, v, first, offset, block)
     out, log_sums = checkpoint_name(out, OUT_NAME), checkpoint_name(log_sums, OUT_NAME)
-    return out, (q, k, v, first, out, log_sums)
+    return out, (q, k, v, first, offset, out, log_sums)
 
 
-def _attention_bwd(block: int, residuals: tuple[Array, ...], d_out: Array) -> tuple[Array, Array, Array, None]:
-    q, k, v, first, out, log_sums = residuals
+def _attention_bwd(block: int, residuals: tuple[Array, ...], d_out: Array) -> tuple[Array, Array, Array, None, None]:
+    q, k, v, first, offset, out, log_sums = residuals
     batch, _, heads, head_size = q.shape
     kv_heads = k.shape[2]
-    blocks = _sorted_blocks(first, block)
+    blocks = _sorted_blocks(first, offset, k.shape[1], block)
     # sum_j p_j dp_j of each query, which the softmax's derivative subtracts, is its out . d_out.
     inner = jnp.sum(out.astype(jnp.float32) * d_out.astype(jnp.float32), axis=-1, keepdims=True)
     inner = _to_blocks(inner, kv_heads, block)[..., 0]
@@ -149,21 +157,23 @@ def _attention_bwd(block: int, residuals: tuple[Array, ...], d_out: Array) -> tu
     zeros = jnp.zeros((batch, kv_heads, head_size, k.shape[2]), jnp.float32)
     dq, dk, dv = _for_each_block(blocks, differentiate, (jnp.zeros_like(q_blocks), zeros, zeros))
     dk, dv = (x.transpose(0, 3, 1, 2).astype(like.dtype) for x, like in ((dk, k), (dv, v)))
-    return _from_blocks(dq, batch, heads, block), dk, dv, None
+    return _from_blocks(dq, batch, heads, block), dk, dv, None, None
 
 
 _attention.defvjp(_attention_fwd, _attention_bwd)
 
 
-def _sorted_blocks(first: Int[Array, "batch seq"], block: int) -> _Blocks:
+def _sorted_blocks(first: Int[Array, "batch seq"], offset: Array, keys: int, block: int) -> _Blocks:
     batch, seq = first.shape
-    per_row = seq // block
-    sizes = _run_sizes(per_row)
-    lowest = first.reshape(batch, per_row, block).min(axis=-1) // block
-    lengths = (jnp.arange(per_row) + 1 - lowest).reshape(-1)
+    per_row, longest = seq // block, keys // block
+    sizes = _run_sizes(longest)
+    lowest = first.reshape(batch, per_row, block).min(axis=-1)
+    ends = offset + (jnp.arange(per_row) + 1) * block
+    # Filler at the end of the queries may lie beyond the last key.
+    lengths = jnp.minimum(-((lowest - ends) // block), longest).reshape(-1)
     rank = jnp.searchsorted(jnp.asarray(sizes), lengths)
     order = jnp.argsort(rank)
-    return _Blocks(sizes, order, jnp.searchsorted(rank[order], jnp.arange(len(sizes) + 1)), per_row, block)
+    return _Blocks(sizes, order, jnp.searchsorted(rank[order], jnp.arange(len(sizes) + 1)), per_row, block, offset)
 
 
 def _run_sizes(longest: int) -> tuple[int, ...]:
@@ -186,13 +196,13 @@ def _run(blocks: _Blocks, size: int, t: Array, q_blocks: Array, k: Array, v: Arr
     number = blocks.order[t]
     row, column = number // blocks.per_row, number % blocks.per_row
     # A run rounded up begins earlier, as far as the row goes back; it may then end after the block.
-    start = jnp.maximum(column + 1 - size, 0) * block
+    start = jnp.clip(blocks.offset + (column + 1 - size) * block, 0, k.shape[2] - size * block)
     shape = (1, k.shape[1], size * block, k.shape[3])
     k_run = jax.lax.dynamic_slice(k, (row, 0, start, 0), shape)[0]
     v_run = jax.lax.dynamic_slice(v, (row, 0, start, 0), shape)[0]
     q = q_blocks[number]
     scores = _dot(q, k_run, 2, 2) * q.shape[-1] ** -0.5
-    query, key = column * block + jnp.arange(block)[:, None], start + jnp.arange(size * block)
+    query, key = blocks.offset + column * block + jnp.arange(block)[:, None], start + jnp.arange(size * block)
     first_seen = jax.lax.dynamic_slice(first, (row, column * block), (1, block))[0][:, None]
     visible = (key <= query) & (key >= first_seen)
     by_group = scores.reshape(scores.shape[0], -1, block, size * block)
