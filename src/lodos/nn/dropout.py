@@ -6,6 +6,7 @@ be an array of keys, one for each row, wherever a layer takes one.
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +48,8 @@ def _kept_from(key: PRNGKeyArray, p: float, shape: tuple[int, ...], start: int |
         UserError: for keys that are not Threefry's, JAX's own, of whose bits alone a part can be made; and for rows of
             more than 2**32 numbers, where its counter would have to be longer.
     """
-    if jax.random.key_impl(key) != "threefry2x32" or not jax.config.read("jax_threefry_partitionable"):
+    config: Any = jax.config  # its flags have no types
+    if jax.random.key_impl(key) != "threefry2x32" or not config.jax_threefry_partitionable:
         raise UserError("jax_default_prng_impl: with the mesh axis sequence dropout needs threefry2x32.")
     count = math.prod(shape)
     if count * row_parts() > 2**32:
