@@ -33,6 +33,21 @@ def test_the_platform_chooses(platform: str, dtype: Any, window: Any, expected: 
 
 
 @pytest.mark.parametrize(
+    ("kind", "dtype", "expected"),
+    [
+        ("TPU v2", jnp.bfloat16, "blockwise"),  # whose kernels multiply in float32 alone
+        ("TPU v3", jnp.bfloat16, "blockwise"),
+        ("TPU v3", jnp.float32, "splash"),
+        ("TPU v4", jnp.bfloat16, "splash"),
+        ("TPU v5 lite", jnp.bfloat16, "splash"),
+    ],
+)
+def test_the_generation_of_a_tpu_chooses(kind: str, dtype: Any, expected: str) -> None:
+    with compiling_for(described("tpu", device_kind=kind)):
+        assert _choose("auto", jnp.dtype(dtype), 64, None) == expected
+
+
+@pytest.mark.parametrize(
     ("capability", "head_size", "expected"),
     [
         ("8.0", 128, "cudnn"),

@@ -83,7 +83,7 @@ def _multiplies_on_tpu(dtype: Any) -> bool:
 
 
 def _choose(
-    implementation: AttentionImplementation, dtype: Any, head_size: int, window: Window, parts: int
+    implementation: AttentionImplementation, dtype: Any, head_size: int, window: Window, parts: int = 1
 ) -> AttentionImplementation:
     platform = target().platform
     same_window = window is None or isinstance(window, int)
