@@ -195,7 +195,9 @@ def test_slices_that_are_not_here(name: str, model: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{name}: " in done.stdout
     assert "It fits." in done.stdout
-    assert ("as compiled" if name in ("v2-8", "v4-8") else "as written") in done.stdout
+    # Whether v4's text can be read whole depends on what XLA makes of its collectives.
+    whence = {"v2-8": "as compiled", "v4-8": "Moved to a device"}
+    assert whence.get(name, "as written") in done.stdout
     assert done.stderr == ""
 
 

@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
 def merge(args: MergeArgs) -> None:
     """Writes the merged model to `args.output`, read back and compared.
 
-    The base is never loaded: one tensor is held at a time, on the host.
+    The base is never loaded: one tensor is made at a time, on the host, its sum in float32 beside it.
 
     Raises:
         UserError: before any weight is loaded if something is missing or in the way.

@@ -176,8 +176,8 @@ class Trainer:
 
     def trace_evaluation(self, model: PyTree, batch: PyTree) -> jax.stages.Traced:
         """The same of the evaluation of a placed batch."""
-        with self.config.device_mesh:
-            return self._eval_step.trace(model, batch)
+        with self.config.device_mesh as mesh:
+            return self._eval_step.trace(model, batch, wish_shapes(mesh))
 
     def wait_until_compiled(self) -> None:
         """Returns when the step that `compile_ahead` began to compile is there, and raises what went wrong with it."""
