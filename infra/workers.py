@@ -4,6 +4,7 @@ import re
 import secrets
 import shlex
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -113,7 +114,9 @@ class Workers:
             if text.startswith(self._marker):
                 self._codes[worker] = int(text.split()[1])
             elif text:
-                print(f"[{worker}] {redacted(text, self._environment)}", flush=True)
+                # In one piece: print writes the line's end apart, and another worker's line may come between.
+                sys.stdout.write(f"[{worker}] {redacted(text, self._environment)}\n")
+                sys.stdout.flush()
         self._codes.setdefault(worker, _LOST)
 
     def _hang_up(self) -> None:

@@ -105,7 +105,7 @@ def temporaries(folder: Path, axes: dict[str, int]) -> int:
     trainer, optimizer = trainer_of(folder, shapes, axes, rows=2)
     state = state_shapes(jax.random.key(0), shapes, trainer.is_trainable, optimizer, trainer.config)
     with trainer.config.device_mesh:
-        lowered = trainer.lower(state, batch_shapes(batch("packed", 0, length=8192, rows=2), trainer.config))
+        lowered = trainer.trace(state, batch_shapes(batch("packed", 0, length=8192, rows=2), trainer.config)).lower()
         memory: Any = lowered.compile().memory_analysis()
         return memory.temp_size_in_bytes
 
