@@ -9,7 +9,7 @@ from bench.startup import COLUMNS, print_starts, start
 
 
 def test_a_start_is_its_phases(make_model: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder, _ = make_model()
+    folder, _ = make_model(max_position_embeddings=2048)
     write_rows(tmp_path / "rows.jsonl", 20)
     arguments = ["--model_name_or_path", str(folder), "--data", str(tmp_path / "rows.jsonl")]
     arguments += ["--trainer.train_batch_size", "2"]

@@ -60,7 +60,7 @@ def test_what_the_model_has_no_room_for_is_refused_before_weights_are_read(
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("hf_save_path", "/dev/null/peft"), ("merged_hf_save_path", "s3://bucket"), ("data", "no-such-file.json")],
+    [("hf_save_path", "s3://bucket/peft"), ("merged_hf_save_path", "s3://bucket"), ("data", "no-such-file.json")],
 )
 def test_a_place_that_cannot_be_is_refused_before_weights_are_read(
     args: TrainArgs, monkeypatch: pytest.MonkeyPatch, option: str, value: str
