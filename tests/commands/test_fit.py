@@ -12,6 +12,7 @@ from lodos.commands.lora_model import load_lora_model, lora_structure, lora_trai
 from lodos.config import TrainArgs
 from lodos.errors import UserError
 from lodos.formats.hf import HFCheckpointConverter
+from lodos.plan.sizes import size
 from lodos.target import Target, compiling_for
 from lodos.train.config import TrainerConfig
 
@@ -33,8 +34,8 @@ def test_it_is_what_the_loaded_state_holds(make_model: Any, caplog: pytest.LogCa
     assert holds.base == sum(leaf.nbytes for leaf in jax.tree.leaves(state.frozen) if isinstance(leaf, jax.Array))
     with caplog.at_level("INFO", logger="lodos"):
         check_state_fits(config, trainer, shapes, key)
-    assert f"{holds.arguments / 1024:.0f}"[:2] in caplog.text
-    assert "before activations" in caplog.text
+    assert f"Each device holds {size(holds.arguments)} of " in caplog.text
+    assert f"base {size(holds.base)}, adapter {size(holds.adapter)}, optimizer" in caplog.text
 
 
 def test_only_what_cannot_fit_is_refused(make_model: Any) -> None:

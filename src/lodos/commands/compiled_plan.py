@@ -154,8 +154,7 @@ def _evaluation(step: TracedStep) -> Footprint:
     rows = config.trainer.eval_batch_size // config.trainer.batch_share.count
     batch = batch_shapes(blank_batch(config, _positions(config), rows=rows), config.trainer)
     compiled = trainer.trace_evaluation(step.state.model, batch).lower().compile()
-    holds = dataclasses.replace(step.holds, optimizer=bytes_per_device(step.state.opt_state))
-    return dataclasses.replace(holds, batch=bytes_per_device(batch), temporaries=temporaries_of(compiled))
+    return dataclasses.replace(step.holds, batch=bytes_per_device(batch), temporaries=temporaries_of(compiled))
 
 
 def _positions(config: TrainArgs) -> int:

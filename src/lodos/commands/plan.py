@@ -110,7 +110,7 @@ def _plan(config: PlanArgs, wanted: TpuSlice | None) -> int:
     with console.status("Looking for what does ..."):
         remedy, tried = cheapest_that_fits(config, converter, memory or 0, speeds, target().device_count)
     for other in tried:
-        console.print(f"  {_needs(other)} with {_in_one_line(config, other)}")
+        console.print(f"  {size(other.needed)} needed with {_in_one_line(config, other)}")
     if remedy is None:
         console.print("Nothing that was tried fits. More devices, or a smaller model.")
     else:
@@ -157,13 +157,9 @@ def _print_work(console: Console, config: PlanArgs, step: TracedStep, plan: Plan
 
 def _in_one_line(config: TrainArgs, plan: Plan) -> str:
     changes = changed_settings(config, plan.config)
-    flat = {**changes, **{f"trainer.{name}": value for name, value in changes.pop("trainer", {}).items()}}
-    flat.pop("trainer", None)
+    of_trainer = changes.pop("trainer", {})
+    flat = {**changes, **{f"trainer.{name}": value for name, value in of_trainer.items()}}
     return ", ".join(f"{name}: {value}" for name, value in flat.items())
-
-
-def _needs(plan: Plan) -> str:
-    return f"{size(plan.needed)} needed"
 
 
 def _devices_named(wanted: TpuSlice | None) -> str:
