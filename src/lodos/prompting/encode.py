@@ -14,6 +14,7 @@ from lodos.prompting.description import FILE, Prompting
 from lodos.prompting.prompts import SYSTEM_END
 from lodos.prompting.template_date import dated
 from lodos.prompting.template_forms import Messages, TemplateForms, Tools
+from lodos.prompting.template_text import TemplateBoundsError, TemplateError, template_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -83,17 +84,12 @@ def encode_messages(
         turns.insert(0, {"role": "system", "content": prompting.system})
 
     def render(turns: Messages, tools: Tools | None) -> str:
+        template = _template(tokenizer, prompting, tools)
         try:
-            return str(
-                tokenizer.apply_chat_template(
-                    [dict(turn) for turn in turns],
-                    tools=None if tools is None else [dict(tool) for tool in tools],
-                    chat_template=_template(tokenizer, prompting, tools),
-                    add_generation_prompt=True,
-                    tokenize=False,
-                )
-            )
-        except Exception as error:  # a template is a program, and may fail on a conversation in any way
+            return template_text(tokenizer, turns, template=template, tools=tools, add_generation_prompt=True)
+        except TemplateBoundsError as error:
+            raise UserError(f"chat: the chat template is refused: {error}.") from None
+        except TemplateError as error:
             raise UserError(f"chat: the chat template refuses this conversation: {error}") from None
 
     forms = TemplateForms(render)

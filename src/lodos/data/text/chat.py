@@ -45,6 +45,13 @@ from lodos.places.objects import read_text
 from lodos.places.place import place_of
 from lodos.prompting.template_date import dated
 from lodos.prompting.template_forms import TemplateForms
+from lodos.prompting.template_text import (
+    TemplateBoundsError,
+    TemplateError,
+    TemplateSyntaxError,
+    generation_spans,
+    template_text,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -133,17 +140,15 @@ class ChatTemplate:
             RowError: when the template refuses it.
         """
         try:
-            return str(
-                self._tokenizer.apply_chat_template(
-                    _plain(messages),
-                    tools=None if tools is None else [dict(tool) for tool in tools],
-                    chat_template=self._source(bool(tools)),
-                    add_generation_prompt=generation_prompt,
-                    tokenize=False,
-                )
+            return template_text(
+                self._tokenizer,
+                without_weights(messages),
+                template=self._source(bool(tools)),
+                tools=tools,
+                add_generation_prompt=generation_prompt,
             )
-        except Exception as error:  # a template is a program, and may fail on a row in any way
-            raise RowError(where, ("messages", f"are refused by the chat template: {_said(error)}.")) from None
+        except TemplateError as error:
+            raise _refused(error, where) from None
 
     def rendering(
         self,
@@ -274,24 +279,10 @@ class ChatTemplate:
         source = self._source(bool(tools))
         if not _GENERATION_TAG.search(source):
             return None
-        from transformers.utils.chat_template_utils import render_jinja_template
-
-        conversation = [
-            {key: value for key, value in message.items() if value is not None} for message in _plain(messages)
-        ]
-        variables: dict[str, Any] = dict(self._tokenizer.special_tokens_map)
         try:
-            _, spans = render_jinja_template(
-                [conversation],
-                tools=None if tools is None else [dict(tool) for tool in tools],
-                chat_template=source,
-                return_assistant_tokens_mask=True,
-                **variables,
-            )
-        except Exception as error:
-            raise RowError(where, ("messages", f"are refused by the chat template: {_said(error)}.")) from None
-        marked: Any = spans
-        return marked[0]
+            return generation_spans(self._tokenizer, without_weights(messages), template=source, tools=tools)
+        except TemplateError as error:
+            raise _refused(error, where) from None
 
     def _narrowed(self, whole: str, turn: Span, tagged: list[Span] | None) -> list[Span]:
         """The parts of a turn that are trained: all of it, or what is tagged, and the token that ends it."""
@@ -310,15 +301,13 @@ class ChatTemplate:
         return parts
 
     def _check_syntax(self) -> None:
-        from jinja2 import TemplateSyntaxError
-
         try:
-            self._tokenizer.apply_chat_template(
-                [{"role": "user", "content": "?"}], chat_template=self._given, tokenize=False
-            )
+            template_text(self._tokenizer, [{"role": "user", "content": "?"}], template=self._source(False))
         except TemplateSyntaxError as error:
-            raise UserError(f"chat_template: not valid Jinja, line {error.lineno}: {_said(error)}.") from None
-        except Exception:  # it may well refuse such a conversation; rows tell
+            raise UserError(f"chat_template: not valid Jinja, line {error.line}: {_said(error)}.") from None
+        except TemplateBoundsError as error:
+            raise UserError(f"chat_template: {error}. Give another one.") from None
+        except TemplateError:  # it may well refuse such a conversation; rows tell
             return
 
     def _source(self, has_tools: bool) -> str:
@@ -335,12 +324,9 @@ class ChatTemplate:
         return re.compile("|".join(map(re.escape, sorted(found, key=len, reverse=True))))
 
 
-def _plain(messages: Messages) -> list[dict[str, Any]]:
-    """The messages as templates read them: what was thought goes by either name that they may have for it."""
-    return [
-        message if "reasoning_content" not in message else {"thinking": message["reasoning_content"], **message}
-        for message in without_weights(messages)
-    ]
+def _refused(error: TemplateError, where: str) -> RowError:
+    how = "cannot be written by" if isinstance(error, TemplateBoundsError) else "are refused by"
+    return RowError(where, ("messages", f"{how} the chat template: {_said(error)}."))
 
 
 def read_template(template: str | None) -> str | None:
