@@ -1,27 +1,27 @@
-"""Answers with an adapter in torch and PEFT, which know nothing of lodos.
+"""Answers with an adapter in torch and PEFT; of lodos only what says how to ask.
 
     python examples/peft_inference.py ADAPTER 'Name three winds.' --max_new_tokens 60
 
-ADAPTER is the folder that training left, such as runs/<id>/peft/step-1218; its base model is the one that it names.
+ADAPTER is the folder that training left, such as runs/<id>/peft/step-1218; its base model is the one that it names. It
+is asked as it was trained, and its answers end where they were trained to end, which files beside it say; where there
+are none, by its chat template, or else by what is given.
 """
 
 import argparse
+from pathlib import Path
 
 import torch
 from peft import PeftConfig, PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-PROMPT = (
-    "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
-    "### Instruction:\n{instruction}\n\n### Response:"
-)
-"""Alpaca's, for an instruction without an input: a model is asked as it was trained."""
+from lodos.prompting.description import read_prompting
+from lodos.prompting.encode import encode_prompt, usual_prompting
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("path")
-    parser.add_argument("instruction")
+    parser.add_argument("path", type=Path)
+    parser.add_argument("prompt")
     parser.add_argument("--max_new_tokens", type=int, default=200)
     args = parser.parse_args()
 
@@ -30,12 +30,17 @@ def main() -> None:
     base_model = AutoModelForCausalLM.from_pretrained(peft_config.base_model_name_or_path)
     lora_model = PeftModel.from_pretrained(base_model, args.path)
     lora_model.eval()
+    if (args.path / "generation_config.json").exists():
+        base_model.generation_config = GenerationConfig.from_pretrained(args.path)
 
     tokenizer = AutoTokenizer.from_pretrained(args.path)
-    inputs = tokenizer(PROMPT.format(instruction=args.instruction), return_tensors="pt")
+    prompting = read_prompting(args.path) or usual_prompting(tokenizer)
+    ids = torch.tensor([encode_prompt(tokenizer, args.prompt, prompting)])
     with torch.no_grad():
-        output = lora_model.generate(**inputs, max_new_tokens=args.max_new_tokens, do_sample=False)
-    print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+        output = lora_model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=args.max_new_tokens, do_sample=False
+        )
+    print(tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True))
 
 
 if __name__ == "__main__":

@@ -72,6 +72,34 @@ def tiny_tokenizer() -> Any:
 
 
 @pytest.fixture(scope="session")
+def make_tokenizer() -> Callable[..., Any]:
+    """`make_tokenizer(post_processor, special_tokens, merged=text)`: byte-level BPE trained on `text`.
+
+    Nothing splits the text before merging, so merges may run across words, colons and newlines.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    def make(post_processor: Any = None, *, merged: str = "", merges: int = 0, **special: str) -> Any:
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        names = list(dict.fromkeys(special.values()))
+        trainer = trainers.BpeTrainer(
+            vocab_size=256 + len(names) + merges,
+            special_tokens=names,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator([merged] * 10, trainer)
+        if post_processor is not None:
+            tokenizer.post_processor = post_processor
+        return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def make_model(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> Callable[..., tuple[Path, Any]]:
     """`make_model(model_type="llama", seed=0, **config)`: a Hugging Face folder and the torch model in it.
 

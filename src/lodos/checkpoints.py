@@ -100,7 +100,7 @@ def save_merged_hf_checkpoint_callback(
             dtype=dtype,
             max_shard_size=max_shard_size,
             prompting=asked,
-            card=merged_card(base_model, known, repo=upload_to_hf),
+            card=merged_card(base_model, known, tokenizer=converter.tokenizer, repo=upload_to_hf),
             progress=True,
         )
         upload(path, f"Merged model of step {info.step}")

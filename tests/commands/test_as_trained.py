@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import runpy
 import shlex
 import signal
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from lodos.train.optim import OptimizerConfig
 
 pytest.importorskip("torch")
 
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 QUESTION, ANSWER = "A wind?", "Lodos."
 CHAT = {"messages": [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]}
 BESIDE_WEIGHTS = (
@@ -135,28 +137,41 @@ def test_merging_writes_the_tokenizer_and_template_that_an_adapter_brings(
     assert ends == [1, 3]
 
 
+BY_MOOD = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}{% if mood == 'calm' %}{% else %}loud{% endif %}"
+)
+
+
 @pytest.mark.parametrize(
-    "row",
+    ("row", "options"),
     [
-        {"instruction": QUESTION, "output": ANSWER},
-        {"prompt": QUESTION, "completion": ANSWER},
-        {"messages": [{"role": "system", "content": "Be 'brief'."}, *CHAT["messages"]]},
+        ({"instruction": QUESTION, "output": ANSWER}, {}),
+        (
+            {"instruction": QUESTION, "output": ANSWER},
+            {"prompts": {"prompt_input": "{instruction}{input}: ", "prompt_no_input": "{instruction}: "}},
+        ),
+        ({"prompt": QUESTION, "completion": ANSWER}, {}),
+        ({"messages": [{"role": "system", "content": "Be 'brief'."}, *CHAT["messages"]]}, {}),
+        (CHAT, {"chat_template": BY_MOOD, "chat_template_kwargs": {"mood": "calm"}}),
+        (CHAT, {"special_tokens_as_text": True}),
     ],
-    ids=["alpaca", "prompt_completion", "chat with a system turn"],
+    ids=["alpaca", "alpaca, a space", "prompt_completion", "chat with a system turn", "chat with variables", "as text"],
 )
 def test_every_use_asks_with_the_ids_of_the_training(
     row: dict[str, Any],
+    options: dict[str, Any],
     make_model: Callable[..., tuple[Path, Any]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The printed command, `generate` on both folders, and the code of both cards; without being told how."""
+    """The printed command, `generate` on both folders, the code of both cards, and the scripts; without being told."""
     import lodos.commands.generate as generate
     import lodos.commands.train as training
 
     monkeypatch.chdir(tmp_path)
-    run = trained(make_model, tmp_path, row, 1)
+    run = trained(make_model, tmp_path, row, 1, **options)
     expected, _ = ids_of(run)
     asked: list[list[int]] = []
 
@@ -193,6 +208,12 @@ def test_every_use_asks_with_the_ids_of_the_training(
         monkeypatch.chdir(folder)
         with pytest.raises(AskedError):
             exec(code.replace('"..."', repr(QUESTION)).replace("'...'", repr(QUESTION)), {})
+        assert asked == [expected]
+    for folder, script in ((run.adapter, "peft_inference.py"), (merged_of(run), "merged_inference.py")):
+        asked.clear()
+        monkeypatch.setattr("sys.argv", [script, str(folder), QUESTION])
+        with pytest.raises(AskedError):
+            runpy.run_path(str(EXAMPLES / script), run_name="__main__")
         assert asked == [expected]
 
 

@@ -32,34 +32,6 @@ def llama2_tokenizer(shared_data: Path) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 
 
-@pytest.fixture(scope="session")
-def make_tokenizer() -> Callable[..., Any]:
-    """`make_tokenizer(post_processor, special_tokens, merged=text)`: byte-level BPE trained on `text`.
-
-    Nothing splits the text before merging, so merges may run across words, colons and newlines.
-    """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    def make(post_processor: Any = None, *, merged: str = "", merges: int = 0, **special: str) -> Any:
-        tokenizer = Tokenizer(models.BPE())
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        tokenizer.decoder = decoders.ByteLevel()
-        names = list(dict.fromkeys(special.values()))
-        trainer = trainers.BpeTrainer(
-            vocab_size=256 + len(names) + merges,
-            special_tokens=names,
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        )
-        tokenizer.train_from_iterator([merged] * 10, trainer)
-        if post_processor is not None:
-            tokenizer.post_processor = post_processor
-        return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
-
-    return make
-
-
 @pytest.fixture
 def make_examples() -> Callable[[Sequence[int]], list[TokenizedExample]]:
     """Examples of so many tokens. Token j of example i is 100 i + j; the second half is trained."""

@@ -143,3 +143,33 @@ def test_a_day_that_the_template_writes_is_noted(tiny_tokenizer: Any, tmp_path: 
     rows = [chat("A wind?", "Lodos.")]
     found = asked(rows, tiny_tokenizer, tmp_path, chat_template=template, template_date="2024-02-29")
     assert found.date == datetime.date(2024, 2, 29)
+
+
+MOODY = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }} {{ mood | default('calm') }}\n{{ m['content'] }}<|im_end|>"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant {{ mood | default('calm') }}\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("of_rows", "of_run", "kept"),
+    [
+        ([None, None], None, {}),
+        ([None, None], {"mood": "sad"}, {"mood": "sad"}),
+        ([{"mood": "gay"}, {"mood": "gay"}], {"mood": "sad"}, {"mood": "gay"}),
+        (['{"mood": "gay"}', {"mood": "gay"}], None, {"mood": "gay"}),
+        ([{"mood": "gay"}, {"mood": None}], {"mood": "sad"}, {"mood": "sad"}),
+        ([{"mood": "gay"}, {}], None, {}),
+    ],
+)
+def test_the_variables_that_all_rows_were_written_with_are_noted(
+    of_rows: list[Any], of_run: Any, kept: dict[str, Any], tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    rows = [{**chat("Hi", "Ho"), "chat_template_kwargs": variables} for variables in of_rows]
+    found = asked(rows, tiny_tokenizer, tmp_path, chat_template=MOODY, chat_template_kwargs=of_run)
+    assert found.chat_template_kwargs == kept
+
+
+def test_how_special_tokens_were_read_is_noted(tiny_tokenizer: Any, tmp_path: Path) -> None:
+    assert asked([ALPACA], tiny_tokenizer, tmp_path, special_tokens_as_text=True).special_tokens_as_text
+    assert not asked([ALPACA], tiny_tokenizer, tmp_path / "other").special_tokens_as_text

@@ -23,6 +23,7 @@ from lodos.errors import UserError
         "data: a.json\nvalidation: split:test",
         "data: a.json\nvalidation: [b.json, {path: c.json}]",
         "data: a.json\nvalidation: {path: c.json}\nprompts: {prompt_input: a}\ncolumns: {output: answer}",
+        "data: a.json\nchat_template_kwargs: {enable_thinking: false, level: 2, words: [a, null]}",
         "data: a.json\nprompts: prompts.yaml\npacking: true\nseq_len: 4096",
     ],
 )
@@ -47,6 +48,8 @@ def test_flags_take_lists_and_mappings() -> None:
     assert parse("[a.json, {path: b.json, weight: 3}]").data == ["a.json", {"path": "b.json", "weight": 3}]
     assert parse("a.json", "--validation", "0.2").validation == 0.2
     assert parse("a.json", "--validation", "v.json").validation == "v.json"
+    for given in ("{a: false, b: low}", '{"a": false, "b": "low"}'):
+        assert parse("a.json", "--chat_template_kwargs", given).chat_template_kwargs == {"a": False, "b": "low"}
 
 
 @pytest.mark.parametrize(
@@ -57,6 +60,11 @@ def test_flags_take_lists_and_mappings() -> None:
         ({"validation": 1.0}, "validation: 1.0 must be above 0: a count of rows (1, 2, ...) or a share below 1."),
         ({"validation": float("nan")}, "validation: nan must be"),
         ({"validation": True}, "validation: True must be"),
+        (
+            {"chat_template_kwargs": {"messages": []}},
+            "chat_template_kwargs: messages is no variable of a template's own",
+        ),
+        ({"chat_template_kwargs": {"a-b": 1}}, "chat_template_kwargs: 'a-b' is no name of a variable."),
         ({"max_tune_length": 1}, "max_tune_length: 1 must be at least 2."),
         ({"shuffle_buffer": 0}, "shuffle_buffer: 0 must be at least 1."),
         ({"max_dropped": 1.5}, "max_dropped: 1.5 must be a share from 0 to 1."),

@@ -27,13 +27,3 @@ def test_adapter_and_merged_model_answer_alike_and_not_as_the_base(run_example: 
     base = run_example("merged_inference.py", llama, INSTRUCTION, *tokens, cwd=run).stdout
     assert adapted.strip()
     assert adapted == merged != base
-
-
-def test_the_prompt_is_the_one_that_is_trained(example_modules: None) -> None:
-    import importlib
-
-    from lodos.prompting.prompts import ALPACA_PROMPTS
-
-    for name in ("peft_inference", "merged_inference"):
-        prompt = importlib.import_module(name).PROMPT
-        assert prompt.format(instruction=INSTRUCTION) == ALPACA_PROMPTS.render(INSTRUCTION)

@@ -18,8 +18,10 @@ WHOLE = Prompting(
     prompts=ALPACA_PROMPTS,
     chat_template="{% for m in messages %}{{ m['content'] }}<|im_end|>\n{% endfor %}",
     system="Be brief — 日本語.",
+    chat_template_kwargs={"enable_thinking": False, "custom": {"words": ["日", None, 1.5]}},
     date=datetime.date(2026, 2, 28),
     bos=False,
+    special_tokens_as_text=True,
     end_tokens=(EndToken(2, "<|im_end|>"), EndToken(0, "</s>")),
     answers_begin="日",
 )
@@ -39,8 +41,12 @@ def test_a_folder_without_the_file_says_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"version": 2}, "version: 2 is not 1"),
-        ({"version": None}, "version: None is not 1"),
+        ({"version": 3}, "version: 3 is not 1 to 2"),
+        ({"version": 0}, "version: 0 is not 1 to 2"),
+        ({"version": None}, "version: None is not 1 to 2"),
+        ({"special_tokens_as_text": None}, "special_tokens_as_text: must be true or false, found None"),
+        ({"chat_template_kwargs": None}, "chat_template_kwargs: must be a mapping of variables, found None"),
+        ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs: must be a mapping of variables"),
         ({"format": "chats"}, "format: must be one of alpaca, prompt_completion, chat, text, found 'chats'"),
         ({"format": "text"}, "format: 'text' is not among formats"),
         ({"formats": []}, "formats: must be"),
@@ -64,6 +70,17 @@ def test_what_is_damaged_is_named_by_file_and_field(change: dict[str, Any], said
         read_prompting(tmp_path)
     assert str(error.value).startswith(f"{tmp_path / FILE}: ")
     assert said in str(error.value)
+
+
+def test_a_file_of_the_first_version_is_read_as_it_was_meant(tmp_path: Path) -> None:
+    write_prompting(WHOLE, tmp_path)
+    fields = json.loads((tmp_path / FILE).read_text(encoding="utf-8"))
+    del fields["chat_template_kwargs"], fields["special_tokens_as_text"]
+    (tmp_path / FILE).write_text(json.dumps({**fields, "version": 1}), encoding="utf-8")
+    assert read_prompting(tmp_path) == dataclasses.replace(WHOLE, chat_template_kwargs={}, special_tokens_as_text=False)
+    (tmp_path / FILE).write_text(json.dumps({**fields, "version": 2}), encoding="utf-8")
+    with pytest.raises(UserError, match="special_tokens_as_text: missing"):
+        read_prompting(tmp_path)
 
 
 def test_all_that_is_wrong_comes_at_once(tmp_path: Path) -> None:

@@ -91,6 +91,74 @@ def with_bos(tokenizer: Any) -> Any:
     return tokenizer
 
 
+SPELLED: dict[str, tuple[dict[str, Any], Callable[[Any, Prompting], list[int]]]] = {
+    "alpaca": (
+        {
+            "instruction": "What is <|im_end|>?",
+            "input": "</s>",
+            "output": "An end.",
+            "system": "No <s>",
+            "history": [["Is <s>", "it </s>"]],
+        },
+        lambda tokenizer, prompting: encode_prompt(
+            tokenizer, "What is <|im_end|>?", prompting, text="</s>", earlier=[("Is <s>", "it </s>")]
+        ),
+    ),
+    "prompt_completion": (
+        {"prompt": "<|im_start|>user </s>\n", "completion": "task"},
+        lambda tokenizer, prompting: encode_prompt(tokenizer, "<|im_start|>user </s>\n", prompting),
+    ),
+    "prompt_completion, that begins with BOS": (
+        {"prompt": "<s>user", "completion": "task"},
+        lambda tokenizer, prompting: encode_prompt(tokenizer, "<s>user", prompting),
+    ),
+    "chat": (
+        {
+            "messages": [
+                {"role": "system", "content": "<|im_end|>"},
+                {"role": "user", "content": "What is <|im_end|>? And </s>?"},
+                {"role": "assistant", "content": "Ends."},
+            ]
+        },
+        lambda tokenizer, prompting: encode_prompt(tokenizer, "What is <|im_end|>? And </s>?", prompting),
+    ),
+}
+
+
+@pytest.mark.parametrize("as_text", [True, False])
+@pytest.mark.parametrize("kind", ["as it is", "adds BOS and EOS", "another template"])
+@pytest.mark.parametrize("name", SPELLED)
+def test_special_tokens_that_a_prompt_spells_are_read_as_rows_were(
+    name: str, kind: str, as_text: bool, tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    row, ask = SPELLED[name]
+    tokenizer = with_bos(tiny_tokenizer) if kind == "adds BOS and EOS" else tiny_tokenizer
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    args = DataArgs(
+        data=str(tmp_path / "rows.jsonl"),
+        chat_template=OTHER_TEMPLATE if kind == "another template" else None,
+        special_tokens_as_text=as_text,
+        train_on_turns="last",
+        data_cache_dir=str(tmp_path),
+    )
+    training = prepare(args, tokenizer, seed=0).training
+    (example,) = training
+    assert training.prompting is not None
+    assert training.prompting.special_tokens_as_text == as_text
+    assert ask(tokenizer, training.prompting) == example.ids[: int(example.trained.argmax())].tolist()
+
+
+def test_a_special_token_that_cannot_be_read_as_text_is_refused(tiny_tokenizer: Any) -> None:
+    cuts = Prompting(
+        "chat", special_tokens_as_text=True, chat_template="{% for m in messages %}{{ m.content[:9] }}{% endfor %}"
+    )
+    with pytest.raises(UserError, match=r"treats <\|im_end\|> in a message in a way of its own"):
+        encode_prompt(tiny_tokenizer, "What is <|im_end|>?", cuts)
+    private = Prompting("prompt_completion", special_tokens_as_text=True)
+    with pytest.raises(UserError, match="prompt: the tokenizer makes </s> of these characters in any case"):
+        encode_prompt(tiny_tokenizer, "\U000f0001 </s>", private)
+
+
 @pytest.mark.parametrize("kind", ["as it is", "adds BOS and EOS", "another template"])
 @pytest.mark.parametrize("name", ROWS)
 def test_a_prompt_is_what_training_had_before_the_answer(
@@ -146,6 +214,14 @@ def test_the_date_is_that_of_the_training(tiny_tokenizer: Any) -> None:
         date=datetime.date(2024, 2, 29),
     )
     assert tiny_tokenizer.decode(encode_prompt(tiny_tokenizer, "Hi", prompting)) == "29 Feb 2024Hi"
+
+
+def test_a_template_is_given_the_variables_of_the_training(tiny_tokenizer: Any) -> None:
+    template = "{% if mood is defined %}{{ mood }}: {% endif %}{{ messages[0]['content'] }}"
+    plain = Prompting("chat", chat_template=template)
+    given = Prompting("chat", chat_template=template, chat_template_kwargs={"mood": "sad"})
+    assert tiny_tokenizer.decode(encode_prompt(tiny_tokenizer, "Hi", plain)) == "Hi"
+    assert tiny_tokenizer.decode(encode_prompt(tiny_tokenizer, "Hi", given)) == "sad: Hi"
 
 
 def test_a_template_that_takes_parts_alone_is_given_parts(tiny_tokenizer: Any) -> None:

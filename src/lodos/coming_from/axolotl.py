@@ -222,10 +222,7 @@ KEYS: dict[str, Entry] = {
         "An adapter has no rows for new tokens; filler is a token there is.",
     ),
     **absent("eot_tokens", "A turn ends as the chat template says, and its end is trained."),
-    **absent(
-        "default_system_message chat_template_kwargs",
-        "Write the system turn into the rows, or a chat_template of your own.",
-    ),
+    **absent("default_system_message", "Write the system turn into the rows, or a chat_template of your own."),
     **absent("min_sample_len max_prompt_len eval_sequence_len", "Rows are kept or left out by max_tune_length alone."),
     **absent("curriculum_sampling", "Rows are shuffled anew each epoch."),
     **absent("early_stopping_patience", "Training goes to its last step, and peft/best has the lowest held-out loss."),

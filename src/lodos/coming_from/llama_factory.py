@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lodos.coming_from.advice import Absent, Advice, Computed, Entry, LeaveOut, Tool, Write, absent, leave_out
+from lodos.coming_from.advice import IDLE, Absent, Advice, Computed, Entry, LeaveOut, Tool, Write, absent, leave_out
 from lodos.coming_from.training_arguments import KEYS as TRAINING_ARGUMENTS
 from lodos.coming_from.values import (
     BITS,
@@ -57,6 +57,10 @@ def _last_turn(value: Any) -> str:
     return "last" if value else "all"
 
 
+def _thinking(value: Any, given: Mapping[str, Any]) -> Advice:
+    return IDLE if value is True else Advice({"chat_template_kwargs": {"enable_thinking": value}})
+
+
 def _doubled_rank(value: Any, given: Mapping[str, Any]) -> Advice:
     settings: dict[str, Any] = {"lora.r": value}
     if given.get("lora_alpha") is None and isinstance(value, int):
@@ -91,6 +95,9 @@ KEYS: dict[str, Entry] = {
     "neat_packing": Write("packing", bool, "Examples of a packed row never see each other."),
     "buffer_size": Write("shuffle_buffer"),
     "tokenized_path": Write("data_cache_dir"),
+    "enable_thinking": Computed(
+        _thinking, ("chat_template_kwargs",), "The variable of the chat template: {enable_thinking: false}."
+    ),
     "split_special_tokens": Write("special_tokens_as_text"),
     "quantization_bit": BITS,
     "pure_bf16": Computed(_pure, ("trainer.mp",), "The adapter stays in float32."),
@@ -136,7 +143,7 @@ KEYS: dict[str, Entry] = {
     ),
     **absent("max_samples", "All rows are trained; cut the file, or lower trainer.num_train_steps."),
     **absent(
-        "default_system tool_format enable_thinking preserve_thinking",
+        "default_system tool_format preserve_thinking",
         "Rows are written by the chat template; write the system turn into the rows.",
         (True,),
     ),

@@ -5,7 +5,7 @@ Options say how to ask only where it is to be otherwise than in training.
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,6 +21,7 @@ from lodos.models.decoder import LmHeadModel
 from lodos.prompting.description import FILE, Prompting, read_prompting
 from lodos.prompting.encode import end_token_ids, usual_prompting
 from lodos.prompting.prompts import read_prompts
+from lodos.prompting.template_variables import asked_by, variable_problems
 from lodos.target import target
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ class AnswerArgs:
     or else by whether there is a template."""
     system: str | None = None
     """The system's turn before it, in place of that of the training; '' for none."""
+    chat_template_kwargs: dict[str, Any] | None = None
+    """Variables that the chat template is given, such as {enable_thinking: false}, before those of the training."""
     prompts: str | None = None
     """Prompts to put an instruction into: a file with prompt_input and prompt_no_input, or alpaca; by default as
     trained."""
@@ -80,6 +83,9 @@ class AnswerArgs:
             problems.append("prompts: templates of instructions, which leave no place for a chat. Choose one.")
         if self.chat is False and self.prompts is None and self.system:
             problems.append("system: only a chat has a system's turn. Set chat to true or leave system out.")
+        if self.chat_template_kwargs and (self.chat is False or self.prompts is not None):
+            problems.append("chat_template_kwargs: only a chat has a template. Set chat to true or leave them out.")
+        problems += [f"chat_template_kwargs: {each}" for each in variable_problems(self.chat_template_kwargs or {})]
         if self.temperature == 0 and (self.top_k is not None or self.top_p is not None):
             problems.append("top_k, top_p: without effect at temperature 0. Give --temperature 1 or another.")
         try:
@@ -140,14 +146,14 @@ def find_model(args: AnswerArgs) -> AskedModel:
         converter = HFCheckpointConverter.from_hf(args.model)
     folder = converter.folder if adapter is None else adapter
     trained = read_prompting(folder)
-    prompting = _settled(args, trained or usual_prompting(converter.tokenizer))
+    prompting = _settled(args, trained or usual_prompting(converter.tokenizer), converter.tokenizer)
     if trained is not None:
         _say(args, prompting, trained)
     configs = [read_generation_config(place) for place in dict.fromkeys((converter.folder, folder))]
     return AskedModel(converter, adapter, prompting, trained, end_token_ids(converter.tokenizer, trained, configs))
 
 
-def _settled(args: AnswerArgs, usual: Prompting) -> Prompting:
+def _settled(args: AnswerArgs, usual: Prompting, tokenizer: "PreTrainedTokenizerBase") -> Prompting:
     """How the model is asked: what the options say, and else as usual."""
     prompting = usual
     if args.prompts is not None:
@@ -162,17 +168,41 @@ def _settled(args: AnswerArgs, usual: Prompting) -> Prompting:
                 "system out, or add --chat true."
             )
         prompting = dataclasses.replace(prompting, system=args.system or None)
+    if args.chat_template_kwargs:
+        prompting = _with_variables(args.chat_template_kwargs, prompting, tokenizer)
     if prompting.format == usual.format:
         return prompting
     # What is known of BOS and the system turn is known of the format that was trained.
-    return dataclasses.replace(prompting, bos=None, system=args.system or None)
+    return dataclasses.replace(
+        prompting,
+        bos=None,
+        system=args.system or None,
+        special_tokens_as_text=usual.special_tokens_as_text and prompting.format in usual.formats,
+    )
+
+
+def _with_variables(
+    variables: Mapping[str, Any], prompting: Prompting, tokenizer: "PreTrainedTokenizerBase"
+) -> Prompting:
+    if not prompting.is_chat:
+        raise UserError(
+            f"chat_template_kwargs: this model is asked {prompting.describe()}. Leave them out, or add --chat true."
+        )
+    template = str(prompting.chat_template or tokenizer.chat_template)
+    if unread := [name for name in variables if not asked_by(template, name)]:
+        raise UserError(
+            f"chat_template_kwargs: {', '.join(unread)}: the chat template asks for no such variable, so it would "
+            "change nothing. Leave it out."
+        )
+    return dataclasses.replace(prompting, chat_template_kwargs={**prompting.chat_template_kwargs, **variables})
 
 
 def _say(args: AnswerArgs, prompting: Prompting, trained: Prompting) -> None:
     if prompting == trained:
         logger.info("Asked as trained: %s (%s).", trained.describe(), FILE)
         return
-    flags = [f"--{name}" for name in ("prompts", "chat", "system") if getattr(args, name) is not None]
+    ways = ("prompts", "chat", "system", "chat_template_kwargs")
+    flags = [f"--{name}" for name in ways if getattr(args, name) is not None]
     logger.info(
         "Asked as %s %s: %s. It was trained to be asked %s.",
         " and ".join(flags),

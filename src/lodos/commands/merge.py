@@ -69,7 +69,9 @@ def merge(args: MergeArgs) -> None:
         dtype=args.dtype,
         max_shard_size=args.max_shard_size,
         prompting=prompting,
-        card=merged_card(converter.model_name_or_path, RunFacts(lora=lora, prompting=prompting)),
+        card=merged_card(
+            converter.model_name_or_path, RunFacts(lora=lora, prompting=prompting), tokenizer=converter.tokenizer
+        ),
         progress=True,
     )
     print(f"Merged model: {output}", file=sys.stderr)

@@ -6,6 +6,7 @@ which system turn every conversation had. Like a report they are a sum over chun
 
 import dataclasses
 import datetime
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -13,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from lodos.data.config import DataArgs
 from lodos.data.examples import TextExample, TokenizedExample
 from lodos.data.text.chat import read_template
-from lodos.data.text.special_tokens import SpecialTokens
 from lodos.prompting.description import EndToken, Prompting
 from lodos.prompting.prompts import read_prompts
+from lodos.prompting.special_tokens import SpecialTokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -31,6 +32,8 @@ class AskedRows:
     """In how many a token ends trained text, by its text."""
     systems: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     """Of each format the first two unlike system turns; "" is none."""
+    variables: list[str] = dataclasses.field(default_factory=list)
+    """The first two unlike sets of variables that the chat template was given, as JSON."""
     with_history: int = 0
     """How many instructions have turns before them."""
     with_bos: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -46,6 +49,7 @@ class AskedRows:
             self.systems[name] = list(dict.fromkeys([*self.systems.get(name, []), *systems]))[:2]
         for name, begins in later.begins.items():
             self.begins[name] = dict(Counter(self.begins.get(name, {})) + Counter(begins))
+        self.variables = list(dict.fromkeys([*self.variables, *later.variables]))[:2]
         self.with_history += later.with_history
 
 
@@ -80,6 +84,8 @@ class AskedRowsCounter:
         systems = rows.systems.setdefault(name, [])
         if len(systems) < 2 and text.system not in systems:
             systems.append(text.system)
+        if name == "chat" and len(rows.variables) < 2 and text.chat_template_kwargs not in rows.variables:
+            rows.variables.append(text.chat_template_kwargs)
         rows.with_history += text.has_history
         if (begin := _begin(text)) is not None:
             begins = rows.begins.setdefault(name, {})
@@ -117,6 +123,7 @@ def prompting_of(
         rows.extend(part)
     formats = tuple(sorted(rows.formats, key=lambda name: -rows.formats[name]))
     is_chat = "chat" in formats
+    given = args.chat_template_kwargs or {}
     template = read_template(args.chat_template) or tokenizer.chat_template
     systems = rows.systems[formats[0]]
     begins = rows.begins.get(formats[0], {})
@@ -128,7 +135,10 @@ def prompting_of(
         chat_template=template if is_chat and isinstance(template, str) else None,
         system=(systems[0] or None) if len(systems) == 1 else None,
         history=rows.with_history > 0,
+        # Rows that were given different ones leave open which of theirs is meant.
+        chat_template_kwargs=json.loads(rows.variables[0]) if len(rows.variables) == 1 else given if is_chat else {},
         date=datetime.date.fromisoformat(day) if is_chat and day is not None else None,
+        special_tokens_as_text=args.special_tokens_as_text,
         bos=rows.with_bos.get(formats[0], 0) > 0,
         end_tokens=tuple(EndToken(token_id, text) for token_id, text in sorted(zip(ids, rows.ends, strict=True))),
         answers_begin=max(begins, key=lambda character: begins[character], default="a"),

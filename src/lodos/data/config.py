@@ -6,6 +6,7 @@ import math
 from typing import Any, Literal
 
 from lodos.errors import UserError
+from lodos.prompting.template_variables import variable_problems
 
 DEFAULT_LONGEST_ROW = 2048
 
@@ -36,6 +37,9 @@ class DataArgs:
     """Templates prompt_input and prompt_no_input, as a mapping or a YAML or JSON file; Alpaca's by default."""
     chat_template: str | None = None
     """Jinja template of chat rows, as a file or as text; the tokenizer's own by default."""
+    chat_template_kwargs: dict[str, Any] | None = None
+    """Variables that the chat template is given, such as {enable_thinking: false}; those of a row's own column of this
+    name come before them."""
     template_date: str | None = None
     """The day that a chat template writes as today's, as YYYY-MM-DD; by default that on which the run begins, and the
     same ever after."""
@@ -84,6 +88,7 @@ class DataArgs:
                 f"validation: {self.validation} must be above 0: a count of rows (1, 2, ...) or a share below 1. Leave "
                 "it out for none."
             )
+        problems += [f"chat_template_kwargs: {each}" for each in variable_problems(self.chat_template_kwargs or {})]
         if self.template_date is not None and not _is_day(self.template_date):
             problems.append(f"template_date: {self.template_date!r} is no day. Write it as YYYY-MM-DD.")
         if not 0 <= self.max_dropped <= 1:

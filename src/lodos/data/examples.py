@@ -28,6 +28,8 @@ class TextExample:
     """What the chat template does not write of what the row says: `messages[1].content is left out ...`."""
     system: str = ""
     """The system turn that a conversation or an instruction begins with."""
+    chat_template_kwargs: str = "{}"
+    """The variables that the chat template was given, as JSON with its names in order."""
     has_history: bool = False
     """Whether turns stand before an instruction."""
 

@@ -6,7 +6,7 @@ Nothing of the user's machine is in it: a folder or file is named by its last pa
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
@@ -15,6 +15,9 @@ from lodos.lora.config import ALL_LINEAR, LoraConfig
 from lodos.places.place import place_of
 from lodos.prompting.description import Prompting
 from lodos.version import __version__
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 SHOWN_EVALUATIONS = 20
 """More than these are thinned out evenly; the best and the last are always shown."""
@@ -46,31 +49,39 @@ def adapter_card(
     target_modules: Sequence[str],
     facts: RunFacts,
     *,
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
     repo: str | None = None,
 ) -> str:
     """The card of an adapter, as Markdown with the hub's metadata block.
 
     Args:
         target_modules: those that were adapted in fact.
+        tokenizer: that lies beside it.
         repo: the hub repository that it is loaded from; by default the folder itself.
     """
     base = _base_name(base_model_name_or_path)
     body = _ADAPTER.format(
         base=base,
         path=repo or ".",
-        asking=asking_code(facts.prompting, ends="path"),
+        asking=asking_code(facts.prompting, tokenizer=tokenizer, ends="path"),
         training=_training(base_model_name_or_path, facts, _lora_rows(config, target_modules)),
     )
     return _card(body, base_model_name_or_path, facts, library_name="peft", tags=["lora", "lodos", "peft"])
 
 
-def merged_card(base_model_name_or_path: str, facts: RunFacts, *, repo: str | None = None) -> str:
+def merged_card(
+    base_model_name_or_path: str,
+    facts: RunFacts,
+    *,
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
+    repo: str | None = None,
+) -> str:
     """The card of a merged model; the arguments are those of `adapter_card`."""
     rows = {} if facts.lora is None else _lora_rows(facts.lora, _as_list(facts.lora.target_modules))
     body = _MERGED.format(
         base=_base_name(base_model_name_or_path),
         path=repo or ".",
-        asking=asking_code(facts.prompting),
+        asking=asking_code(facts.prompting, tokenizer=tokenizer),
         training=_training(base_model_name_or_path, facts, rows),
     )
     return _card(body, base_model_name_or_path, facts, library_name="transformers", tags=["lora", "lodos"])

@@ -33,7 +33,7 @@ from lodos.formats.peft_config import AdapterConfig, from_peft, to_peft
 from lodos.formats.peft_keys import peft_key, read_keys
 from lodos.formats.safetensors import SafetensorsReader
 from lodos.formats.safetensors_writer import save_and_compare
-from lodos.formats.tokenizer_files import copy_tokenizer
+from lodos.formats.tokenizer_files import copy_tokenizer, has_tokenizer, load_tokenizer
 from lodos.lora.config import LoraConfig
 from lodos.lora.patterns import deciding, in_any_order
 from lodos.lora.targets import suffixes_selecting
@@ -106,7 +106,8 @@ def save_peft_pretrained(
             write_prompting(prompting, folder)
             write_generation_config(base_folder, folder, [token.id for token in prompting.end_tokens])
         facts = dataclasses.replace(facts or RunFacts(), prompting=prompting)
-        card = adapter_card(config, base_model_name_or_path, target_modules, facts, repo=repo)
+        tokenizer = load_tokenizer(folder) if prompting is not None and has_tokenizer(folder) else None
+        card = adapter_card(config, base_model_name_or_path, target_modules, facts, tokenizer=tokenizer, repo=repo)
         write_compared(folder / "README.md", card)
 
 

@@ -1,6 +1,7 @@
 """How the prompts of a training were made: one small file beside what was trained, read by everything that asks it.
 
-    prompting.json        format, prompts, system turn, date, BOS, the tokens that end an answer
+    prompting.json        format, prompts, system turn, variables of the template, date, BOS, how special tokens in a
+                          prompt's own text are read, the tokens that end an answer
     chat_template.jinja   the chat template, where rows were written by one
 
 Both stand in every adapter and every merged model that a training leaves. The file is read strictly: what this version
@@ -17,12 +18,15 @@ from typing import Any
 from lodos.errors import UserError
 from lodos.files import read_json, write_json
 from lodos.prompting.prompts import Prompts, read_prompts
+from lodos.prompting.template_variables import variable_problems
 from lodos.version import __version__
 
 FILE = "prompting.json"
 TEMPLATE_FILE = "chat_template.jinja"
-VERSION = 1
+VERSION = 2
 """Of the file's fields and what they mean."""
+_ADDED: Mapping[int, Mapping[str, Any]] = {2: {"chat_template_kwargs": {}, "special_tokens_as_text": False}}
+"""What a version added, with what it is of a training before it."""
 
 FORMATS = ("alpaca", "prompt_completion", "chat", "text")
 """As rows were written: an instruction in prompts, plain text that is continued, or a conversation."""
@@ -52,10 +56,14 @@ class Prompting:
     """The system turn that every row of `format` began with."""
     history: bool = False
     """Whether instructions were trained with earlier turns before them."""
+    chat_template_kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Variables that the chat template was given."""
     date: datetime.date | None = None
     """What the chat template wrote as today's date."""
     bos: bool | None = None
     """Whether BOS was the first token; None if nobody looked."""
+    special_tokens_as_text: bool = False
+    """Whether special tokens in a prompt's own text are plain characters rather than control tokens."""
     end_tokens: tuple[EndToken, ...] = ()
     """Those that ended trained text."""
     answers_begin: str = "a"
@@ -103,8 +111,10 @@ def write_prompting(prompting: Prompting, folder: Path) -> None:
         "chat_template": TEMPLATE_FILE if has_template else None,
         "system": prompting.system,
         "history": prompting.history,
+        "chat_template_kwargs": dict(prompting.chat_template_kwargs),
         "date": None if prompting.date is None else prompting.date.isoformat(),
         "bos": prompting.bos,
+        "special_tokens_as_text": prompting.special_tokens_as_text,
         "end_tokens": [dataclasses.asdict(token) for token in prompting.end_tokens],
         "answers_begin": prompting.answers_begin,
     }
@@ -139,12 +149,14 @@ def read_prompting(folder: Path) -> Prompting | None:
     if not isinstance(fields, dict):
         raise UserError(f"{path}: must be a JSON object, found {type(fields).__name__}.")
     version = fields.get("version")
-    if version != VERSION:
+    if type(version) is not int or not 1 <= version <= VERSION:
         raise UserError(
-            f"{path}: version: {version!r} is not {VERSION}, which lodos {__version__} reads"
+            f"{path}: version: {version!r} is not 1 to {VERSION}, which lodos {__version__} reads"
             + (f"; lodos {fields['lodos_version']} wrote it." if "lodos_version" in fields else ".")
             + " Use that lodos, or remove the file and say how to ask: --prompts or --chat."
         )
+    for later in range(version + 1, VERSION + 1):
+        fields = {**_ADDED[later], **fields}
     problems = [*_problems(fields), *_template_problems(fields, folder)]
     if problems:
         raise UserError("\n".join(f"{path}: {problem}" for problem in problems))
@@ -156,8 +168,10 @@ def read_prompting(folder: Path) -> Prompting | None:
         chat_template=(folder / TEMPLATE_FILE).read_text(encoding="utf-8") if fields["chat_template"] else None,
         system=fields["system"],
         history=fields["history"],
+        chat_template_kwargs=fields["chat_template_kwargs"],
         date=None if fields["date"] is None else datetime.date.fromisoformat(fields["date"]),
         bos=fields["bos"],
+        special_tokens_as_text=fields["special_tokens_as_text"],
         end_tokens=tuple(EndToken(**token) for token in fields["end_tokens"]),
         answers_begin=fields["answers_begin"],
         lodos_version=fields["lodos_version"],
@@ -194,8 +208,13 @@ _FIELDS: Mapping[str, tuple[str, Any]] = {
     "chat_template": (f"null or {TEMPLATE_FILE}", lambda value: value in (None, TEMPLATE_FILE)),
     "system": ("null or text", lambda value: value is None or isinstance(value, str)),
     "history": ("true or false", lambda value: isinstance(value, bool)),
+    "chat_template_kwargs": (
+        "a mapping of variables",
+        lambda value: isinstance(value, dict) and not variable_problems(value),
+    ),
     "date": ("null or a date such as 2026-01-31", lambda value: value is None or _is_date(value)),
     "bos": ("true, false or null", lambda value: value is None or isinstance(value, bool)),
+    "special_tokens_as_text": ("true or false", lambda value: isinstance(value, bool)),
     "end_tokens": (
         'a list such as [{"id": 2, "text": "</s>"}]',
         lambda value: isinstance(value, list) and all(map(_is_end_token, value)),

@@ -60,17 +60,19 @@ def template_text(
     *,
     template: str,
     tools: Sequence[Mapping[str, Any]] | None = None,
+    variables: Mapping[str, Any] | None = None,
     add_generation_prompt: bool = False,
 ) -> str:
     """The text of a conversation.
 
     Args:
         tokenizer: whose special tokens the template may write.
+        variables: that it is given beside them (`chat_template_kwargs`).
 
     Raises:
         TemplateError: when the template refuses it, or is refused.
     """
-    return _asked(tokenizer, messages, template, tools, add_generation_prompt, spans=False)["text"]
+    return _asked(tokenizer, messages, template, tools, variables, add_generation_prompt, spans=False)["text"]
 
 
 def generation_spans(
@@ -79,9 +81,10 @@ def generation_spans(
     *,
     template: str,
     tools: Sequence[Mapping[str, Any]] | None = None,
+    variables: Mapping[str, Any] | None = None,
 ) -> list[tuple[int, int]]:
     """The characters `[start, end)` that the template's `{% generation %}` tags mark; raises as `template_text`."""
-    spans = _asked(tokenizer, messages, template, tools, False, spans=True)["spans"]
+    spans = _asked(tokenizer, messages, template, tools, variables, False, spans=True)["spans"]
     return [(int(start), int(end)) for start, end in spans]
 
 
@@ -90,6 +93,7 @@ def _asked(
     messages: Sequence[Mapping[str, Any]],
     template: str,
     tools: Sequence[Mapping[str, Any]] | None,
+    given: Mapping[str, Any] | None,
     add_generation_prompt: bool,
     *,
     spans: bool,
@@ -98,6 +102,7 @@ def _asked(
         raise TemplateError("the conversation is empty")
     variables = {
         **tokenizer.special_tokens_map,
+        **(given or {}),
         "messages": [_message(message) for message in messages],
         "tools": tools,
         "documents": None,

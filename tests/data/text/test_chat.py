@@ -379,3 +379,35 @@ def test_bad_templates_are_refused(tokenizer: Any, template: str | None, says: s
 def test_it_can_be_sent_to_a_worker(tokenizer: Any) -> None:
     template = pickle.loads(pickle.dumps(ChatTemplate(tokenizer, LLAMA3)))
     assert template.rendering(TALK) == ChatTemplate(tokenizer, LLAMA3).rendering(TALK)
+
+
+THINKS_IF_ASKED = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.role == 'assistant' and think is defined and not think %}<none>\n{% endif %}{{ m.content }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if think is defined and not think %}<none>\n{% endif %}{% endif %}"
+)
+
+
+def test_a_template_is_given_its_variables(tokenizer: Any) -> None:
+    unset, no = (
+        ChatTemplate(tokenizer, THINKS_IF_ASKED),
+        ChatTemplate(tokenizer, THINKS_IF_ASKED, variables={"think": False}),
+    )
+    assert "<none>" not in unset.rendering(TALK).text
+    said = no.rendering(TALK)
+    trained = [said.text[start:end] for start, end in said.trained]
+    assert trained == ["Hello!<|im_end|>", "See you.<|im_end|>"]  # what goes before is given by the generation prompt
+    assert said.text.count("assistant\n<none>\n") == 2
+    assert unset.given({"think": False}).rendering(TALK) == said
+    assert no.given({"think": True}).rendering(TALK) == unset.rendering(TALK)
+    assert no.given({"think": False}).rendering(TALK) == said
+
+
+def test_a_variable_that_a_template_does_not_ask_for_is_refused(tokenizer: Any) -> None:
+    with pytest.raises(UserError, match="chat_template_kwargs: thinks: the chat template asks for no such variable"):
+        ChatTemplate(tokenizer, THINKS_IF_ASKED, variables={"thinks": False})
+    with pytest.raises(RowError, match=r"a\.json, row 1: chat_template_kwargs thinks: the chat template asks for no"):
+        ChatTemplate(tokenizer, THINKS_IF_ASKED).given({"thinks": False}, "a.json, row 1")
+    with pytest.raises(RowError, match="chat_template_kwargs tools is no variable of a template's own"):
+        ChatTemplate(tokenizer, THINKS_IF_ASKED).given({"tools": []}, "a.json, row 1")

@@ -32,7 +32,11 @@ def _example(tokenizer: Any, name: str, fields: dict[str, Any], **options: Any) 
         ("alpaca", {**ALPACA, "tools": '[{"name": "f"}]'}, "tools is tools, for which alpaca has no place"),
         ("alpaca", {**ALPACA, "functions": [{"name": "f"}]}, "functions is tools, for which alpaca has no place"),
         ("chat", {**CHAT, "history": [["a", "b"]]}, "history is earlier turns, for which chat has no place"),
-        ("chat", {**CHAT, "chat_template_kwargs": {"enable_thinking": False}}, "chat_template_kwargs sets variables"),
+        (
+            "chat",
+            {**CHAT, "chat_template_kwargs": {"enable_thinking": False}},
+            "chat_template_kwargs enable_thinking: the chat template asks for no such",
+        ),
         ("chat", {**CHAT, "label": False}, "label is false: the answer is one of the bad ones"),
         ("alpaca", {**ALPACA, "context": "c"}, "context is what an instruction goes with (Dolly), and would be left"),
         ("alpaca", {**ALPACA, "system_prompt": "Be kind."}, "system_prompt is a system turn, and would be left out"),

@@ -12,7 +12,6 @@ import pytest
 from lodos.data.examples import TextExample, TokenizedExample
 from lodos.data.reading.sources import read_rows
 from lodos.data.text.formats import make_format
-from lodos.data.text.special_tokens import SpecialTokens
 from lodos.data.tokens.tokenize import (
     NOT_AS_TEXT,
     NOTHING_TRAINED,
@@ -24,6 +23,7 @@ from lodos.data.tokens.tokenize import (
 )
 from lodos.errors import UserError
 from lodos.prompting.prompts import ALPACA_PROMPTS
+from lodos.prompting.special_tokens import SpecialTokens
 
 
 def _row(prompt: str, answer: str, number: int = 1) -> TextExample:

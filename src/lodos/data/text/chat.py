@@ -28,8 +28,10 @@ What a template leaves out of a row is found by `written.py`, the forms in which
 Knows nothing of tokens but which texts are special.
 """
 
+import copy
 import datetime
 import functools
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -37,12 +39,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lodos.data.reading.rows import EmptyAnswerError, RowError, is_unicode
 from lodos.data.text.messages import is_blank
-from lodos.data.text.special_tokens import Span, SpecialTokens
 from lodos.data.text.turn_weights import weight_of, without_weights
 from lodos.data.text.written import LeftOut, left_out
 from lodos.errors import UserError
 from lodos.places.objects import read_text
 from lodos.places.place import place_of
+from lodos.prompting.special_tokens import Span, SpecialTokens
 from lodos.prompting.template_date import dated
 from lodos.prompting.template_forms import TemplateForms
 from lodos.prompting.template_text import (
@@ -52,6 +54,7 @@ from lodos.prompting.template_text import (
     generation_spans,
     template_text,
 )
+from lodos.prompting.template_variables import asked_by, variable_problems
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -59,9 +62,6 @@ if TYPE_CHECKING:
 Messages = Sequence[Mapping[str, Any]]
 Tools = Sequence[Mapping[str, Any]]
 
-# Put around special tokens to find them in the rendering: noncharacters, which no text is to hold.
-_OPEN, _CLOSE = "\ufdd0", "\ufdd1"
-_MARKED = re.compile(f"{_OPEN}([^{_OPEN}{_CLOSE}]*){_CLOSE}")
 _GENERATION_TAG = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 _TAG = re.compile(r"<[^<>\s]+>|\[/?[A-Z_]+\]")
 _SHOWN = 40
@@ -84,9 +84,11 @@ class ChatTemplate:
     Args:
         template: a Jinja file, or the template itself (any text with `{{` or `{%`); None for the tokenizer's own.
         day: that the template writes as today's; by default the day on which it is rendered.
+        variables: that it is given beside a conversation (`chat_template_kwargs`).
 
     Raises:
-        UserError: when there is no template, the file cannot be read, or it is not Jinja.
+        UserError: when there is no template, the file cannot be read, it is not Jinja, or it does not ask for a
+            variable that it is given.
     """
 
     def __init__(
@@ -95,11 +97,15 @@ class ChatTemplate:
         template: str | None = None,
         *,
         day: datetime.date | str | None = None,
+        variables: Mapping[str, Any] | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self.special = SpecialTokens(tokenizer)
         self._given = read_template(template)
         self._day = day
+        self.variables: Mapping[str, Any] = dict(variables or {})
+        """What it is given beside a conversation."""
+        self._given_more: dict[str, ChatTemplate] = {}
         self._sources: dict[bool, str] = {}
         self._reads: dict[str, bool] = {}
         if self._given is None and not tokenizer.chat_template:
@@ -108,13 +114,38 @@ class ChatTemplate:
                 "the template itself, or use an instruction-tuned model's tokenizer."
             )
         self._check_syntax()
+        if problems := self._unread(self.variables):
+            raise UserError("\n".join(f"chat_template_kwargs: {problem}" for problem in problems))
         self._forms = TemplateForms(self.render)
+
+    def given(self, variables: Mapping[str, Any], where: str = "") -> "ChatTemplate":
+        """The template that is given these variables as well, which a row may bring.
+
+        Raises:
+            RowError: for one that it cannot be given, or does not ask for.
+        """
+        if problems := [*variable_problems(variables), *self._unread(variables)]:
+            raise RowError(where, *(("chat_template_kwargs", problem) for problem in problems))
+        key = json.dumps(variables, sort_keys=True)
+        if key not in self._given_more:
+            template = copy.copy(self)
+            template.variables = {**self.variables, **variables}
+            template._given_more, template._forms = {}, TemplateForms(template.render)
+            self._given_more[key] = template
+        return self._given_more[key]
+
+    def _unread(self, variables: Mapping[str, Any]) -> list[str]:
+        return [
+            f"{name}: the chat template asks for no such variable, so it would change nothing. Give a chat_template "
+            "that does, or leave it out."
+            for name in variables
+            if not any(asked_by(self._source(has_tools), name) for has_tools in (False, True))
+        ]
 
     def reads(self, key: str) -> bool:
         """Whether the template asks for that key of a message, as far as its text shows."""
         if key not in self._reads:
-            word = re.compile(rf"\b{re.escape(key)}\b")
-            self._reads[key] = any(word.search(self._source(has_tools)) for has_tools in (False, True))
+            self._reads[key] = any(asked_by(self._source(has_tools), key) for has_tools in (False, True))
         return self._reads[key]
 
     def reads_of(self, key: str, messages: Messages, tools: Tools | None) -> bool:
@@ -145,6 +176,7 @@ class ChatTemplate:
                 without_weights(messages),
                 template=self._source(bool(tools)),
                 tools=tools,
+                variables=self.variables,
                 add_generation_prompt=generation_prompt,
             )
         except TemplateError as error:
@@ -208,35 +240,16 @@ class ChatTemplate:
         Raises:
             RowError: when the template changes such a text, so that its place cannot be told.
         """
-        found: set[str] = set()
-        marked_messages, marked_tools = self._marked(messages, found), self._marked(tools, found)
-        if not found:
-            return ()
-        marked = self.render(marked_messages, marked_tools, where=where)
-        # The k-th match stands 2k marks further than in the text without marks.
-        spans = [(m.start() - 2 * k, m.end() - 2 * k - 2) for k, m in enumerate(_MARKED.finditer(marked))]
-        if _MARKED.sub(r"\1", marked) != whole:
-            names = ", ".join(sorted(found))
+        found = self.special.in_messages(
+            lambda messages, tools: self.render(messages, tools, where=where), messages, tools, whole
+        )
+        if isinstance(found, list):
+            names = ", ".join(found)
             raise RowError(
                 where,
                 ("messages", f"spell special tokens ({names}) that the chat template treats in a way of its own."),
             )
-        return tuple(spans)
-
-    def _marked(self, value: Any, found: set[str]) -> Any:
-        """`value` with marks around every special token in its texts (not in its keys or roles)."""
-        if isinstance(value, str):
-
-            def mark(match: re.Match[str]) -> str:
-                found.add(match[0])
-                return f"{_OPEN}{match[0]}{_CLOSE}"
-
-            return self.special.pattern.sub(mark, value)
-        if isinstance(value, Mapping):
-            return {key: self._marked(item, found) for key, item in value.items()}
-        if isinstance(value, list | tuple):
-            return [self._marked(item, found) for item in value]
-        return value
+        return found
 
     def _turn(self, messages: Messages, tools: Tools | None, i: int, whole: str, where: str) -> Span:
         """The characters of `whole` that are turn i, checked; up to the token that ends it."""
@@ -280,7 +293,13 @@ class ChatTemplate:
         if not _GENERATION_TAG.search(source):
             return None
         try:
-            return generation_spans(self._tokenizer, without_weights(messages), template=source, tools=tools)
+            return generation_spans(
+                self._tokenizer,
+                without_weights(messages),
+                template=source,
+                tools=tools,
+                variables=self.variables,
+            )
         except TemplateError as error:
             raise _refused(error, where) from None
 

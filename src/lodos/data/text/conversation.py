@@ -4,10 +4,13 @@
     prompt, completion             the turns before the answer, and the answer's (TRL)
     system                         the system turn, before them (ShareGPT, LLaMA-Factory)
     tools | functions              what the model may call (functions: OpenAI's, before there were tools)
+    chat_template_kwargs           variables of the chat template, of this row (TRL)
 
 Of a prompt and its completion only the completion is trained: the assistant's turns of the prompt are context.
 """
 
+import contextlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,19 +31,28 @@ def conversation_of(row: Row, columns: Columns) -> tuple[list[dict[str, Any]], l
         RowError: for a row without a conversation or with two, turns that are not right, a system turn that
             contradicts another, or what cannot be followed.
     """
-    if variables := value_of(row, "chat_template_kwargs", columns):
-        raise RowError(
-            row.where,
-            (
-                str(column_of("chat_template_kwargs", columns)),
-                f"sets variables of the chat template for this row, {shown(variables)}, and they are not passed on. "
-                "Set them in a chat_template of your own, and take the column out.",
-            ),
-        )
     messages = _turns(row, columns)
     if messages[-1]["role"] != "assistant" and (problem := preference_problem(row, columns_read("chat", columns))):
         raise RowError(row.where, problem)
     return _with_system_turn(messages, row, columns), _tools(row, columns)
+
+
+def variables_of(row: Row, columns: Columns) -> dict[str, Any]:
+    """The variables that a row gives the chat template (`chat_template_kwargs`, TRL's); those that are empty are none.
+
+    Raises:
+        RowError: when they are no mapping.
+    """
+    given = value_of(row, "chat_template_kwargs", columns)
+    if isinstance(given, str) and given.strip():  # a CSV column holds text
+        with contextlib.suppress(ValueError, RecursionError):
+            given = json.loads(given)
+    if not given:
+        return {}
+    if not isinstance(given, Mapping):
+        column = str(column_of("chat_template_kwargs", columns))
+        raise RowError(row.where, (column, f"must be a mapping of variables, found {shown(given)}."))
+    return {name: value for name, value in given.items() if value not in (None, "", [], {})}
 
 
 def messages_columns(row: Row, columns: Columns) -> list[str]:

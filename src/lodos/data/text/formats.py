@@ -12,6 +12,7 @@ fields otherwise: `columns` maps our names to its own, such as `{instruction: qu
 Knows nothing of token ids.
 """
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from lodos.data.examples import TextExample
 from lodos.data.reading.rows import DroppedTextError, EmptyAnswerError, Row, RowError, is_unicode, shown
 from lodos.data.text.chat import ChatTemplate
-from lodos.data.text.conversation import conversation_of, messages_columns
+from lodos.data.text.conversation import conversation_of, messages_columns, variables_of
 from lodos.data.text.fields import (
     BESIDE_MESSAGES,
     FORMATS,
@@ -35,9 +36,9 @@ from lodos.data.text.fields import (
 from lodos.data.text.foreign_fields import foreign_problems
 from lodos.data.text.history import history_of
 from lodos.data.text.messages import keys_of, system_turn
-from lodos.data.text.special_tokens import SpecialTokens
 from lodos.errors import UserError
 from lodos.prompting.prompts import SYSTEM_END, Prompts, read_prompts
+from lodos.prompting.special_tokens import SpecialTokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -83,6 +84,7 @@ def make_format(
     prompts: str | Mapping[str, Any] | None = None,
     columns: Mapping[str, str] | None = None,
     chat_template: str | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     mask_inputs: bool = True,
     template_date: str | None = None,
     train_on_turns: Literal["all", "last"] = "all",
@@ -95,6 +97,7 @@ def make_format(
         prompts: of alpaca rows, as `read_prompts` takes them.
         columns: our field names to the file's.
         chat_template: of chat rows: a Jinja file or the template itself; the tokenizer's by default.
+        chat_template_kwargs: variables that the template is given.
         mask_inputs: train what is answered only; otherwise all of the text.
         template_date: the day that a chat template writes as today's, as YYYY-MM-DD; by default today.
         train_on_turns: which turns of the assistant are trained.
@@ -112,7 +115,7 @@ def make_format(
     if name == "chat":
         if train_on_turns == "last" and not mask_inputs:
             raise UserError("train_on_turns: last trains one turn, mask_inputs: false all of the text. Choose one.")
-        template = ChatTemplate(tokenizer, chat_template, day=template_date)
+        template = ChatTemplate(tokenizer, chat_template, day=template_date, variables=chat_template_kwargs)
         return ChatFormat(template, columns, mask_inputs, train_on_turns, on_dropped_text)
     special = SpecialTokens(tokenizer)
     if name == "alpaca":
@@ -243,9 +246,10 @@ class ChatFormat:
         """The text of the conversation, as `apply_chat_template` has it."""
         if problems := _foreign(row, self.name, self.columns):
             raise RowError(row.where, *problems)
-        messages, tools = self.template.fitted(*conversation_of(row, self.columns))
-        rendering = self.template.rendering(messages, tools, turns=self.turns, where=row.where)
-        left_out = self.template.left_out(messages, tools, rendering)
+        template = self._template_of(row)
+        messages, tools = template.fitted(*conversation_of(row, self.columns))
+        rendering = template.rendering(messages, tools, turns=self.turns, where=row.where)
+        left_out = template.left_out(messages, tools, rendering)
         if left_out and self.on_dropped_text == "error":
             more = len(left_out) - SHOWN_TEXTS
             raise DroppedTextError(
@@ -260,10 +264,15 @@ class ChatFormat:
             text,
             rendering.trained if self.mask_inputs else ((0, len(text)),),
             has_special_tokens=True,
-            special_tokens=self.template.special_tokens_of_row(messages, tools, text, row.where),
+            special_tokens=template.special_tokens_of_row(messages, tools, text, row.where),
             left_out=tuple(f"{each.name} {each.what}" for each in left_out[:SHOWN_TEXTS]),
             system=system_turn(messages),
+            chat_template_kwargs=json.dumps(template.variables, sort_keys=True, ensure_ascii=False),
         )
+
+    def _template_of(self, row: Row) -> ChatTemplate:
+        variables = variables_of(row, self.columns)
+        return self.template.given(variables, row.where) if variables else self.template
 
     def unread(self, row: Row) -> Sequence[str]:
         """The columns that nothing reads, and the keys of messages, as `messages[].source`."""
@@ -271,8 +280,9 @@ class ChatFormat:
         keys = [(column, key) for column in held for key in keys_of(row, column)]
         unread = [(column, key) for column, key in keys if not self.template.reads(key)]
         if len(unread) < len(keys):  # of the others the template speaks, but perhaps not in such messages
-            messages, tools = self.template.fitted(*conversation_of(row, self.columns))
-            unread = [(column, key) for column, key in keys if not self.template.reads_of(key, messages, tools)]
+            template = self._template_of(row)
+            messages, tools = template.fitted(*conversation_of(row, self.columns))
+            unread = [(column, key) for column, key in keys if not template.reads_of(key, messages, tools)]
         return [
             *unread_columns(row, {*held, *columns_of(BESIDE_MESSAGES, self.columns)}),
             *(f"{column}[].{key}" for column, key in unread),

@@ -17,9 +17,9 @@ from lodos.data.examples import TextExample, TokenizedExample
 from lodos.data.reading.rows import DroppedTextError, EmptyAnswerError, Row, RowError
 from lodos.data.report import FileReport
 from lodos.data.text.formats import Format
-from lodos.data.text.special_tokens import SpecialTokens
 from lodos.data.tokens.store import Columns
 from lodos.data.tokens.tokenize import TOO_LONG, Dropped, ExampleTokenizer
+from lodos.prompting.special_tokens import SpecialTokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PREPARATION = 4
+PREPARATION = 5
 """Raised whenever the same rows and options would give other tokens, or another report, than before."""
 
 REPORT_FILE = "report.json"
@@ -72,6 +72,7 @@ class Options:
     columns: Mapping[str, str] | None
     prompts: Mapping[str, str]
     chat_template: str | None
+    chat_template_kwargs: Mapping[str, Any] | None
     template_date: str | None
     on_dropped_text: Any
     mask_inputs: bool
@@ -92,6 +93,7 @@ class Options:
             columns=args.columns,
             prompts=dataclasses.asdict(read_prompts(args.prompts)),
             chat_template=read_template(args.chat_template),
+            chat_template_kwargs=args.chat_template_kwargs,
             template_date=template_date(args, tokenizer),
             on_dropped_text=args.on_dropped_text,
             mask_inputs=args.mask_inputs,
@@ -121,6 +123,7 @@ class Options:
             prompts=self.prompts,
             columns=columns,
             chat_template=self.chat_template,
+            chat_template_kwargs=self.chat_template_kwargs,
             template_date=self.template_date,
             on_dropped_text=self.on_dropped_text,
             mask_inputs=self.mask_inputs,

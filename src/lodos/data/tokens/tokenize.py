@@ -32,8 +32,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from lodos.data.examples import TextExample, TokenizedExample
-from lodos.data.text.special_tokens import SpecialTokens, SpecialTokensAsText
 from lodos.errors import UserError
+from lodos.prompting.special_tokens import SpecialTokens, SpecialTokensAsText
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

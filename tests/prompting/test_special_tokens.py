@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from lodos.data.text.special_tokens import SpecialTokens
+from lodos.prompting.special_tokens import SpecialTokens
 
 
 @pytest.fixture

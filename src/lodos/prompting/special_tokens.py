@@ -7,11 +7,13 @@ row's own fields spell rarely is. So it is found in the fields and reported, and
     text:       <|im_start|>user\\nWhat is <|im_end|>?<|im_end|>
     meant:      ------------                         ----------
     the row's:                        ----------
+
+A prompt is read as rows were.
 """
 
 import copy
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +27,10 @@ Span = tuple[int, int]
 # Stand-ins for special tokens are made of characters that Unicode leaves to private use.
 _FIRST_STANDIN, _FILLER = 0xF0000, "\U0010fffd"
 _PRIVATE = re.compile("[\U000f0000-\U0010fffd]")
+
+# Put around special tokens to find them in a rendering: noncharacters, which no text is to hold.
+_OPEN, _CLOSE = "\ufdd0", "\ufdd1"
+_MARKED = re.compile(f"{_OPEN}([^{_OPEN}{_CLOSE}]*){_CLOSE}")
 
 
 class SpecialTokens:
@@ -65,6 +71,42 @@ class SpecialTokens:
             (start, end) for start, end in found if not any(low <= start and end <= high for low, high in written)
         )
 
+    def in_messages(
+        self, render: Callable[[Any, Any], str], messages: Any, tools: Any, whole: str
+    ) -> tuple[Span, ...] | list[str]:
+        """Where they stand in the rendering `whole` because messages and tools, rather than the template, spell them.
+
+        Args:
+            render: the chat template, of messages and tools.
+
+        Returns:
+            The spans; or, where the template changes such texts so that their places cannot be told, the tokens.
+        """
+        found: set[str] = set()
+        marked_messages, marked_tools = self._marked(messages, found), self._marked(tools, found)
+        if not found:
+            return ()
+        marked = render(marked_messages, marked_tools)
+        if _MARKED.sub(r"\1", marked) != whole:
+            return sorted(found)
+        # The k-th match stands 2k marks further than in the text without marks.
+        return tuple((m.start() - 2 * k, m.end() - 2 * k - 2) for k, m in enumerate(_MARKED.finditer(marked)))
+
+    def _marked(self, value: Any, found: set[str]) -> Any:
+        """`value` with marks around each in its texts (not in its keys), which are noted in `found`."""
+        if isinstance(value, str):
+
+            def mark(match: re.Match[str]) -> str:
+                found.add(match[0])
+                return f"{_OPEN}{match[0]}{_CLOSE}"
+
+            return self.pattern.sub(mark, value)
+        if isinstance(value, Mapping):
+            return {key: self._marked(item, found) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._marked(item, found) for item in value]
+        return value
+
 
 def _template_spans(pieces: Sequence[tuple[str, bool]]) -> Iterator[Span]:
     start = 0
@@ -90,6 +132,8 @@ class SpecialTokensAsText:
 
         self._special = special
         self._backend = copy.deepcopy(backend)
+        self._backend.no_truncation()
+        self._backend.no_padding()
         self._backend.encode_special_tokens = True
         added = {token.content: token for token in backend.get_added_tokens_decoder().values()}
         self._standin = {
