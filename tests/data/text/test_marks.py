@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lodos.data.text.marks import MarkedRendering, is_marked, mark, says
+from lodos.data.text.marks import MarkedRendering, find_word, is_marked, mark, says
 
 
 @pytest.mark.parametrize("number", [0, 7, 16, 4095])
@@ -37,3 +37,34 @@ def test_marks_are_told_from_texts() -> None:
     assert not is_marked("a \ufdd0 b \ufffe")
     assert says("He said &lt;b&gt;", "<B>")
     assert not says("He said b", "<b>")
+
+
+@pytest.mark.parametrize(
+    ("word", "text", "stands"),
+    [
+        ("n", "find", False),
+        ("n", "n1", False),
+        ("n", "find_n", False),
+        ("n", '{"n": 1}', True),
+        ("1", "12", False),
+        ("1", "21", False),
+        ("1", "1.5", False),
+        ("5", "1.5", False),
+        ("1", "-1", False),
+        ("-1", "-1", True),
+        ("1", "1-2", True),
+        ("2", "1-2", True),
+        ("1", "x=1.", True),
+        ("1.5", "(1.5)", True),
+        ("1", "n1 1", True),
+        ("True", "Trueish", False),
+        ("(a)", "x(a)y", True),
+        ("ä", "är", False),
+    ],
+)
+def test_a_word_stands_alone(word: str, text: str, stands: bool) -> None:
+    found = find_word(text, word)
+    assert (found is not None) == stands
+    assert found is None or text[slice(*found)] == word
+    padded = find_word(f"{word} {text}", word, len(word) + 1)
+    assert padded == (None if found is None else (found[0] + len(word) + 1, found[1] + len(word) + 1))

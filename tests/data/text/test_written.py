@@ -346,3 +346,57 @@ def test_arguments_of_every_kind(missing: Any) -> None:
             "(c.function.arguments | tojson)", f"(c.function.arguments | tojson).replace('{json.dumps(value)}', '')"
         )
         assert f"messages[1].tool_calls[0].function.arguments.{name}" in missing(without, talk)
+
+
+EACH = "'' }}{% for k, v in c.function.arguments.items() %}{{ k ~ '=' ~ (V) ~ ';' }}{% endfor %}{{ ''"
+SHORT = [
+    # What is dropped is there all the same, within another word, number or key.
+    ("the first", {"n": 1, "nn": 12}, "", "(c.function.arguments.items() | list)[1:] | string", ["n"]),
+    ("the last of a list", {"n": [1, 12]}, "v | last", None, ["n[0]"]),
+    ("the first of a list", {"n": [112, 12, 2]}, "v | first", None, ["n[1]", "n[2]"]),
+    ("what comes once more", {"n": [1, 1]}, "v | unique | list", None, ["n[1]"]),
+    ("what comes once more", {"n": [True, True, False]}, "v | unique | list", None, ["n[1]"]),
+    ("the sign", {"n": 5}, "0 - v", None, ["n"]),
+    ("a sign", {"n": -5}, "v | abs", None, ["n"]),
+    ("the point", {"n": 5.25}, "v | round(1)", None, ["n"]),
+    ("small numbers", {"n": 1, "m1": 15}, "v if v > 1 else ''", None, ["n"]),
+    ("another word", {"n": True}, "v ~ 'ish'", None, ["n"]),
+    ("a word that is compared", {"n": "n", "kind": "find"}, "v if v != 'n' else ''", None, ["n"]),
+    ("a word that is compared", {"say": "yes", "when": "yesterday"}, "v if v != 'yes' else ''", None, ["say"]),
+    ("short words", {"to": "to", "for": "total"}, "v if v | length > 2 else ''", None, ["to"]),
+    ("nothing", {"n": [1, 12, -1, 1.5], "m": "n", "t": True}, "v", None, []),
+]
+
+
+@pytest.mark.parametrize(("what", "arguments", "value", "whole", "names"), SHORT)
+def test_short_words_and_numbers_are_looked_for_whole(
+    missing: Any, what: str, arguments: dict[str, Any], value: str, whole: str | None, names: list[str]
+) -> None:
+    call = {"type": "function", "function": {"name": "find_n", "arguments": arguments}}
+    talk = [
+        {"role": "user", "content": "Find n of 12 in 1 for n1."},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+    ]
+    found = missing(_with("(c.function.arguments | tojson)", whole or EACH.replace("V", value)), talk, None)
+    prefix = "messages[1].tool_calls[0].function.arguments."
+    assert list(dict.fromkeys(name.removeprefix(prefix) for name in found)) == names
+
+
+@pytest.mark.parametrize(
+    ("dropped", "said"),
+    [
+        ("m.content not in ('user', 'assistant')", ["user", "Fine.", "assistant", "Done."]),
+        ("m.content | length > 1", ["a", "Alas", "s", "Is."]),
+        ("m.content != '4'", ["4", "14", "2 + 2?", "4 4"]),
+        ("m.content != 'no'", ["no", "Now?", "Note it.", "Known."]),
+    ],
+)
+def test_a_turn_that_is_dropped_is_not_found_in_its_neighbours(missing: Any, dropped: str, said: list[str]) -> None:
+    talk = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(said)]
+    lost = [
+        f"messages[{i}].content"
+        for i, text in enumerate(said)
+        if i % 2 == 0 and text in ("user", "assistant", *"as4", "no")
+    ]
+    assert missing(_with(CONTENT, f"{{{{- m.content if {dropped} else '' }}}}"), talk, None) == lost
+    assert missing(ALL, talk, None) == []

@@ -71,8 +71,25 @@ class MarkedRendering:
 
 
 def says(text: str, wanted: str) -> bool:
-    """Whether `wanted`, which has no mark, stands somewhere in a text, in whichever form."""
-    return any(form in text or squeezed(form) in squeezed(text) for form in (wanted, *forms(wanted)))
+    """Whether `wanted`, which has no mark, stands somewhere in a text, in whichever form, and not within a word."""
+    return any(
+        find_word(text, form) is not None or find_word(squeezed(text), squeezed(form)) is not None
+        for form in forms(wanted)
+    )
+
+
+def find_word(text: str, word: str, start: int = 0, end: int | None = None) -> tuple[int, int] | None:
+    """Where `word` first stands within characters `[start, end)` of a text, not as a part of a longer word or number.
+
+    "n" does not stand in "find", "1" not in "12", "1.5" or "-1", but in "1-2", "n1." and "(1)".
+    """
+    before = after = ""
+    if re.match(r"\w", word):
+        before = r"(?<!\w)(?<!\d\.)" + (r"(?<!(?<!\w)-)" if word[0].isdigit() else "")
+    if re.search(r"\w\Z", word):
+        after = r"(?!\w)(?!\.\d)"
+    found = re.compile(before + re.escape(word) + after).search(text, start, len(text) if end is None else end)
+    return None if found is None else found.span()
 
 
 def forms(text: str) -> Iterator[str]:

@@ -11,7 +11,8 @@ a "yes" or a "41" that stands elsewhere, so the row is rendered once more with a
 
 Marks stand within texts, between the tags that the template itself knows (`</think>`), since it may cut there. Where
 they change what a template does nonetheless (it counts characters, or compares), half of the texts are marked at a
-time, and so on; one that cannot be marked alone is looked for as it is, between its neighbours.
+time, and so on. One that cannot be marked alone is missing if it is all that the rendering with its mark has beyond the
+other; else it is looked for as it is, in whole words, between its neighbours. So are numbers, which take no mark.
 
 A text must also be written in its turn: what the assistant says, within it; what it answers, before; and messages one
 after the other. Only system turns and tools stand where the template likes.
@@ -26,7 +27,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from lodos.data.reading.rows import RowError, shown
-from lodos.data.text.marks import MarkedRendering, forms, is_marked, mark, says
+from lodos.data.text.marks import MarkedRendering, find_word, forms, is_marked, mark, says
 from lodos.data.text.row_texts import Messages, RowText, Tools, changed
 
 Span = tuple[int, int]
@@ -110,6 +111,8 @@ class _Search:
         """Texts found with everything in them."""
         self._unmarked: list[int] = []
         """Texts in which a mark changes what the template does."""
+        self._passed_over: set[int] = set()
+        """Those of them that it writes with a mark alone."""
         self._read_to = 0
         """How far the rendering is taken up by these."""
 
@@ -118,7 +121,7 @@ class _Search:
         if is_marked(self._whole):
             self._unmarked = marked
         elif marked:
-            self._settle(marked, self._pieces)
+            self._settle(marked)
         lost = {i: self._lost_pieces(i) for i in marked if i not in self._unmarked}
         self._look_for_words({i: pieces for i, pieces in lost.items() if pieces})
         out_of_order = self._out_of_order()
@@ -127,7 +130,8 @@ class _Search:
                 if not self._has_value(i):
                     yield LeftOut(text.name, f"is left out by the chat template: {text.value!r}.")
             elif i in self._unmarked:
-                if not self._stands(i) and not self._may_miss(i, len(text.value)):
+                is_lost = i in self._passed_over or not self._stands(i)
+                if is_lost and not self._may_miss(i, len(text.value)):
                     yield LeftOut(text.name, f"is left out by the chat template: {shown(text.value.strip())}.")
             elif texts := lost.get(i):
                 yield LeftOut(text.name, f"is left out by the chat template: {self._shown(i, texts)}.")
@@ -166,32 +170,47 @@ class _Search:
             start = piece.place
         return "".join([*told, text[start:]])
 
-    def _settle(self, chosen: Sequence[int], pieces: Sequence[Sequence[_Piece]]) -> None:
+    def _settle(self, chosen: Sequence[int]) -> None:
         """Looks for the pieces of the chosen texts in renderings in which marks change nothing."""
-        marked = {i: self._marked(i, pieces[i]) for i in chosen}
+        marked = {i: self._marked(i, self._pieces[i]) for i in chosen}
         rendering = self._rendering(marked)
-        if rendering is not None:
+        if rendering is not None and rendering.plain == self._whole:
             for i in chosen:
-                self._note(rendering, i, pieces[i], marked[i])
+                self._note(rendering, i, self._pieces[i], marked[i])
         elif len(chosen) == 1:
             self._unmarked += chosen
+            if rendering is not None and self._is_all_beyond(rendering, *chosen):
+                self._passed_over.update(chosen)
         else:
             half = len(chosen) // 2
-            self._settle(chosen[:half], pieces)
-            self._settle(chosen[half:], pieces)
+            self._settle(chosen[:half])
+            self._settle(chosen[half:])
+
+    def _is_all_beyond(self, rendering: MarkedRendering, i: int) -> bool:
+        """Whether a text is all that a rendering with its mark has beyond the one without, but for white space."""
+        text, spans = self._texts[i].value, []
+        for piece in self._pieces[i]:
+            for place in rendering.places.get(piece.number, []):
+                start = place - (piece.place - piece.start)
+                if rendering.plain.startswith(text[piece.start : piece.end], start):
+                    spans.append((start, start + piece.end - piece.start))
+        rest, last = "", 0
+        for start, end in sorted(spans):
+            rest, last = rest + rendering.plain[last:start], end
+        rest += rendering.plain[last:]
+        return bool(spans) and "".join(rest.split()) == "".join(self._whole.split())
 
     def _rendering(self, marked: Mapping[int, str]) -> MarkedRendering | None:
-        """The rendering with these texts in place of the row's; None where that changes more than the texts."""
+        """The rendering with these texts in place of the row's; None where the template refuses them."""
         numbers = iter(range(len(self._texts)))
 
         def exchange(text: RowText) -> Any:
             return marked.get(next(numbers), text.value)
 
         try:
-            rendering = MarkedRendering(self._render(*changed(self._messages, self._tools, exchange)))
+            return MarkedRendering(self._render(*changed(self._messages, self._tools, exchange)))
         except RowError:
             return None
-        return rendering if rendering.plain == self._whole else None
 
     def _note(self, rendering: MarkedRendering, i: int, pieces: Sequence[_Piece], marked: str) -> None:
         is_whole = rendering.says(marked.strip())
@@ -255,7 +274,7 @@ class _Search:
         words = {i: found for i, found in words.items() if found}
         marked = {i: self._marked(i, found) for i, found in words.items()}
         rendering = self._rendering(marked) if words else None
-        if rendering is None:
+        if rendering is None or rendering.plain != self._whole:
             return
         for i, found in words.items():
             self._note(rendering, i, found, marked[i])
@@ -341,11 +360,11 @@ class _Search:
         text, said = self._texts[i], self._texts[i].value.strip()
         start, end = self._window_of(i)
         if text.kind == "key":
-            return re.search(rf"(?<!\w){re.escape(said)}(?!\w)", self._whole[start:end]) is not None
+            return find_word(self._whole, said, start, end) is not None
         if text.is_instruction:
             return says(self._whole[start:end], said)
         start = max(start, self._read_to)
-        ends = [place + len(form) for form in forms(said) if (place := self._whole.find(form, start, end)) >= 0]
+        ends = [found[1] for form in forms(said) if (found := find_word(self._whole, form, start, end)) is not None]
         self._read_to = min(ends, default=self._read_to)
         return bool(ends) or says(self._whole[start:end], said)
 
@@ -360,12 +379,10 @@ class _Search:
         else:
             _, end = self._turns.get(self._texts[i].message or 0, (0, len(self._whole)))
             end = min((place for places in self._places.values() for place in places if place > start), default=end)
-        place = min(
-            (found for form in _spelled(value) if (found := self._whole.find(form, start, end)) >= 0), default=None
-        )
-        if place is not None:
-            self._ends[i] = place
-        return place is not None
+        found = [span for form in _spelled(value) if (span := find_word(self._whole, form, start, end)) is not None]
+        if found:
+            self._ends[i] = min(found)[1]
+        return bool(found)
 
 
 def _spelled(value: Any) -> set[str]:
