@@ -60,6 +60,19 @@ def theirs(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def with_more_tokens(ours: Path, tmp_path: Path) -> Path:
+    """The adapter with a PAD that was added to its tokenizer alone, and a chat template of its own."""
+    from transformers import AutoTokenizer
+
+    folder = Path(shutil.copytree(ours, tmp_path / "more tokens"))
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"pad_token": "<pad>"})
+    tokenizer.chat_template = "{% for m in messages %}[{{ m['content'] }}]{% endfor %}"
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def run(*argv: object) -> int:
     return main(["merge", *map(str, argv)])
 
@@ -219,3 +232,53 @@ def test_whoever_may_read_the_folder_may_read_the_weights(ours: Path, tmp_path: 
     assert run("--adapter", ours, "--output", tmp_path / "merged") == 0
     modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "merged").iterdir()}
     assert modes["model.safetensors"] == modes["config.json"]
+
+
+def test_tokens_that_no_row_is_for_are_refused_or_left_out(
+    with_more_tokens: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from transformers import AutoTokenizer
+
+    said = refusal(capsys, "--adapter", with_more_tokens, "--output", tmp_path / "merged")
+    rows = HFCheckpointConverter.from_hf(str(base)).config.vocab_size
+    assert f"tokens beyond the {rows} rows of the base model's embedding: '<pad>' (id {rows})" in said
+    assert "--tokenizer base" in said
+    assert not (tmp_path / "merged").exists()
+    assert run("--adapter", with_more_tokens, "--output", tmp_path / "merged", "--tokenizer", "base") == 0
+    written: Any = AutoTokenizer.from_pretrained(tmp_path / "merged")
+    assert "<pad>" not in written.get_vocab()
+    assert written.chat_template == "{% for m in messages %}[{{ m['content'] }}]{% endfor %}"
+    assert (tmp_path / "merged" / "tokenizer.json").read_bytes() == (base / "tokenizer.json").read_bytes()
+
+
+def test_a_tokenizer_that_does_not_know_the_trained_end_is_refused(
+    with_more_tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lodos.prompting.description import EndToken, Prompting, write_prompting
+
+    write_prompting(Prompting("chat", end_tokens=(EndToken(384, "<pad>"),)), with_more_tokens)
+    said = refusal(capsys, "--adapter", with_more_tokens, "--output", tmp_path / "merged", "--tokenizer", "base")
+    assert "end_tokens: '<pad>' is 384 there" in said
+
+
+def test_tokens_that_the_bases_own_tokenizer_has_as_well_are_its_own(
+    with_more_tokens: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    same = Path(shutil.copytree(base, tmp_path / "base"))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(with_more_tokens / name, same / name)
+    assert run("--adapter", with_more_tokens, "--model", same, "--output", tmp_path / "merged") == 0
+
+
+def test_an_answer_is_given_all_the_same_and_prompts_with_such_tokens_are_refused(
+    with_more_tokens: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    import logging
+
+    monkeypatch.setattr(logging.getLogger("lodos"), "propagate", True)
+    ask = ["generate", "--adapter", str(with_more_tokens), "--max_new_tokens", "1", "--prompt"]
+    assert main([*ask, "Hi"]) == 0
+    assert "'<pad>'" in caplog.text
+    capsys.readouterr()
+    assert main([*ask, "Hi <pad>"]) == 1
+    assert "'<pad>'" in capsys.readouterr().err

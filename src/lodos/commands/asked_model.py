@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from lodos.commands.base_model import base_converter
+from lodos.commands.base_model import base_converter, tokens_beyond
 from lodos.errors import UserError
 from lodos.formats.folder_contents import adapter_folder
 from lodos.formats.generation_config import read_generation_config
@@ -140,6 +140,8 @@ def find_model(args: AnswerArgs) -> AskedModel:
     if args.adapter is not None:
         adapter = adapter_folder(args.adapter)
         converter = base_converter(args.adapter, adapter, args.model)
+        if (beyond := tokens_beyond(converter)) is not None:
+            logger.warning("%s A prompt with one is refused.", beyond)
     else:
         adapter = None
         assert args.model is not None

@@ -13,6 +13,9 @@ from lodos.formats.tokenizer_files import has_tokenizer
 from lodos.places.place import is_url, place_of
 from lodos.prompting.description import TEMPLATE_FILE
 
+_SHOWN = 5
+"""Tokens that are named."""
+
 
 def base_converter(adapter: str, folder: Path, model: str | None) -> HFCheckpointConverter:
     """The base model's config, read from the revision that the adapter names, with the adapter's tokenizer and chat
@@ -40,6 +43,34 @@ def base_converter(adapter: str, folder: Path, model: str | None) -> HFCheckpoin
         except UserError as error:
             raise UserError(f"{error}\n{_source(named, folder)}") from None
     return _with_tokenizer_of(converter, folder)
+
+
+def with_tokenizer_of_base(converter: HFCheckpointConverter) -> HFCheckpointConverter:
+    """The same with the base model's own tokenizer, and the chat template of the one in its place."""
+    if converter.tokenizer_folder is None:
+        return converter
+    template = converter.tokenizer.chat_template
+    template = template if isinstance(template, str) else converter.chat_template
+    return dataclasses.replace(converter, tokenizer_folder=None, chat_template=template)
+
+
+def tokens_beyond(converter: HFCheckpointConverter) -> str | None:
+    """In a sentence, the tokens that an adapter's own tokenizer has, and neither the base model's embedding nor its
+    tokenizer; None where there are none."""
+    if converter.tokenizer_folder is None:
+        return None
+    rows = converter.config.vocab_size
+    beyond = sorted(
+        (token_id, token) for token, token_id in converter.tokenizer.get_vocab().items() if token_id >= rows
+    )
+    if beyond and has_tokenizer(converter.folder):
+        of_base = with_tokenizer_of_base(converter).tokenizer.get_vocab()
+        beyond = [(token_id, token) for token_id, token in beyond if of_base.get(token) != token_id]
+    if not beyond:
+        return None
+    shown = ", ".join(f"{token!r} (id {token_id})" for token_id, token in beyond[:_SHOWN])
+    more = f" and {len(beyond) - _SHOWN} more" if len(beyond) > _SHOWN else ""
+    return f"The adapter's tokenizer has tokens beyond the {rows} rows of the base model's embedding: {shown}{more}."
 
 
 def _source(named: str, folder: Path) -> str:

@@ -6,7 +6,7 @@ import shlex
 import sys
 from typing import Literal
 
-from lodos.commands.base_model import base_converter
+from lodos.commands.base_model import base_converter, tokens_beyond, with_tokenizer_of_base
 from lodos.config_parsing import parse_config
 from lodos.errors import UserError
 from lodos.formats.folder_contents import adapter_folder
@@ -16,6 +16,7 @@ from lodos.formats.safetensors_writer import MAX_SHARD_SIZE
 from lodos.places.place import place_of
 from lodos.places.saving import check_writable, is_there
 from lodos.prompting.description import read_prompting
+from lodos.prompting.encode import end_token_ids
 
 
 @dataclasses.dataclass
@@ -30,6 +31,8 @@ class MergeArgs:
     """The base model: a folder or a hub name; by default the one that the adapter names."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Type of the tensors; by default that of the base model's files. The sum is made in float32 and rounded once."""
+    tokenizer: Literal["adapter", "base"] = "adapter"
+    """Whose tokenizer is written; the adapter's, where it brings one, has the chat template in any case."""
     max_shard_size: str = MAX_SHARD_SIZE
     """Above this size the weights are split into several files."""
     overwrite: bool = False
@@ -61,6 +64,15 @@ def merge(args: MergeArgs) -> None:
     adapter = adapter_folder(args.adapter)
     prompting = read_prompting(adapter)
     converter = base_converter(args.adapter, adapter, args.model)
+    if args.tokenizer == "base":
+        converter = with_tokenizer_of_base(converter)
+        end_token_ids(converter.tokenizer, prompting)  # refuses one that does not know what ends an answer
+    elif (beyond := tokens_beyond(converter)) is not None:
+        raise UserError(
+            f"{args.adapter}: {beyond} The adapter has none for them either, so the merged model would fail where it "
+            "meets one. If it meets none (a PAD that was added for the training), add --tokenizer base. If rows were "
+            "trained for them, give the base whose embedding has them: --model FOLDER."
+        )
     # Of the base, shapes alone: its tensors are read one by one as the merged ones are written.
     model, lora = load_peft_pretrained(converter.checked_structure(), args.adapter, base=converter.reader())
     converter.save_pretrained(
