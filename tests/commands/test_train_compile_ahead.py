@@ -56,6 +56,26 @@ def test_the_step_is_compiled_while_the_rest_is_made_ready(
     assert count == 1
 
 
+def test_who_waits_for_the_step_is_told(args: TrainArgs, monkeypatch: pytest.MonkeyPatch) -> None:
+    is_shown, open_log, wait = False, train_command.RunLog.__enter__, Trainer.wait_until_compiled
+    waited = []
+
+    def opened(log: Any) -> Any:
+        nonlocal is_shown
+        is_shown = True
+        return open_log(log)
+
+    def noted(trainer: Trainer) -> None:
+        waited.append(is_shown)
+        wait(trainer)
+
+    monkeypatch.setattr(train_command.RunLog, "__enter__", opened)
+    monkeypatch.setattr(Trainer, "wait_until_compiled", noted)
+    train(named(args, "told", num_train_steps=1))
+    assert waited
+    assert all(waited)
+
+
 def test_the_shape_of_the_first_batch_is_what_is_compiled_first(
     args: TrainArgs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -37,6 +37,7 @@ def test_at_every_width_it_is_one_line_of_whole_numbers(
     assert len(text.rstrip("\n")) <= width
     words = re.findall(r"[^\s━╸╺]+", text)
     whole = {f"{step}/{total}", loss, left, *" ".join(NUMBERS).split(), "step", "loss", "left"}
+    whole |= {"compiling"} if loss is None and step < total else set()
     assert set(words) <= whole
 
 
@@ -48,6 +49,16 @@ def test_step_bar_time_left_and_loss_are_always_there(width: int, total: int) ->
     assert "123:12:34" in text
     assert "loss 12.3456" in text
     assert text.count("━") + text.count("╸") + text.count("╺") >= 4
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize("total", [7, 12_345, 100_000_000])
+def test_before_the_first_loss_it_says_what_is_done(width: int, total: int) -> None:
+    text = drawn(LiveLine(0, total, "-:--:--"), width)
+    assert f"0/{total}" in text
+    assert "compiling" in text
+    assert text.count("━") + text.count("╸") + text.count("╺") >= 4
+    assert "compiling" not in drawn(LiveLine(total, total, "-:--:--"), width)
 
 
 def test_what_there_is_room_for_comes_in_the_order_given() -> None:

@@ -145,10 +145,13 @@ def whole(line: str, *more: str) -> bool:
 @pytest.mark.parametrize("columns", [40, 60, 80, 120, 200])
 def test_the_live_view_at_each_width(columns: int, open_terminal: Any) -> None:
     terminal = open_terminal(columns)
-    terminal.send("start", 12_345)
+    (line,) = terminal.send("start", 12_345)
+    assert "0/12345" in line
+    assert "compiling" in line
     for step in (7, 8, 9, 10):
         lines = terminal.send("log", step, METRICS)
     live = lines[-1]
+    assert "compiling" not in live
     assert "10/12345" in live
     assert "━" in live
     left = re.search(r"\d:\d\d:\d\d", live)

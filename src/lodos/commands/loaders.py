@@ -88,10 +88,11 @@ def make_loaders(config: FineTuneArgs, converter: HFCheckpointConverter) -> Load
         logger.info("%s", note)
     training = training_loader(config, converter, prepared.training, share=config.trainer.batch_share)
     config.trainer.check_lengths(training.lengths)
-    if training.efficiency < 1 - NOTABLE_FILLER and not config.packing:
+    # Of less than some batches most filler is rows that are not there, which packing does not bring.
+    is_worth_it = len(prepared.training) >= 4 * config.trainer.train_batch_size
+    if training.efficiency < 1 - NOTABLE_FILLER and not config.packing and is_worth_it:
         logger.info(
-            "%.0f %% of the batches is filler, since each is as long as its longest row. packing: true fills them: a "
-            "row of a batch then holds several examples, so lower train_batch_size accordingly.",
+            "%.0f %% of the batches is filler. packing: true fills them; lower train_batch_size then.",
             100 * (1 - training.efficiency),
         )
     held_out = _eval_loader(config, converter, prepared.held_out) if len(prepared.held_out) else None

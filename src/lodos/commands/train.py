@@ -109,11 +109,11 @@ def train(config: TrainArgs) -> TrainResult:
         model = load_lora_model(config, converter, key=lora_key)
         state = trainer.initial_state(training_key, model=model, fingerprint=loaders.fingerprint)
         config.save()
-        # What the log measures of the machine, and the first step, want it to themselves.
-        trainer.wait_until_compiled()
 
         facts = functools.partial(run_facts, config)
         with uploads, RunLog(config, loaders, first_step=int(state.step)) as log:
+            # What the log measures of the machine, and the first step, want it to themselves.
+            trainer.wait_until_compiled()
             log.start(model, trainer.is_trainable)
             trainer.add_report_hook(log.on_step)
             evaluation = None

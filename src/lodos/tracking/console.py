@@ -48,7 +48,7 @@ class ConsoleTracker:
         # A terminal that knows no cursor gets lines, as a file does.
         self._live = Live(console=self._console, get_renderable=self._line) if self._console.is_interactive else None
         if self._live is not None:
-            self._live.start()
+            self._live.start(refresh=True)
 
     def log(self, metrics: Mapping[str, float], *, step: int) -> None:
         self._latest.update(metrics)

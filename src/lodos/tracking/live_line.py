@@ -17,6 +17,8 @@ COMFORTABLE_BAR = 12
 """Other numbers are shown where the bar keeps this many columns."""
 WIDEST_BAR = 40
 GAP = "  "
+COMPILING = "compiling"
+"""In place of the loss, before there is one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +29,7 @@ class LiveLine:
     total_steps: int
     time_left: str
     loss: str | None = None
-    """None before the first step has ended."""
+    """None before the first step has ended: it is being compiled."""
     numbers: Sequence[str] = ()
     """What else there is, the most important first."""
 
@@ -42,18 +44,19 @@ class LiveLine:
     def fitted(self, width: int) -> tuple[str, int, str]:
         """What stands before the bar, the columns of the bar, and what stands behind it."""
         steps = f"{self.step:>{len(str(self.total_steps))}}/{self.total_steps}"
-        loss = self.loss and f"loss {self.loss}"
+        doing = COMPILING if self.step < self.total_steps else ""
+        said, short = (doing, doing) if self.loss is None else (f"loss {self.loss}", self.loss)
         for left, right in (
-            (f"step {steps}", [f"{self.time_left} left", loss]),
-            (steps, [self.time_left, loss]),
-            (steps, [self.time_left, self.loss]),
+            (f"step {steps}", [f"{self.time_left} left", said]),
+            (steps, [self.time_left, said]),
+            (steps, [self.time_left, short]),
         ):
             line = _joined(right)
             room = width - cell_len(left) - cell_len(line) - 2
             if room >= LEAST_BAR:
                 break
         else:
-            return _without_bar(steps, [self.loss, self.time_left], width)
+            return _without_bar(steps, [short, self.time_left], width)
         for number in self.numbers:
             if room - cell_len(number) - len(GAP) < COMFORTABLE_BAR:
                 break
@@ -73,16 +76,16 @@ def fitted_lines(parts: Sequence[str], width: int) -> str:
     return "\n".join(lines)
 
 
-def _without_bar(steps: str, others: Sequence[str | None], width: int) -> tuple[str, int, str]:
+def _without_bar(steps: str, others: Sequence[str], width: int) -> tuple[str, int, str]:
     """A terminal for next to nothing: the step if it fits, and what else does."""
     if cell_len(steps) > width:
         return "", 0, ""
     shown: list[str] = []
     for other in others:
-        if other is not None and cell_len(" ".join([steps, *shown, other])) <= width:
+        if other and cell_len(" ".join([steps, *shown, other])) <= width:
             shown.append(other)
     return steps, 0, " ".join(shown)
 
 
-def _joined(parts: Sequence[str | None]) -> str:
+def _joined(parts: Sequence[str]) -> str:
     return GAP.join(part for part in parts if part)
