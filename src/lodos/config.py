@@ -77,7 +77,9 @@ class FineTuneArgs(DataArgs):
         """Writes the config into the run's folder, from where the run is resumed; of several hosts the first one does,
         without what is one host's own."""
         if hosts.is_first():
-            trainer = dataclasses.replace(self.trainer, distributed=self.trainer.distributed.of_all())
+            distributed = self.trainer.distributed.of_all()
+            # A run that goes on from it later goes on from its end.
+            trainer = dataclasses.replace(self.trainer, distributed=distributed, load_checkpoint_step=None)
             of_all = dataclasses.replace(self, trainer=trainer)
             save_text(self.trainer.run_folder / "config.yaml", dump_config(of_all))
 

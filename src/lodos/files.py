@@ -6,6 +6,7 @@ rename, and `lodos.places` sends there.
 """
 
 import ctypes
+import errno
 import json
 import os
 import shutil
@@ -47,6 +48,7 @@ def written_whole(place: Path) -> Iterator[Path]:
         _open_to_readers(temporary, umask)
         # Afterwards the old folder has the temporary name, and is removed as such.
         if place.is_dir() and not place.is_symlink() and _exchanged(temporary, place):
+            flush_folder(place.parent)
             return
         old = temporary.with_suffix(".old")
         if place.exists():
@@ -57,6 +59,7 @@ def written_whole(place: Path) -> Iterator[Path]:
             if old.exists():
                 old.rename(place)
             raise
+        flush_folder(place.parent)
         if old.is_dir() and not old.is_symlink():
             shutil.rmtree(old, ignore_errors=True)
         else:
@@ -82,7 +85,9 @@ def write_whole(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
         temporary.write_text(text, encoding="utf-8")
+        flush(temporary)  # or after a power cut there might be an empty file of that name
         temporary.replace(path)
+        flush_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -110,6 +115,26 @@ def flush(path: Path) -> None:
     """Returns when the system says that a written file is on the disk."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
+
+
+def flush_folder(folder: Path) -> None:
+    """Returns when the names in a folder are on the disk: those of new files, and what was renamed or removed."""
+    if os.name == "nt":  # folders cannot be opened there
+        return
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    except OSError as error:  # some file systems, of networks above all, know no such thing
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(opened)
+
+
+def move_whole(folder: Path, place: Path) -> None:
+    """Renames a folder whose files are on the disk; returns when its new name is, too."""
+    folder.rename(place)
+    flush_folder(place.parent)
 
 
 def write_json(path: Path, value: Any) -> None:

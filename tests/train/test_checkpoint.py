@@ -7,8 +7,9 @@ import pytest
 from lodos.errors import UserError
 from lodos.lora.config import LoraConfig
 from lodos.lora.transform import loraize
+from lodos.train.checkpoint import check_fingerprint
+from lodos.train.checkpoint_folder import CheckpointFolder
 from lodos.train.config import CheckpointerConfig
-from lodos.train.trainer import check_resumable
 from lodos.tree import named_leaves
 from tiny_training import Batches
 
@@ -65,10 +66,10 @@ def test_a_checkpoint_of_another_fingerprint_is_refused_by_name(model: Any, make
         make_trainer(model).initial_state(KEY, model=model, fingerprint=other)
     assert "seed" not in str(error.value)
     with pytest.raises(UserError, match=r"rate: 0\.001 in the checkpoint"):
-        check_resumable(make_trainer(model).config, other)
-    check_resumable(make_trainer(model).config, settings)
-    check_resumable(make_trainer(model, load_checkpoint=False).config, other)
-    check_resumable(make_trainer(model, id="new").config, other)
+        check_fingerprint(CheckpointFolder(trainer.config.checkpoint_folder), 5, other)
+    check_fingerprint(CheckpointFolder(trainer.config.checkpoint_folder), 5, settings)
+    anew = make_trainer(model, load_checkpoint=False).initial_state(KEY, model=model, fingerprint=other)
+    assert int(anew.step) == 0
 
 
 def test_a_checkpoint_without_a_fingerprint_is_resumed_from(model: Any, make_trainer: Any) -> None:

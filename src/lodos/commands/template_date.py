@@ -9,7 +9,7 @@ from lodos.data.tokens.source_store import template_date
 from lodos.formats.hf import HFCheckpointConverter
 from lodos.places.objects import read_text
 from lodos.places.saving import is_there
-from lodos.train.trainer import newest_step
+from lodos.train.trainer import has_begun
 from lodos.yaml12 import load_yaml
 
 Args = TypeVar("Args", bound=FineTuneArgs)
@@ -29,6 +29,6 @@ def with_template_date(config: Args, converter: HFCheckpointConverter) -> Args:
 
 def _of_run(config: FineTuneArgs) -> str | None:
     saved = config.trainer.run_folder / "config.yaml"
-    if config.trainer.id is None or newest_step(config.trainer) is None or not is_there(saved):
+    if config.trainer.id is None or not has_begun(config.trainer) or not is_there(saved):
         return None
     return load_yaml(read_text(saved)).get("template_date")

@@ -34,11 +34,13 @@ from lodos.places.place import Place
 from lodos.places.saving import check_all_writable, is_there
 from lodos.tracking.external import check_trackers
 from lodos.train.axes import check_axes
+from lodos.train.checkpoint import check_fingerprint
+from lodos.train.checkpoint_folder import CheckpointFolder
 from lodos.train.evaluation import Evaluation, EvaluationHook
 from lodos.train.failures import explained_failures
 from lodos.train.hooks import StepInfo
 from lodos.train.interrupt import ended_by_termination
-from lodos.train.trainer import Trainer, check_resumable, newest_step
+from lodos.train.trainer import Trainer, newest_step
 
 _STOPPED_UPLOAD_SECONDS = 15.0
 """How long a run that a signal stopped waits for what is under way to the hub: a preempted machine has some 30 s."""
@@ -100,7 +102,8 @@ def train(config: TrainArgs) -> TrainResult:
     loaders = make_loaders(config, converter)
     config = loaders.resolve(config)
     agree_on_data(loaders.fingerprint)
-    check_resumable(config.trainer, loaders.fingerprint)
+    if step:
+        check_fingerprint(CheckpointFolder(config.trainer.checkpoint_folder), step, loaders.fingerprint)
     if trainer is None:
         trainer = _compiling_trainer(config, shapes, training_key, step, loaders.length_of(step))
 

@@ -79,7 +79,7 @@ def send_file(file: Path, place: "UPath", *, md5: bytes, sha256: str) -> None:
 
     def send() -> None:
         ask(place, "put_file", before=(str(file),), size=size)
-        if not _is_proved(place, size, md5) and _sha256_of_object(place, size) != sha256:
+        if not _is_proved(place, size, md5) and sha256_of_object(place, size) != sha256:
             raise OSError(f"{place}: read back differently than written.")
 
     retried(str(place), send)
@@ -122,6 +122,14 @@ def drop_unfinished(place: "UPath") -> None:
         logger.debug("%s: parts that were left there were not looked for: %s", place, error)
 
 
+def sha256_of_object(place: "UPath", size: int) -> str:
+    """Of an object of `size` bytes, read in parts; in hexadecimal."""
+    digest, step = hashlib.sha256(), 64 * 2**20
+    for start in range(0, size, step):
+        digest.update(read_object(place, start, min(start + step, size)))
+    return digest.hexdigest()
+
+
 def read_text(path: Place, encoding: str = "utf-8-sig") -> str:
     """The text of a file, here or on a store.
 
@@ -147,10 +155,3 @@ def _is_proved(place: "UPath", size: int, md5: bytes) -> bool:
         raise OSError(f"{place}: holds {info.get('size')} bytes of {size}.")
     tag = str(info.get("ETag") or "").strip('"')
     return tag == md5.hex() or info.get("md5Hash") == base64.b64encode(md5).decode()
-
-
-def _sha256_of_object(place: "UPath", size: int) -> str:
-    digest, step = hashlib.sha256(), 64 * 2**20
-    for start in range(0, size, step):
-        digest.update(read_object(place, start, min(start + step, size)))
-    return digest.hexdigest()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lodos.errors import UserError
 from lodos.files import write_whole, written_whole
+from lodos.places.manifest import seal_folder
 from lodos.places.objects import objects_below, remove_object, write_object
 from lodos.places.place import Place, is_remote, place_of
 from lodos.places.sending import send_folder
@@ -18,7 +19,7 @@ from lodos.places.store import NothingThereError, refusals
 def saved_whole(path: "str | Place") -> Iterator[Path]:
     """Yields an empty local folder that becomes `path`, replacing what was there, on a clean exit.
 
-    Here it changes places with what was there; to a store it is sent then.
+    It gets a manifest. Here it changes places with what was there; to a store it is sent then.
 
     Raises:
         OSError: when the store fails, however often it is asked.
@@ -27,6 +28,7 @@ def saved_whole(path: "str | Place") -> Iterator[Path]:
     if not is_remote(place):
         with written_whole(place) as folder:
             yield folder
+            seal_folder(folder)
         return
     with tempfile.TemporaryDirectory(prefix="lodos-sent-") as scratch:
         folder = Path(scratch) / (place.name or "folder")

@@ -1,12 +1,21 @@
 """Checkpoints of the trainable state with Orbax.
 
 Only what training changes is saved: trainable parameters, optimizer state, the step and the random key, each
-array under its name. The frozen base has no place in a checkpoint. Orbax writes a folder under a temporary name
-and renames it when it is whole, so the newest complete one is always safe to resume from.
+array under its name. The frozen base has no place in a checkpoint.
+
+    save      copies the arrays, and returns
+    behind    Orbax writes them; what it wrote is read back and compared, array by array; files, folder and manifest are
+              flushed to the disk; the folder gets its name; older checkpoints go that nobody keeps
+    restore   of a checkpoint whose files are those of its manifest; the arrays are compared once more
+
+Where checkpoints lie, and which of them are whole: `lodos.train.checkpoint_folder`.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,20 +25,22 @@ from jaxtyping import PyTree
 from lodos import hosts
 from lodos.errors import UserError
 from lodos.places.place import Place, is_remote
-from lodos.train.staged import Staged, staged
+from lodos.target import target
+from lodos.train.checkpoint_folder import CheckpointFolder
+from lodos.train.staged import is_staged, local_copy, refuse_together, scratch_folder
 from lodos.train.state import TrainerState
 from lodos.tree import combine, named_leaves
 
 
 class Checkpointer:
-    """The checkpoints of one run.
+    """Writes and restores the checkpoints of one run.
 
     Args:
         keep: how many of the newest to keep.
         stays: whether the checkpoint of a step is kept also when it is no longer among the newest.
-        anew: the run begins from the start; checkpoints that are there already go when the first new one is written.
-        fingerprint: what decides the numbers of the run, by name, in JSON's types; it is written with each checkpoint.
-        looks: it is only looked at; of several hosts each may look by itself.
+        after: the run goes on from this step; checkpoints of later ones, of a run that is done anew from there, go
+            when the first new one is written.
+        fingerprint: what decides the numbers of the run, by name, in JSON's types; it is kept with each checkpoint.
 
     Several hosts write and restore a checkpoint together, in a folder that all of them share.
     """
@@ -40,102 +51,126 @@ class Checkpointer:
         *,
         keep: int,
         stays: Callable[[int], bool] = lambda _: False,
-        anew: bool = False,
+        after: int | None = None,
         fingerprint: Mapping[str, Any] | None = None,
-        looks: bool = False,
     ):
         import orbax.checkpoint as ocp
-        from orbax.checkpoint import checkpoint_managers
 
-        self.folder = folder if is_remote(folder) else folder.absolute()
-        self._staged = staged(folder, keep=keep, stays=stays)
-        self._anew = anew
+        refuse_together(folder)
+        self.folder = CheckpointFolder(folder)
+        self._keep, self._stays, self._after = keep, stays, after
         self._fingerprint = None if fingerprint is None else json.loads(json.dumps(fingerprint))
-        newest = checkpoint_managers.LatestN(keep)
-        policy = checkpoint_managers.AnyPreservationPolicy([newest, _Staying(stays)])
-        together = ocp.options.MultiprocessingOptions(
-            primary_host=hosts.index() if looks else 0,
-            # Named, they wait for each other at barriers with a time limit.
-            active_processes={hosts.index()} if looks else set(range(hosts.count())),
-        )
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=policy, create=False, multiprocessing_options=together
-        )
-        place = _for_orbax(self.folder, self._staged)
-        place.mkdir(parents=True, exist_ok=True)
-        # Named, so that a checkpoint's contents can be described before anything has been saved by this manager.
-        handler = ocp.StandardCheckpointHandler()
-        self._manager = ocp.CheckpointManager(place, options=options, item_handlers=handler)
+        self._scratch = scratch_folder() if is_staged(folder) else None
+        # Named, hosts wait for each other at barriers with a time limit.
+        together = ocp.options.MultiprocessingOptions(primary_host=0, active_processes=set(range(hosts.count())))
+        handler = ocp.StandardCheckpointHandler(multiprocessing_options=together)
+        self._orbax = ocp.AsyncCheckpointer(handler, multiprocessing_options=together)
+        self._behind = ThreadPoolExecutor(1, thread_name_prefix="lodos-checkpoint")
+        self._writing: Future[None] | None = None
+        self._at: int | None = None
+        """The step that was restored or saved last."""
 
     def latest_step(self) -> int | None:
-        """The step of the newest complete checkpoint."""
-        return self._manager.latest_step()
+        """The step of the newest checkpoint."""
+        return max(self.folder.steps(), default=None)
 
     def save(self, state: TrainerState) -> None:
-        """Starts writing the state; the arrays are copied before this returns, the disk is written behind it."""
+        """Starts writing the state; the arrays are copied before this returns, the rest is done behind it."""
         import orbax.checkpoint as ocp
 
         step = int(state.step)
-        if self._anew:
-            for old in self._manager.all_steps():
-                self._manager.delete(old)
-            if self._staged is not None:
-                self._staged.remove_all()
-            self._anew = False
-        if step in self._manager.all_steps():
+        self.wait()
+        if step == self._at:
             return
-        if self._staged is not None:
-            self._staged.wait()
-        args = ocp.args.StandardSave(_to_tree(state))
-        if not self._manager.save(step, args=args, custom_metadata=self._fingerprint):
-            raise OSError(f"{self.folder}: step {step} was not written; the newest is {self.latest_step()}.")
-        if self._staged is not None:
-            self._staged.send(step, when=self._manager.wait_until_finished)
+        self._at = step
+        written_to = self._written_to(step)
+        arrays = _to_tree(state)
+        if hosts.count() == 1:
+            arrays = _on_host(arrays)  # which Orbax writes as they are, while the device's are used up by the next step
+        hosts.wait(f"the checkpoint of step {step} begins")  # of several, the first one has made room for it
+        self._orbax.save(_for_orbax(written_to), args=ocp.args.StandardSave(arrays))
+        self._writing = self._behind.submit(self._finish, step, written_to, arrays if hosts.count() == 1 else None)
 
-    def restore(self, state: TrainerState) -> TrainerState:
-        """`state` as it was at the newest checkpoint, laid out on the devices as `state` is.
+    def wait(self) -> None:
+        """Returns when everything is on disk, or on the store.
+
+        Raises:
+            OSError: when it could not be written, or was read back differently than written.
+        """
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            writing.result()
+
+    def restore(self, state: TrainerState, step: int) -> TrainerState:
+        """`state` as it was at the checkpoint of a step, laid out on the devices as `state` is.
 
         Raises:
             UserError: when the checkpoint is of another run, or of other parameters than `state` trains; it lists what
                 differs.
+            OSError: when its arrays are read differently than they were written.
         """
-        import orbax.checkpoint as ocp
-
-        self.check_fingerprint()
-        step = self.latest_step()
-        assert step is not None
+        if self._fingerprint is not None:
+            check_fingerprint(self.folder, step, self._fingerprint)
         wanted = _to_tree(state)
         self._check(step, wanted)
-        abstract = jax.tree.map(_abstract, wanted)
-        restored = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+        restored = self._read(self._read_from(step), wanted)
+        self._compare(step, restored)
+        self._at = step
         return _from_tree(state, restored)
 
-    def check_fingerprint(self) -> None:
-        """Compares the newest checkpoint's fingerprint, if it has one, with this run's.
+    def _written_to(self, step: int) -> Place:
+        if self._scratch is not None:
+            return Path(self._scratch.name) / str(step)
+        if hosts.is_first():
+            return self.folder.begin(step)
+        return self.folder.writing(step)
 
-        Raises:
-            UserError: when they differ; it lists where.
-        """
-        step = self.latest_step()
-        if step is None or self._fingerprint is None:
+    def _read_from(self, step: int) -> Place:
+        place = self.folder.place / str(step)
+        return local_copy(place) if is_staged(place) else place
+
+    def _finish(self, step: int, written_to: Place, arrays: PyTree | None) -> None:
+        """What is left to do behind the training when Orbax has the arrays."""
+        meant = None if arrays is None else _described(arrays)
+        self._orbax.wait_until_finished()
+        if not hosts.is_first():
             return
-        found = self._manager.metadata(step).custom_metadata or {}
-        problems = [
-            f"{name}: {_shown(found.get(name))} in the checkpoint, {_shown(self._fingerprint.get(name))} in this run."
-            for name in found.keys() | self._fingerprint.keys()
-            if found and found.get(name) != self._fingerprint.get(name)
-        ]
-        self._refuse(step, problems)
+        found = _described(self._read(written_to, None))
+        if meant is not None and (differing := [name for name in meant if found.get(name) != meant[name]]):
+            raise OSError(f"{written_to}: read back differently than written: {', '.join(differing)}.")
+        facts = {"step": step, "arrays": found, "fingerprint": self._fingerprint}
+        if self._scratch is not None:
+            self.folder.send(step, Path(self._scratch.name) / str(step), facts)
+        else:
+            self.folder.commit(step, facts)
+        self._remove_old(step)
 
-    def wait(self) -> None:
-        """Returns when everything is on disk, or on the store."""
-        self._manager.wait_until_finished()
-        if self._staged is not None:
-            self._staged.wait()
+    def _remove_old(self, step: int) -> None:
+        if self._after is not None:
+            for old in self.folder.steps():
+                if old > self._after and old != step:
+                    self.folder.remove(old)
+            self._after = None
+        self.folder.keep(self._keep, self._stays, until=step)
+
+    def _read(self, place: Place, wanted: PyTree | None) -> PyTree:
+        """The arrays of a checkpoint: laid out as `wanted` is, or without it as they are, on this host alone."""
+        import orbax.checkpoint as ocp
+
+        if wanted is not None:
+            return self._orbax.restore(_for_orbax(place), args=ocp.args.StandardRestore(jax.tree.map(_abstract, wanted)))
+        alone = ocp.options.MultiprocessingOptions(primary_host=hosts.index(), active_processes={hosts.index()})
+        with ocp.Checkpointer(
+            ocp.PyTreeCheckpointHandler(multiprocessing_options=alone), multiprocessing_options=alone
+        ) as orbax:
+            path = _for_orbax(place)
+            tree = orbax.metadata(path).item_metadata.tree
+            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+            return orbax.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
 
     def _check(self, step: int, wanted: PyTree) -> None:
-        metadata = self._manager.item_metadata(step)
-        found = {name: tuple(leaf.shape) for name, leaf in named_leaves(metadata.tree).items()}
+        arrays = self.folder.manifest(step).facts["arrays"]
+        found = {name: tuple(array["shape"]) for name, array in arrays.items()}
         expected = {name: tuple(np.shape(leaf)) for name, leaf in named_leaves(wanted).items()}
         problems = [f"{name}: not in the checkpoint." for name in expected.keys() - found.keys()]
         problems += [f"{name}: not trained by this run." for name in found.keys() - expected.keys()]
@@ -144,37 +179,70 @@ class Checkpointer:
             for name, shape in expected.items()
             if name in found and found[name] != shape
         ]
-        self._refuse(step, problems)
+        _refuse(self.folder, step, problems)
 
-    def _refuse(self, step: int, problems: Sequence[str]) -> None:
-        if problems:
-            raise UserError(
-                f"{self.folder / str(step)}: the checkpoint is of another model, data or configuration:\n  "
-                + "\n  ".join(sorted(problems))
-                + "\nGive the configuration it was made with to go on with that run, another trainer.id for a new one, "
-                "or trainer.load_checkpoint: false to begin this one anew."
-            )
+    def _compare(self, step: int, restored: PyTree) -> None:
+        """Of several hosts each looks at the arrays that it has whole."""
+        written = self.folder.manifest(step).facts["arrays"]
+        whole = {name: leaf for name, leaf in named_leaves(restored).items() if leaf.is_fully_addressable}
+        for name, found in _described(whole).items():
+            if found["dtype"] == written[name]["dtype"] and found != written[name]:
+                raise OSError(f"{self.folder.place / str(step)}: {name} is read differently than it was written.")
 
 
-def _for_orbax(folder: Place, staged: Staged | None) -> Any:
+def check_fingerprint(folder: CheckpointFolder, step: int, fingerprint: Mapping[str, Any]) -> None:
+    """Compares a checkpoint's fingerprint, if it has one, with a run's.
+
+    Raises:
+        UserError: when they differ; it lists where.
+    """
+    meant = json.loads(json.dumps(fingerprint))
+    found = folder.manifest(step).facts.get("fingerprint") or {}
+    problems = [
+        f"{name}: {_shown(found.get(name))} in the checkpoint, {_shown(meant.get(name))} in this run."
+        for name in found.keys() | meant.keys()
+        if found and found.get(name) != meant.get(name)
+    ]
+    _refuse(folder, step, problems)
+
+
+def _refuse(folder: CheckpointFolder, step: int, problems: Sequence[str]) -> None:
+    if problems:
+        raise UserError(
+            f"{folder.place / str(step)}: the checkpoint is of another model, data or configuration:\n  "
+            + "\n  ".join(sorted(problems))
+            + "\nGive the configuration it was made with to go on with that run, another trainer.id for a new one, "
+            "or trainer.load_checkpoint: false to begin this one anew."
+        )
+
+
+def _for_orbax(place: Place) -> Any:
     """The path that Orbax is given: it knows local ones and gs://, to which TensorStore writes by itself."""
-    if staged is not None:
-        return staged.folder
-    if not is_remote(folder):
-        return folder
+    if not is_remote(place):
+        return place
     from etils import epath
 
-    return epath.Path(str(folder))
+    return epath.Path(str(place))
 
 
-class _Staying:
-    """A preservation policy of Orbax: the checkpoints of chosen steps."""
+def _on_host(arrays: PyTree) -> PyTree:
+    """Copies in this host's memory."""
+    for leaf in jax.tree.leaves(arrays):
+        leaf.copy_to_host_async()
+    # On a CPU what NumPy is given is the device's own memory.
+    return jax.tree.map(np.array if target().platform == "cpu" else np.asarray, arrays)
 
-    def __init__(self, stays: Callable[[int], bool]):
-        self._stays = stays
 
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        return [self._stays(checkpoint.step) for checkpoint in checkpoints]
+def _described(arrays: PyTree) -> dict[str, dict[str, Any]]:
+    """Shape, dtype and SHA-256 of each array, by its name."""
+    return {
+        name: {
+            "shape": list(np.shape(leaf)),
+            "dtype": str(leaf.dtype),
+            "sha256": hashlib.sha256(np.ascontiguousarray(np.asarray(leaf)).reshape(-1).view(np.uint8)).hexdigest(),
+        }
+        for name, leaf in named_leaves(arrays).items()
+    }
 
 
 def _shown(value: Any) -> str:

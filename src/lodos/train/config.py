@@ -80,6 +80,9 @@ class TrainerConfig:
     """Steps between evaluations on the held-out rows; one is always done at the end."""
     load_checkpoint: bool | None = None
     """Resume from the run's newest checkpoint: true demands one, false ignores it, null takes it if it is there."""
+    load_checkpoint_step: int | None = None
+    """Resume from the checkpoint of this step instead; those of later steps go when the next one is written. For the
+    command line: the run's config.yaml is without it."""
     checkpointer: CheckpointerConfig = CheckpointerConfig()
     model_axis_size: int = 1
     """Devices over which one layer is split (tensor parallelism); the rest share the batch."""
@@ -108,6 +111,7 @@ class TrainerConfig:
                 ("steps_per_eval", self.steps_per_eval),
                 ("model_axis_size", self.model_axis_size),
                 ("num_train_steps", self.num_train_steps),
+                ("load_checkpoint_step", self.load_checkpoint_step),
             )
             if value is not None and value < 1
         ]
@@ -125,6 +129,8 @@ class TrainerConfig:
             )
             if value != -1 and value < 1
         ]
+        if self.load_checkpoint is False and self.load_checkpoint_step is not None:
+            problems.append("load_checkpoint: false and load_checkpoint_step are both given. Give one of them.")
         for setting, name in (("id", self.id), ("$RUN_ID", os.environ.get("RUN_ID") if self.id is None else None)):
             if name is not None and ((not name and setting == "id") or "/" in name or name.startswith(".")):
                 problems.append(f"{setting}: {name!r} must be a plain folder name.")

@@ -29,11 +29,11 @@ from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 from lodos import hosts
 from lodos.errors import UserError
 from lodos.jit import named_jit
-from lodos.places.saving import is_there
 from lodos.runtime import COMPILER_THREAD
 from lodos.target import target
 from lodos.train.agreement import Agreement, wish_shapes, wishes
 from lodos.train.checkpoint import Checkpointer
+from lodos.train.checkpoint_folder import CheckpointFolder
 from lodos.train.compilations import Compilations
 from lodos.train.config import TrainerConfig
 from lodos.train.hooks import CutShort, Hook, Hooks, StepInfo
@@ -356,7 +356,7 @@ class Trainer:
                 self.config.checkpoint_folder,
                 keep=newest_kept(self.config.checkpointer.keep),
                 stays=self._schedule.stays,
-                anew=self.config.load_checkpoint is False,
+                after=self._anew_after,
                 fingerprint=self._fingerprint,
             )
         return self._checkpointer
@@ -385,40 +385,42 @@ class Trainer:
         self._reports.agreement.saves = False
 
     def _resumed(self, state: TrainerState) -> TrainerState:
-        return state if newest_step(self.config) is None else self._open_checkpointer().restore(state)
+        step = newest_step(self.config)
+        return state if step is None else self._open_checkpointer().restore(state, step)
+
+    @property
+    def _anew_after(self) -> int | None:
+        """The step from which what an earlier process has done is done anew; None where it goes on from its end."""
+        return 0 if self.config.load_checkpoint is False else self.config.load_checkpoint_step
 
 
 def newest_step(config: TrainerConfig) -> int | None:
     """The step of the checkpoint that the run would go on from, as the first host sees it; None where it begins.
 
+    All of the checkpoint is read. One that is not as it was written is set aside, and the one before it is looked at.
+
     Raises:
-        UserError: when a checkpoint is demanded, and there is none.
+        UserError: when a checkpoint is demanded that is not there, or there are some and none is whole.
     """
-    folder, demanded = config.checkpoint_folder, config.load_checkpoint
+    folder = CheckpointFolder(config.checkpoint_folder)
 
     def look() -> str:
-        found = _looking(config).latest_step() if demanded is not False and is_there(folder) else None
+        if config.load_checkpoint_step is not None:
+            return str(folder.chosen_whole(config.load_checkpoint_step))
+        found = folder.newest_whole() if config.load_checkpoint is not False else None
         return "" if found is None else str(found)
 
     step = hosts.from_first("the newest checkpoint", look)
-    if demanded and not step:
-        raise UserError(f"load_checkpoint: true, but there is no checkpoint in {folder}.")
+    if config.load_checkpoint and not step:
+        raise UserError(f"load_checkpoint: true, but there is no checkpoint in {config.checkpoint_folder}.")
     return int(step) if step else None
 
 
-def check_resumable(config: TrainerConfig, fingerprint: Mapping[str, Any]) -> None:
-    """What `Trainer.initial_state` finds out of a run's newest checkpoint, before there is a model.
-
-    Raises:
-        UserError: when there is one of another fingerprint.
-    """
-    if config.load_checkpoint is not False and is_there(config.checkpoint_folder):
-        _looking(config, fingerprint).check_fingerprint()
-
-
-def _looking(config: TrainerConfig, fingerprint: Mapping[str, Any] | None = None) -> Checkpointer:
-    keep = newest_kept(config.checkpointer.keep)
-    return Checkpointer(config.checkpoint_folder, keep=keep, fingerprint=fingerprint, looks=True)
+def has_begun(config: TrainerConfig) -> bool:
+    """Whether the run has a checkpoint to go on from, as the first host sees it; nobody looks into it."""
+    folder = CheckpointFolder(config.checkpoint_folder)
+    look = lambda: str(config.load_checkpoint is not False and bool(folder.steps()))  # noqa: E731
+    return hosts.from_first("whether there is a checkpoint", look) == "True"
 
 
 def _step_arguments(state: TrainerState, batch: PyTree, wished: Any) -> tuple[Any, ...]:
