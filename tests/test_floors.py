@@ -15,6 +15,7 @@ GROUND = [
     "lost_hosts",
     "hosts",
     "git_lfs",
+    "processes",
     "files",
     "places",
     "runtime",

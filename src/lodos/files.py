@@ -9,6 +9,7 @@ import ctypes
 import errno
 import json
 import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -22,6 +23,9 @@ from lodos.git_lfs import refuse_pointers
 
 if TYPE_CHECKING:
     from upath import UPath
+
+_TEMPORARY = re.compile(r"\.(.+)\.[a-z0-9_]{8,32}\.(partial|old)")
+"""The names of what is being written, or is being replaced."""
 
 
 def cache_folder() -> Path:
@@ -76,6 +80,21 @@ def _exchanged(one: Path, other: Path) -> bool:
     except (AttributeError, OSError, TypeError):  # another C library or another system
         return False
     return renameat2(at_fdcwd, os.fsencode(one), at_fdcwd, os.fsencode(other), rename_exchange) == 0
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Removes what writers of this module that were killed have left in a folder. Nobody may be writing there."""
+    for path in folder.glob(".*") if folder.is_dir() else ():
+        match = _TEMPORARY.fullmatch(path.name)
+        if match is None:
+            continue
+        place = folder / match[1]
+        if match[2] == "old" and not place.exists():  # killed between the two renames
+            path.rename(place)
+        elif path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, text: str) -> None:

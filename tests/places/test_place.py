@@ -60,6 +60,7 @@ ALLOWED = {
     "git_lfs.py": "is given paths",
     "hosts.py": "looks into a folder that it was given",
     "runtime.py": "/proc",
+    "processes.py": "/proc",
     "train/memory.py": "/proc",
     "demo": "its own files",
     "coming_from": "the suffix of a name, and a folder of another tool's config",

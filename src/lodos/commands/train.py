@@ -20,6 +20,7 @@ from lodos.commands.loaders import blank_batch, make_loaders
 from lodos.commands.lora_model import load_lora_model, lora_structure, lora_trainer
 from lodos.commands.run_facts import run_facts
 from lodos.commands.run_log import RunLog
+from lodos.commands.sole_writer import sole_writer
 from lodos.commands.uploads import checked_uploads
 from lodos.config import TrainArgs
 from lodos.config_parsing import parse_config
@@ -82,10 +83,19 @@ def main(argv: list[str]) -> int:
 
 
 def train(config: TrainArgs) -> TrainResult:
-    """One run, from the files it starts from to the files it leaves."""
+    """One run, from the files it starts from to the files it leaves.
+
+    Raises:
+        UserError: for what can be mended, another process that writes the same run among it.
+    """
     written = _written(config)
     _check_places(config, written)
     agree_on_settings(config, written)
+    with sole_writer(config.trainer, written):
+        return _train(config)
+
+
+def _train(config: TrainArgs) -> TrainResult:
     step = newest_step(config.trainer) or 0
     uploads = checked_uploads(config)
     converter = HFCheckpointConverter.from_hf(

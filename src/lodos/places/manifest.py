@@ -161,9 +161,7 @@ def whole_files(place: "UPath", found: Mapping[str, Mapping[str, Any]], *, stric
         if isinstance(error, UserError):
             raise
         raise UserError(f"{place}: {error}. {again}") from None
-    wrong = [
-        name for name, file in manifest.files.items() if name not in found or found[name].get("size") != file.size
-    ]
+    wrong = [name for name, file in manifest.files.items() if name not in found or found[name].get("size") != file.size]
     if wrong:
         shown = ", ".join(wrong[:_SHOWN]) + (" and others" if len(wrong) > _SHOWN else "")
         raise UserError(f"{place}: not whole: {shown} is missing or of another size than {MANIFEST} says. {again}")

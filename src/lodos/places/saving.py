@@ -1,5 +1,7 @@
 """What is saved is whole or not there, wherever it is saved."""
 
+import contextlib
+import itertools
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
@@ -13,6 +15,9 @@ from lodos.places.objects import objects_below, remove_object, write_object
 from lodos.places.place import Place, is_remote, place_of
 from lodos.places.sending import send_folder
 from lodos.places.store import NothingThereError, refusals
+
+_ATTEMPTS = 5
+_LONGEST_SHOWN = 300
 
 
 @contextmanager
@@ -50,21 +55,28 @@ def save_text(place: Place, text: str) -> None:
 
 
 def check_writable(setting: str, place: Place) -> None:
-    """Sees that a store lets us write below `place`, with an object that is removed again; asks nobody of a local one.
+    """Sees that we may write below `place`, with a small file that is removed again, as are folders made for it.
 
     Raises:
-        UserError: that names the setting, when there is no such bucket or it may not be written.
+        UserError: that names the setting, when there is no such bucket, something else than a folder is in the way, or
+            it may not be written.
     """
-    if not is_remote(place):
+    name = f".lodos-probe-{uuid.uuid4().hex}"
+    if is_remote(place):
+        probe = place / name
+        with refusals(setting, place):
+            write_object(probe, b"lodos\n")
+            remove_object(probe)
         return
-    probe = place / f".lodos-probe-{uuid.uuid4().hex}"
-    with refusals(setting, place):
-        write_object(probe, b"lodos\n")
-        remove_object(probe)
+    try:
+        _probe(place, name)
+    except (OSError, ValueError) as error:
+        why = _in_the_way(place) or f"it cannot be written: {getattr(error, 'strerror', None) or error}"
+        raise UserError(f"{setting}: {_shown(place)}: {why}. Name another folder.") from None
 
 
 def check_all_writable(places: Mapping[str, Place]) -> None:
-    """`check_writable` for each place by its setting; those below another are not asked for again.
+    """`check_writable` for each place by its setting; on stores, those below another are not asked for again.
 
     Raises:
         UserError: that lists all which may not be written.
@@ -72,9 +84,10 @@ def check_all_writable(places: Mapping[str, Place]) -> None:
     asked: list[str] = []
     problems = []
     for setting, place in places.items():
-        if any(str(place).startswith(f"{above}/") for above in asked):
-            continue
-        asked.append(str(place))
+        if is_remote(place):
+            if any(str(place).startswith(f"{above}/") for above in asked):
+                continue
+            asked.append(str(place))
         try:
             check_writable(setting, place)
         except UserError as error:
@@ -95,3 +108,39 @@ def is_there(place: Place) -> bool:
         return bool(objects_below(place))  # a file is found below itself, under no name
     except NothingThereError:
         return False
+
+
+def _probe(folder: Path, name: str) -> None:
+    folder = folder.absolute()
+    for attempt in range(_ATTEMPTS):
+        missing = list(itertools.takewhile(lambda path: not path.exists(), (folder, *folder.parents)))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(b"lodos\n")
+            (folder / name).unlink()
+            return
+        except FileNotFoundError:
+            if attempt == _ATTEMPTS - 1:  # else another host has removed what it had made for its own
+                raise
+        finally:
+            for path in missing:
+                with contextlib.suppress(OSError):  # it holds something now
+                    path.rmdir()
+
+
+def _in_the_way(place: Path) -> str | None:
+    """What is there in place of a folder, at the place or above it."""
+    try:
+        for path in (place, *place.parents):
+            if path.is_symlink() and not path.exists():
+                return f"{_shown(path)} is a link to {_shown(path.readlink())}, where nothing is"
+            if path.exists():
+                return None if path.is_dir() else f"{_shown(path)} is a file, not a folder"
+    except (OSError, ValueError):  # whoever asks says it
+        pass
+    return None
+
+
+def _shown(path: Path) -> str:
+    text = str(path)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."

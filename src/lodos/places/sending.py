@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from lodos.places.manifest import MANIFEST, OURS, SENDING, FileDigest, Manifest, read_manifest
 from lodos.places.objects import drop_unfinished, objects_below, remove_object, send_file, write_object
 from lodos.places.store import NothingThereError
+
 if TYPE_CHECKING:
     from upath import UPath
 

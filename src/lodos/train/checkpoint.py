@@ -158,7 +158,9 @@ class Checkpointer:
         import orbax.checkpoint as ocp
 
         if wanted is not None:
-            return self._orbax.restore(_for_orbax(place), args=ocp.args.StandardRestore(jax.tree.map(_abstract, wanted)))
+            return self._orbax.restore(
+                _for_orbax(place), args=ocp.args.StandardRestore(jax.tree.map(_abstract, wanted))
+            )
         alone = ocp.options.MultiprocessingOptions(primary_host=hosts.index(), active_processes={hosts.index()})
         with ocp.Checkpointer(
             ocp.PyTreeCheckpointHandler(multiprocessing_options=alone), multiprocessing_options=alone

@@ -35,6 +35,9 @@ from lodos.train.mesh import (
 from lodos.train.precision import Policy
 from lodos.train.save_schedule import schedule_problems
 
+_LONGEST_NAME = 200
+"""Bytes of a run's name: file systems allow 255, and what is being written needs some."""
+
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointerConfig:
@@ -134,6 +137,11 @@ class TrainerConfig:
         for setting, name in (("id", self.id), ("$RUN_ID", os.environ.get("RUN_ID") if self.id is None else None)):
             if name is not None and ((not name and setting == "id") or "/" in name or name.startswith(".")):
                 problems.append(f"{setting}: {name!r} must be a plain folder name.")
+            elif name is not None and (len(name.encode(errors="replace")) > _LONGEST_NAME or not name.isprintable()):
+                problems.append(
+                    f"{setting}: {name[:40]!r}... must be the name of a folder: at most {_LONGEST_NAME} bytes, without "
+                    "line breaks and the like."
+                )
         try:
             parse_trackers(self.wandb, self.tracker)
         except UserError as error:
