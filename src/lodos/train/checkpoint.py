@@ -241,7 +241,9 @@ def _described(arrays: PyTree) -> dict[str, dict[str, Any]]:
         name: {
             "shape": list(np.shape(leaf)),
             "dtype": str(leaf.dtype),
-            "sha256": hashlib.sha256(np.ascontiguousarray(np.asarray(leaf)).reshape(-1).view(np.uint8)).hexdigest(),
+            "sha256": hashlib.sha256(
+                np.ascontiguousarray(np.asarray(leaf)).reshape(-1).view(np.uint8).data
+            ).hexdigest(),
         }
         for name, leaf in named_leaves(arrays).items()
     }

@@ -90,7 +90,8 @@ class CheckpointFolder:
         if step not in steps or not self._is_whole(step):
             others = ", ".join(str(other) for other in self.steps()) or "none"
             raise UserError(
-                f"trainer.load_checkpoint_step: {step}: {self.place} has no whole checkpoint of this step. There: {others}."
+                f"trainer.load_checkpoint_step: {step}: {self.place} has no whole checkpoint of this step. There: "
+                f"{others}."
             )
         return step
 
@@ -132,7 +133,7 @@ class CheckpointFolder:
             write_object(self._mark(step), json.dumps({"step": step}).encode())
         else:
             self.place.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(self.writing(step), ignore_errors=True)
+            shutil.rmtree(self.place / f".{step}.partial", ignore_errors=True)
         return self.writing(step)
 
     def writing(self, step: int) -> Place:
