@@ -9,6 +9,11 @@ LONGEST_SHOWN = 200
 
 _NAME = re.compile(r"(^|[_-])(token|api_?key|key|password|passwd|secret|credential|auth)s?$", re.IGNORECASE)
 _CAMEL_CASE = re.compile(r"[a-z](Token|Key|Secret|Password)s?$")
+_URL = re.compile(
+    r"(?P<scheme>\b[A-Za-z][A-Za-z0-9+.-]*://)(?:(?P<user>[^\s/?#'\"]*)@)?(?P<host>[^\s?#'\"]*)(?P<query>[?#][^\s'\"]*)?"
+)
+_SIGNED = re.compile(r"^(sig|signature|x-(amz|goog)-.*|awsaccesskeyid|googleaccessid|policy|pwd|pass|jwt|code)$", re.I)
+"""What signed URLs call their parts, and other names that `is_secret` does not know."""
 _TEXT = re.compile(r"\b(hf_[A-Za-z0-9]{16,}|ghp_[A-Za-z0-9]{16,}|(sk|glpat|xox[bp])-[\w-]{16,})")
 """Tokens of services, which some write into a value of any name."""
 
@@ -20,7 +25,9 @@ def is_secret(name: str) -> bool:
 
 
 def without_secrets(value: Any) -> Any:
-    """Lists and mappings with what is called like a secret hidden."""
+    """Lists and mappings with what is called like a secret hidden, and what URLs carry of them."""
+    if isinstance(value, str):
+        return _URL.sub(_without_its_secrets, value)
     if isinstance(value, list | tuple):
         return [without_secrets(item) for item in value]
     if not isinstance(value, dict):
@@ -29,6 +36,25 @@ def without_secrets(value: Any) -> Any:
         key: HIDDEN if item is not None and is_secret(str(key)) else without_secrets(item)
         for key, item in value.items()
     }
+
+
+def hides_something(value: Any) -> bool:
+    """Whether there is a URL in it, a list or a mapping, of which `without_secrets` has hidden a part."""
+    if isinstance(value, list | tuple):
+        return any(hides_something(item) for item in value)
+    if isinstance(value, dict):
+        return hides_something(list(value.values()))
+    return isinstance(value, str) and any(HIDDEN in url[0] for url in _URL.finditer(value))
+
+
+def _without_its_secrets(url: re.Match[str]) -> str:
+    scheme, user, host, query = url["scheme"], url["user"], url["host"], url["query"] or ""
+    hidden = re.sub(
+        r"([?&;#])([^=&;#\s]+)=([^&;#\s'\"]*)",
+        lambda part: f"{part[1]}{part[2]}={HIDDEN if is_secret(part[2]) or _SIGNED.search(part[2]) else part[3]}",
+        query,
+    )
+    return f"{scheme}{'' if user is None else f'{HIDDEN}@'}{host}{hidden}"
 
 
 def without_tokens(text: str) -> str:

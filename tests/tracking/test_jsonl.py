@@ -87,3 +87,37 @@ def test_a_last_line_cut_within_a_character_is_ignored(tmp_path: Path) -> None:
 
 def test_no_file_has_no_records(tmp_path: Path) -> None:
     assert read_records(tmp_path / "log.jsonl") == []
+
+
+DAMAGED = [
+    b"",
+    b"\xff\xfe",
+    b'{"step": 2, "train/l',
+    b"null",
+    b"[3]",
+    b'{"step": "2"}',
+    b"{}",
+    b"[" * 50_000,
+    b'{"step": true}',
+]
+
+
+@pytest.mark.parametrize("line", DAMAGED)
+@pytest.mark.parametrize("place", [0, 1, 3])
+def test_a_damaged_line_is_passed_over_and_said_and_the_file_kept(
+    tmp_path: Path, line: bytes, place: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "log.jsonl"
+    write_steps(path, range(1, 4))
+    lines = path.read_bytes().split(b"\n")[:-1]
+    lines.insert(place, line)
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    assert steps_in(path) == [1, 2, 3]
+    write_steps(path, range(3, 5), resume_step=2)
+    assert steps_in(path) == [1, 2, 3, 4]
+    assert "log.jsonl: 1 lines are no records, and are passed over; it is kept as" in caplog.text
+    kept = path.with_name("log.jsonl.corrupt").read_text(encoding="utf-8").split("\n")
+    assert kept == [*(one.decode("utf-8", errors="backslashreplace") for one in lines), ""]
+    caplog.clear()
+    write_steps(path, range(5, 6), resume_step=4)
+    assert caplog.text == ""

@@ -5,6 +5,7 @@ import datetime
 import math
 from typing import Any, Literal
 
+from lodos.config_secrets import HIDDEN, hides_something
 from lodos.errors import UserError
 from lodos.prompting.template_variables import variable_problems
 
@@ -89,6 +90,11 @@ class DataArgs:
                 "it out for none."
             )
         problems += [f"chat_template_kwargs: {each}" for each in variable_problems(self.chat_template_kwargs or {})]
+        problems += [
+            f"{name}: has {HIDDEN} where a secret was: a run's config.yaml never holds one. Give it again, as --{name}."
+            for name in ("data", "validation")
+            if hides_something(getattr(self, name))
+        ]
         if self.template_date is not None and not _is_day(self.template_date):
             problems.append(f"template_date: {self.template_date!r} is no day. Write it as YYYY-MM-DD.")
         if not 0 <= self.max_dropped <= 1:

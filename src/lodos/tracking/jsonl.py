@@ -3,12 +3,14 @@
     {"step": 10, "time": 1760000000.0, "train/loss": 1.5, ...}
 
 Numbers that are not finite are written as the strings "nan", "inf" and "-inf", since JSON has no word for them
-and hiding them would be worse. When a run resumes, records of steps it will do again are cut off.
+and hiding them would be worse. When a run resumes, records of steps it will do again are cut off. Lines that are no
+records, as a disk may leave them, are passed over; the file as it was is kept beside it then.
 
 On a store, the log is a file here that goes there whole every few seconds and at the end.
 """
 
 import json
+import logging
 import math
 import time
 from collections.abc import Mapping
@@ -20,6 +22,8 @@ from lodos.places.place import Place, is_remote
 from lodos.places.saving import save_text
 from lodos.places.store import NothingThereError
 
+logger = logging.getLogger(__name__)
+
 
 class JsonlTracker:
     """Appends to a log file.
@@ -29,7 +33,13 @@ class JsonlTracker:
     """
 
     def __init__(self, path: Place, *, resume_step: int = 0):
-        kept = [record for record in read_records(path) if record["step"] <= resume_step] if resume_step else []
+        content = _content(path)
+        records, damaged = _parsed(content)
+        if damaged:
+            aside = path.with_name(f"{path.name}.corrupt")
+            save_text(aside, content.decode("utf-8", errors="backslashreplace"))
+            logger.warning("%s: %d lines are no records, and are passed over; it is kept as %s.", path, damaged, aside)
+        kept = [record for record in records if record["step"] <= resume_step] if resume_step else []
         text = "".join(_line(record) for record in kept)
         save_text(path, text)
         self._mirror = Mirror.of_file(path, text) if is_remote(path) else None
@@ -53,13 +63,38 @@ class JsonlTracker:
 
 
 def read_records(path: Place) -> list[dict[str, Any]]:
-    """The records of a log file, without a last line that a kill cut short; [] if there is no file."""
+    """The records of a log file, without a last line that a kill cut short and without lines that are no records; [] if
+    there is no file."""
+    return _parsed(_content(path))[0]
+
+
+def _content(path: Place) -> bytes:
     try:
-        content = read_object(path) if is_remote(path) else path.read_bytes()
+        return read_object(path) if is_remote(path) else path.read_bytes()
     except (FileNotFoundError, NothingThereError):
-        return []
-    lines = content.split(b"\n")
-    return [json.loads(line) for line in lines[:-1]]
+        return b""
+
+
+def _parsed(content: bytes) -> tuple[list[dict[str, Any]], int]:
+    """The records, and how many whole lines are none."""
+    lines = content.split(b"\n")[:-1]
+    records = [record for line in lines if (record := _record(line)) is not None]
+    return records, len(lines) - len(records)
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    is_record = isinstance(record, dict) and type(record.get("step")) is int
+    if not is_record or not _is_number(record.get("eval/loss", 0.0)):
+        return None
+    return record
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) or value in ("nan", "inf", "-inf")
 
 
 def _line(record: Mapping[str, Any]) -> str:

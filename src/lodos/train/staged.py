@@ -4,6 +4,7 @@ Orbax and TensorStore write to local disks and gs:// by themselves, from all hos
 that is sent behind the training; one whose sending was cut short is no checkpoint, and is cleared away.
 """
 
+import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from lodos.errors import UserError
 from lodos.files import cache_folder
 from lodos.places.fetching import fetched_folder
 from lodos.places.place import Place, is_remote
+from lodos.processes import Process, this_process
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
@@ -44,7 +46,11 @@ def scratch_folder() -> "tempfile.TemporaryDirectory[str]":
     """A folder of this machine to write in; removed with what is returned, or at the end of Python."""
     parent = cache_folder() / "checkpoints"
     parent.mkdir(parents=True, exist_ok=True)
-    return tempfile.TemporaryDirectory(prefix="staged-", dir=parent, ignore_cleanup_errors=True)
+    for left in parent.glob("staged-*"):
+        maker = Process.of_tag(left.name)
+        if maker is not None and maker.is_gone:  # killed
+            shutil.rmtree(left, ignore_errors=True)
+    return tempfile.TemporaryDirectory(prefix=f"staged-{this_process().tag}-", dir=parent, ignore_cleanup_errors=True)
 
 
 def local_copy(place: "UPath") -> Path:

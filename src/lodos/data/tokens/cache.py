@@ -1,7 +1,8 @@
 """Work that is done once and kept, under a name that is the hash of everything it depends on.
 
-An entry is a folder. It is made beside its place under a temporary name, loaded once to see that it is whole, and
-renamed into place; so a kill leaves at worst a folder that nobody looks at, and processes that make the same entry at
+An entry is a folder. It is made beside its place under a temporary name, loaded once to see that it is whole, given a
+manifest with the digest of each file, and renamed into place. An entry that is not as its manifest says, by a single
+bit, is made again. So a kill leaves at worst a folder that nobody looks at, and processes that make the same entry at
 once do not meet: the first to finish puts its folder there, the others find it and throw theirs away. What a name was
 made for never changes, so an entry is either right or not there.
 
@@ -12,6 +13,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import logging
 import shutil
 import tempfile
 import time
@@ -20,17 +22,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lodos.errors import UserError
-from lodos.files import cache_folder
+from lodos.files import cache_folder, move_whole
 from lodos.places.fetching import fetch_folder, is_whole_there
+from lodos.places.manifest import problems, seal_folder
 from lodos.places.place import Place, is_remote, place_of
 from lodos.places.sending import send_folder
 from lodos.places.store import refusals
+from lodos.processes import Process, this_process
 
 if TYPE_CHECKING:
     from upath import UPath
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
+_SHOWN = 3
 ABANDONED_SECONDS = 24 * 3600
 """An unfinished folder that has not changed for so long belongs to a process that was killed."""
 
@@ -61,19 +68,24 @@ def load_or_build(
     if is_remote(entry):
         return _load_or_build_on_store(entry, load, build, broken=broken)
     if entry.exists():
+        found = problems(entry)
         try:
-            return load(entry)
-        except broken:
-            _discard(entry)
+            if not found:
+                return load(entry)
+        except broken as error:
+            found = [str(error)]
+        logger.warning("%s: not as it was written: %s. It is made again.", entry, "; ".join(found[:_SHOWN]))
+        _discard(entry)
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(entry.parent)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{entry.name[:16]}.", suffix=".partial", dir=entry.parent))
+        temporary = _made_beside(entry)
     except OSError as error:
         raise _unwritable(entry.parent, error) from None
     try:
         build(temporary)
         load(temporary)
+        seal_folder(temporary)
         _move_into_place(temporary, entry)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -111,7 +123,7 @@ def _unwritable(folder: Path, error: OSError) -> UserError:
 
 def _move_into_place(temporary: Path, entry: Path) -> None:
     try:
-        temporary.rename(entry)
+        move_whole(temporary, entry)
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
@@ -120,14 +132,26 @@ def _move_into_place(temporary: Path, entry: Path) -> None:
 
 def _discard(entry: Path) -> None:
     """Removes a folder so that nobody ever sees it half removed."""
-    aside = Path(tempfile.mkdtemp(prefix=f".{entry.name[:16]}.", suffix=".partial", dir=entry.parent))
+    aside = _made_beside(entry)
     with contextlib.suppress(FileNotFoundError):  # another process discards it, too
         entry.rename(aside / entry.name)
     shutil.rmtree(aside, ignore_errors=True)
 
 
+def _made_beside(entry: Path) -> Path:
+    """An empty folder, whose name says who made it."""
+    prefix = f".{entry.name[:16]}.{this_process().tag}."
+    return Path(tempfile.mkdtemp(prefix=prefix, suffix=".partial", dir=entry.parent))
+
+
 def _remove_abandoned(folder: Path) -> None:
+    """Removes what processes that ended have left: those of this machine at once, others when nothing has changed for
+    `ABANDONED_SECONDS`."""
     for partial in folder.glob(".*.partial"):
+        maker = Process.of_tag(partial.name)
+        if maker is not None and maker.is_gone:
+            shutil.rmtree(partial, ignore_errors=True)
+            continue
         with contextlib.suppress(OSError):  # its owner or another process was faster
             newest = max(path.stat().st_mtime for path in (partial, *partial.rglob("*")))
             if time.time() - newest > ABANDONED_SECONDS:

@@ -258,6 +258,11 @@ def _read_marker(folder: Path) -> dict[str, Any]:
     layout = marker.get("layout") if isinstance(marker, dict) else None
     if layout != LAYOUT:
         raise BrokenStoreError(f"{folder}: layout {layout}, this version reads {LAYOUT}")
+    counts = ("bytes", "examples", "tokens", "trained_tokens", "largest_id")
+    names = marker.get("files")
+    is_whole = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if not is_whole or not all(type(marker.get(count)) is int for count in counts):
+        raise BrokenStoreError(f"{folder}: {MARKER_FILE} is damaged")
     if marker["bytes"] != size:
         raise BrokenStoreError(f"{folder}: {TOKENS_FILE} has {size} bytes, {marker['bytes']} were written")
     return marker
