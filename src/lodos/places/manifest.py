@@ -93,7 +93,10 @@ def seal_folder(folder: Path, facts: Mapping[str, Any] | None = None) -> Manifes
     """Puts every file of a local folder on the disk, reads it back, and writes the manifest after all of them."""
     for path in sorted(folder.rglob("*")):
         flush_folder(path) if path.is_dir() else flush(path)
-    manifest = Manifest(digested(folder), facts or {})
+    files, facts = digested(folder), facts or {}
+    # The same files have the same manifest.
+    identity = hashlib.sha256(_json({"facts": facts, "sha256": {name: file.sha256 for name, file in files.items()}}))
+    manifest = Manifest(files, facts, identity.hexdigest()[:32])
     write_compared(folder / MANIFEST, manifest.encode())
     flush_folder(folder)
     return manifest
