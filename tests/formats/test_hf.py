@@ -310,6 +310,7 @@ def test_nothing_else_of_the_base_folder_goes_along(base: Path, tmp_path: Path) 
         "chat_template.jinja",
         "config.json",
         "generation_config.json",
+        "lodos-manifest.json",
         "model.safetensors",
         "tokenizer.json",
         "tokenizer_config.json",

@@ -46,7 +46,7 @@ def test_a_checkpoint_holds_nothing_frozen(model: Any, make_trainer: Any) -> Non
 
     trainer = make_trainer(model)
     trainer.train(trainer.initial_state(KEY, model=model), Batches())
-    path = trainer.config.checkpoint_folder / "5" 
+    path = trainer.config.checkpoint_folder / "5"
     names = named_leaves(ocp.StandardCheckpointer().metadata(path.absolute()).item_metadata.tree)
     assert any("lora_A" in name for name in names)
     assert not any("base_layer" in name or "embed_tokens" in name or "norm" in name for name in names)
