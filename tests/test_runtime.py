@@ -19,7 +19,7 @@ print(int(status.split("VmRSS:")[1].split()[0]) // 1024)
 
 
 # Commands that other tests run in this process leave these behind, as would a user's own settings.
-SETTINGS = ("JAX_", "MALLOC_", "GLIBC_TUNABLES")
+SETTINGS = ("JAX_", "XLA_", "MALLOC_", "GLIBC_TUNABLES")
 
 
 def run(script: str, **environment: str) -> str:
@@ -78,3 +78,17 @@ def test_a_cache_of_the_users_is_used(tmp_path: Path) -> None:
         "import jax; print(jax.config.jax_compilation_cache_dir)"
     )
     assert run(script, JAX_COMPILATION_CACHE_DIR=str(tmp_path / "mine")) == str(tmp_path / "mine")
+
+
+@pytest.mark.parametrize(
+    ("given", "fraction"),
+    [({}, "0.9"), ({"XLA_CLIENT_MEM_FRACTION": ".5"}, "0.5"), ({"XLA_PYTHON_CLIENT_MEM_FRACTION": ".4"}, "0.4")],
+)
+def test_jax_may_use_most_of_a_gpu_unless_the_user_says_how_much(given: dict[str, str], fraction: str) -> None:
+    script = """
+from lodos.runtime import gpu_memory_share, prepare_runtime
+prepare_runtime()
+from jaxlib import xla_client
+print(xla_client.generate_pjrt_gpu_plugin_options()["memory_fraction"], gpu_memory_share())
+"""
+    assert run(script, **given).split() == [fraction, fraction]

@@ -11,11 +11,17 @@ import sys
 import threading
 from pathlib import Path
 
+from lodos.errors import UserError
 from lodos.files import cache_folder
 
 # Parameters of glibc's mallopt, from malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
 _TOP_PAD = 64 << 20
+
+_GPU_MEMORY_SHARE = "0.9"
+"""Of a GPU's memory that JAX may use; left alone it would take three quarters of it."""
+_SHARE, _SHARE_BEFORE = "XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"
+"""JAX's names of it, the newer first; it refuses both at once."""
 
 COMPILER_THREAD = "lodos-compile"
 """How threads are called that compile in the background."""
@@ -36,8 +42,24 @@ def prepare_runtime() -> None:
         "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
         "TRANSFORMERS_VERBOSITY": "error",
     }
+    if _SHARE_BEFORE not in os.environ:
+        defaults[_SHARE] = _GPU_MEMORY_SHARE
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+
+
+def gpu_memory_share() -> float:
+    """How much of a GPU's memory a run may use; the rest is left to CUDA, cuDNN and NCCL.
+
+    Raises:
+        UserError: when the environment says it in a way that is no number.
+    """
+    name = _SHARE_BEFORE if os.environ.get(_SHARE_BEFORE) else _SHARE
+    given = os.environ.get(name) or _GPU_MEMORY_SHARE
+    try:
+        return float(given)
+    except ValueError:
+        raise UserError(f"{name}: {given!r} in the environment is not a number, such as 0.9.") from None
 
 
 def compilation_cache() -> Path:

@@ -173,10 +173,13 @@ def test_what_is_wrong_is_said_before_anything_is_compiled(model: Path) -> None:
         trace_step(config_of(model, "--trainer.per_device_parallelism", "3"), HFCheckpointConverter.from_hf(str(model)))
 
 
-def test_a_target_without_its_compiler_names_the_extra(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("name", "extra"), [("v3-32", "plan"), ("h100x8", "cuda")])
+def test_a_target_without_its_compiler_names_the_extra(
+    name: str, extra: str, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("lodos.plan.described.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"lodos\[plan\]"):
-        main(["--model_name_or_path", str(model), "--data", "rows.jsonl", "--target", "v3-32"])
+    with pytest.raises(UserError, match=rf"lodos\[{extra}\]"):
+        main(["--model_name_or_path", str(model), "--data", "rows.jsonl", "--target", name])
 
 
 def on_target(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

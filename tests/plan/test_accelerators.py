@@ -3,7 +3,7 @@
 import pytest
 
 from lodos.errors import UserError
-from lodos.plan.accelerators import SLICES, slice_of
+from lodos.plan.accelerators import SLICES, TpuSlice, accelerators_of
 
 
 @pytest.mark.parametrize(
@@ -18,13 +18,14 @@ from lodos.plan.accelerators import SLICES, slice_of
     ],
 )
 def test_a_name_is_that_of_chips_in_a_shape(name: str, topology: str, devices: int) -> None:
-    found = slice_of(name)
+    found = accelerators_of(name)
+    assert isinstance(found, TpuSlice)
     assert found.topology_name == topology
     assert found.chips * found.generation.devices_per_chip == devices
 
 
 def test_every_name_says_its_own_slice() -> None:
-    assert all(slice_of(name) is found for name, found in SLICES.items())
+    assert all(accelerators_of(name) is found for name, found in SLICES.items())
     assert all(name.partition("-")[0] in ("v2", "v3", "v4", "v5e", "v5p", "v6e") for name in SLICES)
 
 
@@ -40,4 +41,4 @@ def test_every_name_says_its_own_slice() -> None:
 )
 def test_a_wrong_name_lists_those_there_are(name: str, said: str) -> None:
     with pytest.raises(UserError, match=said):
-        slice_of(name)
+        accelerators_of(name)

@@ -13,7 +13,8 @@ from lodos.errors import UserError
 from lodos.formats.hf import HFCheckpointConverter
 from lodos.models.flops import training_flops
 from lodos.plan.footprint import Footprint, bytes_per_device, bytes_refused, temporaries_of
-from lodos.plan.traffic import traffic_of_jaxpr, traffic_of_text
+from lodos.plan.traffic import has_all_of, traffic_of_jaxpr, traffic_of_text
+from lodos.target import target
 from lodos.train.axes import check_axes
 from lodos.train.placement import batch_shapes, state_shapes
 from lodos.train.state import TrainerState
@@ -120,7 +121,7 @@ def compile_step(step: TracedStep, *, read_text: bool = True, evaluates: bool = 
         else:
             training = dataclasses.replace(training, temporaries=temporaries_of(compiled))
             found = traffic_of_text(compiled.as_text() or "") if read_text else None
-            if found is not None and any(found.get(kind, 0) < size for kind, size in step.traffic.items()):
+            if found is not None and not has_all_of(found, step.traffic, target().device_count):
                 found = None  # XLA has written a collective in a form that is not read here
             is_compiled, traffic = found is not None, step.traffic if found is None else found
         seconds = time.perf_counter() - started

@@ -21,7 +21,7 @@ from lodos.config_parsing import parse_config
 from lodos.errors import UserError
 from lodos.formats.hf import HFCheckpointConverter
 from lodos.nn.matrix_peak import matrix_peak
-from lodos.plan.accelerators import TpuSlice, slice_of
+from lodos.plan.accelerators import Accelerators, accelerators_of
 from lodos.plan.described import ENVIRONMENT, check_compiler, described_target
 from lodos.plan.footprint import Footprint
 from lodos.plan.sizes import size
@@ -37,6 +37,10 @@ Example: lodos plan my.yaml --target v3-32"""
 _DESCRIBING = "LODOS_PLAN_DESCRIBES"
 """Set in the process that compiles for a target."""
 
+_NOT_AUTOTUNED = (
+    "Not autotuned: without a card XLA cannot measure its kernels, and cuDNN does not say what it takes beside them."
+)
+
 _HOST_LINK = 10e9
 """Bytes a second between devices of which nothing better is known; it puts candidates in order, and is not printed."""
 
@@ -46,8 +50,8 @@ class PlanArgs(TrainArgs):
     """The config of a training, and the devices that it is to run on."""
 
     target: str | None = None
-    """A TPU slice that need not be there, such as v3-32, v4-32, v5e-16, v5p-8 or v6e-8; by default this machine's
-    devices."""
+    """Devices that need not be there: a TPU slice such as v3-32, v4-32, v5e-16, v5p-8 or v6e-8, or GPUs such as h100,
+    h100x8, h200, a100-80 or l4; by default this machine's devices."""
     utilization: float = 0.4
     """Share of a device's peak that the step is expected to reach."""
     search: bool = False
@@ -58,7 +62,7 @@ class PlanArgs(TrainArgs):
         if not 0 < self.utilization <= 1:
             raise UserError(f"utilization: {self.utilization} must be above 0 and at most 1.")
         if self.target is not None:
-            slice_of(self.target)
+            accelerators_of(self.target)
 
 
 def main(argv: list[str]) -> int:
@@ -66,13 +70,13 @@ def main(argv: list[str]) -> int:
     config = parse_config(PlanArgs, argv, prog="lodos plan", description=DESCRIPTION)
     if config.target is None:
         return _plan(config, None)
-    wanted = slice_of(config.target)
+    wanted = accelerators_of(config.target)
     check_compiler(wanted)
     if os.environ.get(_DESCRIBING):
         with compiling_for(described_target(wanted)):
             return _plan(config, wanted)
-    # libtpu is told by the environment, before JAX is imported, that there is no TPU; and where a check of its own
-    # fails it ends the process.
+    # The environment says before JAX is imported that there is no such device; and where a check of libtpu's fails it
+    # ends the process.
     command = [sys.executable, "-m", "lodos", "plan", *argv]
     status = subprocess.run(command, env={**os.environ, **ENVIRONMENT, _DESCRIBING: "1"}, check=False).returncode
     if status < 0:
@@ -80,20 +84,22 @@ def main(argv: list[str]) -> int:
     return status
 
 
-def _plan(config: PlanArgs, wanted: TpuSlice | None) -> int:
+def _plan(config: PlanArgs, wanted: Accelerators | None) -> int:
     converter = HFCheckpointConverter.from_hf(config.model_name_or_path)
     memory = memory_of_device()
     console = Console(highlight=False, soft_wrap=True)
-    peak = wanted.generation.peak_flops if wanted else matrix_peak(config.trainer.policy.compute_dtype)
-    links = wanted.generation.link_bytes / wanted.generation.devices_per_chip if wanted else _HOST_LINK
+    peak = wanted.peak_flops if wanted else matrix_peak(config.trainer.policy.compute_dtype)
+    links = wanted.link_bytes if wanted else _HOST_LINK
     speeds = Speeds(peak * config.utilization, links)
     # On a CPU every device has all cores.
     devices = target().process_count if target().platform == "cpu" else target().device_count
     with console.status(f"Compiling for {_devices_named(wanted)} ..."):
         step = trace_step(config, converter)
-        has_text = wanted is None or wanted.generation.has_text
+        has_text = wanted is None or wanted.has_text
         plan = compile_step(step, read_text=has_text, evaluates=True)
     console.print(_memory_table(plan, memory, _devices_named(wanted)))
+    if wanted is not None and not wanted.is_tuned:
+        console.print(_NOT_AUTOTUNED)
     _print_work(console, config, step, plan, speeds, devices)
     if config.search and memory is not None:
         with console.status("Looking for the most rows at once ..."):
@@ -162,10 +168,11 @@ def _in_one_line(config: TrainArgs, plan: Plan) -> str:
     return ", ".join(f"{name}: {value}" for name, value in flat.items())
 
 
-def _devices_named(wanted: TpuSlice | None) -> str:
+def _devices_named(wanted: Accelerators | None) -> str:
     here = target()
     what = f"{here.device_count} x {here.kind}"
-    return f"{wanted.name}: {what} on {here.process_count} hosts" if wanted else what
+    hosts = f"{here.process_count} host{'s' * (here.process_count > 1)}"
+    return f"{wanted.name}: {what} on {hosts}" if wanted else what
 
 
 def _share_of(footprint: Footprint | None, memory: int) -> str:

@@ -1,9 +1,9 @@
 """The accelerators that a job can be compiled for without having one, by the names under which clouds rent them.
 
-Sources: memory, peak and links of TPUs from https://cloud.google.com/tpu/docs/system-architecture-tpu-vm and the pages
-of each generation; the links of v2 and v3 from Jouppi et al., "A Domain-Specific Supercomputer for Training Deep Neural
-Networks" (2020), of v4 from Jouppi et al., "TPU v4" (2023). The number in a name counts TensorCores (v2, v3, v4, v5p)
-or chips (v5e, v6e).
+Here are TPUs; GPUs are described in `gpus.py`. Sources: memory, peak and links from
+https://cloud.google.com/tpu/docs/system-architecture-tpu-vm and the pages of each generation; the links of v2 and v3
+from Jouppi et al., "A Domain-Specific Supercomputer for Training Deep Neural Networks" (2020), of v4 from Jouppi et
+al., "TPU v4" (2023). The number in a slice's name counts TensorCores (v2, v3, v4, v5p) or chips (v5e, v6e).
 """
 
 import dataclasses
@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 
 from lodos.errors import UserError
+from lodos.plan.gpus import HOSTS, GpuHost, hosts_of
 
 GIB = 1 << 30
 
@@ -63,6 +64,29 @@ class TpuSlice:
 
     generation: TpuGeneration
     shape: Sequence[int]
+    extra = "plan"
+    compiler = "libtpu"
+    is_tuned = True
+    """The program is the one that the devices would run."""
+
+    @property
+    def has_text(self) -> bool:
+        return self.generation.has_text
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of each device."""
+        return self.generation.memory_bytes
+
+    @property
+    def peak_flops(self) -> float:
+        """bfloat16 operations a second of each device."""
+        return self.generation.peak_flops
+
+    @property
+    def link_bytes(self) -> float:
+        """Bytes a second to each device from its neighbours."""
+        return self.generation.link_bytes / self.generation.devices_per_chip
 
     @property
     def chips(self) -> int:
@@ -87,19 +111,26 @@ SLICES = {
 }
 
 
-def slice_of(name: str) -> TpuSlice:
-    """The slice of a name such as `v3-32`.
+Accelerators = TpuSlice | GpuHost
+
+
+def accelerators_of(name: str) -> Accelerators:
+    """What is rented under a name such as `v3-32` or `h100x8`.
 
     Raises:
-        UserError: when there is none.
+        UserError: when nothing is.
     """
-    wanted = re.sub(r"^tpu[-_ ]?", "", name.strip().lower()).replace("v5litepod", "v5e").replace("_", "-")
-    if wanted in SLICES:
-        return SLICES[wanted]
+    wanted = re.sub(r"^(tpu|nvidia)[-_ ]?", "", name.strip().lower()).replace("v5litepod", "v5e").replace("_", "-")
+    known: dict[str, Accelerators] = {**SLICES, **HOSTS}
+    if wanted in known:
+        return known[wanted]
     generation = wanted.partition("-")[0]
-    alike = [known for known in SLICES if known.startswith(f"{generation}-")]
+    alike = [slice_.name for slice_ in SLICES.values() if slice_.generation.name == generation]
     if alike:
         raise UserError(f"target: {name!r}: there is no such slice of {generation}. There are {', '.join(alike)}.")
-    near = difflib.get_close_matches(wanted, SLICES, n=1)
+    if hosts := hosts_of(wanted):
+        alike = [host.name for host in hosts]
+        raise UserError(f"target: {name!r}: there is no such host. There are {', '.join(alike)}.")
+    near = difflib.get_close_matches(wanted, known, n=1)
     meant = f" Did you mean {near[0]}?" if near else ""
-    raise UserError(f"target: {name!r} is not known.{meant} There are {', '.join(SLICES)}.")
+    raise UserError(f"target: {name!r} is not known.{meant} There are {', '.join(known)}.")

@@ -96,6 +96,12 @@ def traffic_of_jaxpr(jaxpr: Any) -> Mapping[str, int]:
     return dict(found)
 
 
+def has_all_of(compiled: Mapping[str, int], traced: Mapping[str, int], devices: int) -> bool:
+    """Whether a compiled program moves what it was asked to; XLA may have each device keep only its part of a sum."""
+    whole = {**compiled, "all-reduce": compiled.get("all-reduce", 0) + devices * compiled.get("reduce-scatter", 0)}
+    return all(whole.get(kind, 0) >= size for kind, size in traced.items())
+
+
 class _UnknownLengthError(Exception):
     """A loop does not say how often it runs."""
 
