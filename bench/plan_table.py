@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lodos.plan.accelerators import slice_of
+from lodos.plan.accelerators import accelerators_of
 from lodos.plan.described import ENVIRONMENT
 
 LLAMA = {"model_type": "llama", "rms_norm_eps": 1e-5, "tie_word_embeddings": False, "max_position_embeddings": 8192}
@@ -74,7 +74,7 @@ def cells(target: str, models: list[str]) -> Iterator[Cell]:
     from lodos.train.config import TrainerConfig
     from lodos.train.memory import memory_of_device
 
-    wanted = slice_of(target)
+    wanted = accelerators_of(target)
     with compiling_for(described_target(wanted)), tempfile.TemporaryDirectory() as folder:
         for model in models:
             (Path(folder) / "config.json").write_text(json.dumps(MODELS[model]), encoding="utf-8")
@@ -88,7 +88,7 @@ def cells(target: str, models: list[str]) -> Iterator[Cell]:
                 trainer=trainer,
             )
             step = trace_step(config, HFCheckpointConverter.from_hf(folder))
-            plan = compile_step(step, read_text=wanted.generation.has_text)
+            plan = compile_step(step, read_text=wanted.has_text)
             rows = 128 // config.trainer.data_axis_size
             fits, moved = plan.fits(memory_of_device()), sum(plan.traffic.values())
             yield Cell(model, target, step.holds.base, plan.needed, fits, moved, rows)
@@ -108,7 +108,7 @@ def main(argv: list[str] | None = None) -> None:
     print("| --- | --- | ---: | ---: | ---: | ---: | --- | ---: |", flush=True)
     for target in args.targets:
         command = [sys.executable, "-m", "bench.plan_table", "--here", "--targets", target, "--models", *args.models]
-        memory = slice_of(target).generation.memory_bytes
+        memory = accelerators_of(target).memory_bytes
         with subprocess.Popen(command, env={**os.environ, **ENVIRONMENT}, stdout=subprocess.PIPE, text=True) as child:
             assert child.stdout is not None
             for line in child.stdout:
