@@ -11,13 +11,13 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 demo: $(VENV)/.installed
 	$(BIN)/lodos demo
 
-test: $(VENV)/.installed-test $(VENV)/.installed-skypilot $(VENV)/.installed-libtpu
+test: $(VENV)/.installed-test $(VENV)/.installed-skypilot $(VENV)/.installed-libtpu $(VENV)/.installed-cuda
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(BIN)/pytest --numprocesses 2 --dist loadfile --max-worker-restart 0
 
-test-long: $(VENV)/.installed-test $(VENV)/.installed-skypilot $(VENV)/.installed-libtpu
+test-long: $(VENV)/.installed-test $(VENV)/.installed-skypilot $(VENV)/.installed-libtpu $(VENV)/.installed-cuda
 	$(BIN)/pytest --numprocesses 2 --dist loadfile --max-worker-restart 0 -m 'long or not long'
 
 lint: $(VENV)/.installed-test
@@ -53,6 +53,11 @@ $(VENV)/.installed-skypilot: $(VENV)/.created
 # Apart, since JAX looks for a TPU in every process that can import it.
 $(VENV)/.installed-libtpu: $(VENV)/.created
 	$(PIP_INSTALL) --target $(VENV)/libtpu 'libtpu>=0.0.42,<0.1'
+	@touch $@
+
+# Apart too, and without NVIDIA's libraries: to compile for a card that is not there takes none of them.
+$(VENV)/.installed-cuda: $(VENV)/.installed-test
+	$(PIP_INSTALL) --target $(VENV)/cuda "jax-cuda13-plugin==$$($(BIN)/python -c 'import jaxlib; print(jaxlib.__version__)')"
 	@touch $@
 
 clean:

@@ -35,6 +35,8 @@ def cudnn_attention(
     Segments reach cuDNN as a mask of [batch, 1, seq, seq], one for all heads: the one thing here that grows with the
     square of the length. With one, cuDNN wants an even length.
 
+    JAX gives no names to what its derivative keeps, so gradient checkpointing by names computes the forward pass again.
+
     Args:
         first: the first key that each query sees, at most its own index.
         implementation: `xla` computes the same on any platform.
