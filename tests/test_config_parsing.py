@@ -205,6 +205,7 @@ def test_every_unknown_key_is_listed_with_the_nearest_known_one(yaml_file: Any) 
     [
         ("section.inner.keep: 3", "section.inner.keep: unknown. In a file, write section: {inner: {keep: ...}}."),
         ("STEPS: 3", "STEPS: unknown. Did you mean steps?"),
+        ("section-rate: 3", "section-rate: unknown. Did you mean section.rate?"),
         ("name:", "name: not given. Write name: TEXT in"),
     ],
 )

@@ -133,3 +133,45 @@ def test_what_is_wrong_is_said_before_weights_are_loaded(
     captured = capsys.readouterr()
     assert said in captured.err
     assert captured.out == ""
+
+
+@pytest.mark.parametrize("damage", ["no weights", "not finite", "other ranks"])
+def test_a_bad_adapter_is_refused_before_the_base_is_loaded(
+    damage: str,
+    adapter: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import numpy as np
+    from safetensors.numpy import load_file, save_file
+
+    folder = Path(shutil.copytree(adapter, tmp_path / "adapter"))
+    file = folder / "adapter_model.safetensors"
+    match damage:
+        case "no weights":
+            file.unlink()
+        case "not finite":
+            save_file({name: tensor * np.float32("nan") for name, tensor in load_file(file).items()}, file)
+        case _:
+            config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+            (folder / "adapter_config.json").write_text(json.dumps({**config, "r": 3}), encoding="utf-8")
+
+    def load(*_: Any, **__: Any) -> Any:
+        raise AssertionError("the base's weights are loaded")
+
+    monkeypatch.setattr(HFCheckpointConverter, "load_pretrained", load)
+    capsys.readouterr()
+    assert main(["generate", "--adapter", str(folder), "--prompt", "a"]) == 1
+    said = capsys.readouterr().err
+    assert {"no weights": "There are", "not finite": "layers.*.", "other ranks": "layers.*."}[damage] in said
+    assert len(said.splitlines()) < 20
+
+
+def test_answers_that_are_there_are_replaced(base: Path, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("a\n", encoding="utf-8")
+    output = tmp_path / "answers.jsonl"
+    output.write_text("earlier ones", encoding="utf-8")
+    ask = ["generate", "--model", base, "--prompt_file", tmp_path / "prompts.txt", "--output", output]
+    assert main([*map(str, ask), "--max_new_tokens", "1"]) == 0
+    assert json.loads(output.read_text(encoding="utf-8"))["prompt"] == "a"

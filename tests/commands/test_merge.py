@@ -186,10 +186,30 @@ def test_a_folder_that_exists_is_replaced_only_on_request(
     output.mkdir()
     (output / "precious.txt").write_text("keep me", encoding="utf-8")
     assert "--overwrite to replace" in refusal(capsys, "--adapter", ours, "--output", output)
+    assert "no folder of a model" in refusal(capsys, "--adapter", ours, "--output", output, "--overwrite")
     assert [path.name for path in output.iterdir()] == ["precious.txt"]
-    assert run("--adapter", ours, "--output", output, "--overwrite", "true") == 0
+    (output / "precious.txt").rename(output / "config.json")
+    assert run("--adapter", ours, "--output", output, "--overwrite") == 0
     assert (output / "model.safetensors").exists()
-    assert not (output / "precious.txt").exists()
+    (tmp_path / "a file").write_text("keep me", encoding="utf-8")
+    assert "is a file" in refusal(capsys, "--adapter", ours, "--output", tmp_path / "a file", "--overwrite")
+    assert "is a file" in refusal(capsys, "--adapter", ours, "--output", tmp_path / "a file" / "merged")
+
+
+@pytest.mark.parametrize("above", [False, True])
+def test_what_it_is_made_from_is_not_replaced(
+    ours: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], above: bool
+) -> None:
+    adapter = Path(shutil.copytree(ours, tmp_path / "run" / "adapter"))
+    model = Path(shutil.copytree(base, tmp_path / "models" / "base"))
+    for what, folder in (("base model", model), ("adapter", adapter)):
+        output = folder.parent if above else folder
+        if above:
+            (output / "config.json").touch()  # as of a model
+        said = refusal(capsys, "--adapter", adapter, "--model", model, "--output", output, "--overwrite")
+        assert f"holds the {what}" in said or (what == "adapter" and "no folder of a model" in said)
+    assert (adapter / "adapter_model.safetensors").exists()
+    assert (model / "model.safetensors").exists()
 
 
 @pytest.mark.parametrize(

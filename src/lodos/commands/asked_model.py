@@ -14,7 +14,7 @@ from lodos.errors import UserError
 from lodos.formats.folder_contents import adapter_folder
 from lodos.formats.generation_config import read_generation_config
 from lodos.formats.hf import HFCheckpointConverter
-from lodos.formats.peft import load_peft_pretrained
+from lodos.formats.peft import check_adapter, load_peft_pretrained
 from lodos.infer.generate import check_prompts
 from lodos.infer.sampling import Sampling
 from lodos.models.decoder import LmHeadModel
@@ -126,6 +126,8 @@ class AskedModel:
 
     def load(self, dtype: str) -> LmHeadModel:
         """The weights, with the adapter."""
+        if self.adapter is not None:
+            check_adapter(self.adapter, self.converter)
         model = self.converter.load_pretrained(dtype=_dtype(dtype), progress=True)
         return model if self.adapter is None else load_peft_pretrained(model, self.adapter)[0]
 

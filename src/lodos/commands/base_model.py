@@ -30,7 +30,7 @@ def base_converter(adapter: str, folder: Path, model: str | None) -> HFCheckpoin
         UserError: when neither names one, or the model is not there or not supported.
     """
     config = read_adapter_config(folder)
-    named = config.base_model_name_or_path
+    named = config.base_model_name_or_path or None
     if model is not None:
         converter = HFCheckpointConverter.from_hf(model)
     elif named is None:

@@ -13,7 +13,7 @@ from lodos.formats.folder_contents import adapter_folder
 from lodos.formats.model_card import RunFacts, merged_card
 from lodos.formats.peft import load_peft_pretrained
 from lodos.formats.safetensors_writer import MAX_SHARD_SIZE
-from lodos.places.place import place_of
+from lodos.places.place import Place, is_remote, place_of
 from lodos.places.saving import check_writable, is_there
 from lodos.prompting.description import read_prompting
 from lodos.prompting.encode import end_token_ids
@@ -61,6 +61,10 @@ def merge(args: MergeArgs) -> None:
     check_writable("output", output)
     if is_there(output) and not args.overwrite:
         raise UserError(f"output: {output} exists. Give another folder, or --overwrite to replace it.")
+    if not is_remote(output) and _holds_something_else(output):
+        raise UserError(
+            f"output: {output} is no folder of a model, and would be lost with what it holds. Give another."
+        )
     adapter = adapter_folder(args.adapter)
     prompting = read_prompting(adapter)
     converter = base_converter(args.adapter, adapter, args.model)
@@ -73,6 +77,9 @@ def merge(args: MergeArgs) -> None:
             "meets one. If it meets none (a PAD that was added for the training), add --tokenizer base. If rows were "
             "trained for them, give the base whose embedding has them: --model FOLDER."
         )
+    for what, folder in (("adapter", adapter), ("base model", converter.folder)):
+        if not is_remote(output) and folder.resolve().is_relative_to(output.resolve()):
+            raise UserError(f"output: {output} holds the {what}, which would be lost. Give another folder.")
     # Of the base, shapes alone: its tensors are read one by one as the merged ones are written.
     model, lora = load_peft_pretrained(converter.checked_structure(), args.adapter, base=converter.reader())
     converter.save_pretrained(
@@ -88,3 +95,8 @@ def merge(args: MergeArgs) -> None:
     )
     print(f"Merged model: {output}", file=sys.stderr)
     print(f"Next: lodos generate --model {shlex.quote(str(output))} --prompt '...'", file=sys.stderr)
+
+
+def _holds_something_else(output: Place) -> bool:
+    """Whether there is a folder of anything but a model."""
+    return output.is_dir() and any(output.iterdir()) and not (output / "config.json").is_file()

@@ -196,7 +196,10 @@ class PreparationReport:
         counts = self.unread()
         if not counts:
             return None
-        named = [f"{name} (in {count} row{'s' * (count > 1)})" for name, count in counts.items()]
+        named = [
+            f"{name if name.strip() else repr(name)} (in {count} row{'s' * (count > 1)})"
+            for name, count in counts.items()
+        ]
         more = f" and {len(named) - SHOWN_UNREAD} more" if len(named) > SHOWN_UNREAD else ""
         return f"columns and keys that nothing reads: {', '.join(named[:SHOWN_UNREAD])}{more}"
 

@@ -25,6 +25,7 @@ from lodos.errors import UserError
 from lodos.files import read_json, write_compared, write_json
 from lodos.formats.folder_contents import adapter_folder
 from lodos.formats.generation_config import write_generation_config
+from lodos.formats.hf import HFCheckpointConverter
 from lodos.formats.hub import model_folder
 from lodos.formats.merged import leaf_of_tensor
 from lodos.formats.model_card import RunFacts, adapter_card
@@ -33,6 +34,7 @@ from lodos.formats.peft_config import AdapterConfig, from_peft, to_peft
 from lodos.formats.peft_keys import peft_key, read_keys
 from lodos.formats.safetensors import SafetensorsReader
 from lodos.formats.safetensors_writer import save_and_compare
+from lodos.formats.tensor_problems import problem_lines
 from lodos.formats.tokenizer_files import copy_tokenizer, has_tokenizer, load_tokenizer
 from lodos.lora.config import LoraConfig
 from lodos.lora.patterns import deciding, in_any_order
@@ -140,7 +142,7 @@ def load_peft_pretrained(
     if not keys.modules:
         raise UserError(
             f"{file}: no tensor belongs to this model; the first is {next(iter(reader.shapes), None)!r}."
-            + "".join(f"\n  {problem}" for problem in keys.problems)
+            + "".join(f"\n  {line}" for line in problem_lines(keys.problems))
         )
     lora = _as_in_tensors(config.lora, [name for name in names if name in keys.modules], names)
     adapted_model = loraize(model, lora, key=jax.random.key(0))
@@ -194,6 +196,16 @@ def peft_shapes(model: PyTree) -> dict[str, tuple[int, ...]]:
     }
 
 
+def check_adapter(folder: Path, converter: HFCheckpointConverter) -> None:
+    """Looks at everything of an adapter that can be wrong, before the base model's weights are loaded.
+
+    Raises:
+        UserError: as `load_peft_pretrained` does.
+    """
+    _open(folder)
+    load_peft_pretrained(converter.structure(), folder, base=converter.reader())
+
+
 def _open(folder: Path) -> SafetensorsReader:
     if not (folder / WEIGHTS_NAME).exists() and (folder / "adapter_model.bin").exists():
         raise UserError(
@@ -201,7 +213,8 @@ def _open(folder: Path) -> SafetensorsReader:
             "once in PEFT and save it again: save_pretrained writes safetensors."
         )
     if not (folder / WEIGHTS_NAME).exists():
-        raise UserError(f"{folder}: no {WEIGHTS_NAME}.")
+        there = ", ".join(sorted(path.name for path in folder.iterdir()))
+        raise UserError(f"{folder}: no {WEIGHTS_NAME}. There are {there}.")
     return SafetensorsReader(folder / WEIGHTS_NAME)
 
 

@@ -10,6 +10,7 @@ from lodos.errors import UserError
 from lodos.formats.merged import EMBEDDING, TIED_HEAD, ModelTensor, leaf_of_tensor, without_adapters
 from lodos.formats.peft_keys import AdapterKeys
 from lodos.formats.safetensors import SafetensorsReader
+from lodos.formats.tensor_problems import problem_lines
 from lodos.lora.config import LoraConfig
 from lodos.lora.targets import matches
 from lodos.lora.transform import adapted_names, lora_layers
@@ -32,18 +33,18 @@ def check_fit(
         expected: the shape of each factor by PEFT's key, for the layers that the file adapts.
         copies: what `copy_problems` found.
     """
-    problems = [f"{name}: missing." for name in expected if name not in keys.factors]
-    problems += keys.problems
-    problems += [
-        f"{key}: extra; no layer of this model takes it." for name, key in keys.factors.items() if name not in expected
+    wrong = [(name, "missing") for name in expected if name not in keys.factors]
+    wrong += keys.problems
+    wrong += [
+        (key, "extra; no layer of this model takes it") for name, key in keys.factors.items() if name not in expected
     ]
     for name, shape in expected.items():
         if name in keys.factors and (found := reader.shapes[keys.factors[name]]) != shape:
-            transposed = " It is transposed." if found == shape[::-1] else ""
-            problems.append(
-                f"{keys.factors[name]}: the file has {list(found)}, this model needs {list(shape)}.{transposed}"
+            transposed = ". It is transposed" if found == shape[::-1] else ""
+            wrong.append(
+                (keys.factors[name], f"the file has {list(found)}, this model needs {list(shape)}{transposed}")
             )
-    problems += copies
+    problems = [*problem_lines(wrong), *copies]
     if problems:
         raise UserError(f"{path}: the adapter does not fit the model:\n  " + "\n  ".join(problems))
 
@@ -96,8 +97,8 @@ def refuse_not_finite(tensors: Mapping[str, np.ndarray], consequence: str) -> No
     """Raises a `UserError` that names every tensor with NaN or infinite numbers."""
     if names := [name for name, tensor in tensors.items() if not np.isfinite(tensor).all()]:
         raise UserError(
-            f"{consequence}: numbers that are not finite (NaN or infinite) in:\n  "
-            + "\n  ".join(names)
+            f"{consequence}: numbers that are not finite (NaN or infinite):\n  "
+            + "\n  ".join(problem_lines((name, "not finite") for name in names))
             + "\nThe training that made them diverged; use the adapter of an earlier step."
         )
 

@@ -32,8 +32,8 @@ class AdapterKeys:
     """The name of a base model's tensor: the key in the file."""
     modules: frozenset[str]
     """The modules that have factors."""
-    problems: list[str]
-    """Every key that means nothing here, something else than LoRA, or the same as another, with the reason."""
+    problems: list[tuple[str, str]]
+    """Every key that means nothing here, something else than LoRA, or the same as another: (key, the reason)."""
 
 
 def peft_key(module: str, suffix: str) -> str:
@@ -52,7 +52,7 @@ def read_keys(keys: Iterable[str], modules: Collection[str], base_tensors: Colle
     copies: dict[str, str] = {}
     of_adapter: dict[str | None, str] = {}
     adapted: set[str] = set()
-    problems = []
+    problems: list[tuple[str, str]] = []
     for key in keys:
         module, suffix, adapter = _parts(_without_wrappers(key))
         module = next((name for name in (module, f"model.{module}") if name in modules), module)
@@ -63,14 +63,16 @@ def read_keys(keys: Iterable[str], modules: Collection[str], base_tensors: Colle
         elif (name := f"{module}.{suffix}") in base_tensors:
             place, meaning = copies, name
         else:
-            problems.append(f"{key}: {_what_is_wrong(key, module, modules)}")
+            problems.append((key, _what_is_wrong(key, module, modules)))
             continue
         if meaning in place:
-            problems.append(f"{key}: means the same tensor as {place[meaning]}. Remove the one that is not meant.")
+            problems.append((key, f"means the same tensor as {place[meaning]}. Remove the one that is not meant"))
         place[meaning] = key
     if len(of_adapter) > 1:
         examples = " and ".join(of_adapter.values())
-        problems.append(f"the keys are of {len(of_adapter)} adapters: {examples}. Save each to a folder of its own.")
+        problems.append(
+            (f"the keys are of {len(of_adapter)} adapters", f"{examples}. Save each to a folder of its own")
+        )
     return AdapterKeys(factors, copies, frozenset(adapted), problems)
 
 
@@ -105,17 +107,17 @@ def _parts(parts: list[str]) -> tuple[str, str, str | None]:
 
 def _what_is_wrong(key: str, module: str, modules: Collection[str]) -> str:
     meanings: Mapping[str, str] = {
-        "lora_magnitude_vector": "DoRA's magnitudes (use_dora), which are not implemented.",
-        "lora_B.bias": "a bias of the adapter (lora_bias), which is not implemented.",
-        "lora_B.default.bias": "a bias of the adapter (lora_bias), which is not implemented.",
-        "lora_a": "a factor of an MLX adapter, not of PEFT's.",
-        "lora_b": "a factor of an MLX adapter, not of PEFT's.",
+        "lora_magnitude_vector": "DoRA's magnitudes (use_dora), which are not implemented",
+        "lora_B.bias": "a bias of the adapter (lora_bias), which is not implemented",
+        "lora_B.default.bias": "a bias of the adapter (lora_bias), which is not implemented",
+        "lora_a": "a factor of an MLX adapter, not of PEFT's",
+        "lora_b": "a factor of an MLX adapter, not of PEFT's",
     }
     for mark, meaning in meanings.items():
         if f".{mark}." in f"{key}.":
             return meaning
     if module.rsplit(".", 1)[-1] == "lm_head" and "lm_head" not in modules:
         return (
-            "extra; this model's output head is its embedding (tie_word_embeddings: true), and has no layer of its own."
+            "extra; this model's output head is its embedding (tie_word_embeddings: true), and has no layer of its own"
         )
-    return "extra; no layer of this model takes it."
+    return "extra; no layer of this model takes it"

@@ -1,5 +1,6 @@
 """Formats are told apart by their columns, and a column has one meaning."""
 
+import re
 from typing import Any
 
 import pytest
@@ -177,3 +178,31 @@ def test_columns_are_checked() -> None:
         recognise(_rows({"question": "a", "answer": "b"}), {"instruction": "question", "output": "answers"})
     with pytest.raises(UserError, match="output must be the name of a column, found int 3"):
         recognise(_rows(GOOD), {"output": 3})  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ([{"instruction;output": "a;b"}], "separated by semicolons, not by commas"),
+        ([{"instruction\toutput": "a\tb"}], "separated by tabs"),
+        ([{"Instruction": "a", " OUTPUT": "b"}], "columns: {instruction: 'Instruction', output: ' OUTPUT'}"),
+        ([{"conversation": [{"role": "user", "content": "a"}]}], "columns: {messages: conversation}"),
+        ([{"id": 1, "turns": [{"from": "human", "value": "a"}]}], "columns: {messages: turns}"),
+        (
+            [{"version": 1, "data": [{"instruction": "a", "output": "b"}]}],
+            "'data' holds 1 objects: if these are the rows",
+        ),
+        ([{"0": {"prompt": "a", "completion": "b"}}], "The file is one object of objects"),
+        ([{"instruction": ["a", "c"], "output": ["b", "d"]}], "a table by columns"),
+        ([{"instruction": {"0": "a"}, "output": {"0": "b"}}], "a table by columns"),
+    ],
+)
+def test_a_file_that_shows_what_was_meant_is_told_so(rows: list[dict[str, Any]], says: str) -> None:
+    with pytest.raises(UserError, match=re.escape(says)):
+        recognise([Row("a.jsonl", i, fields) for i, fields in enumerate(rows, 1)])
+
+
+def test_rows_with_lists_are_no_table() -> None:
+    talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    assert recognise([Row("a.jsonl", 1, {"messages": talk, "tools": []})]) == "chat"
+    assert recognise([Row("a.jsonl", 1, {"prompt": talk[:1], "completion": talk[1:]})]) == "chat"

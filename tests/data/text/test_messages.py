@@ -184,3 +184,11 @@ def test_a_message_is_blank_when_it_says_and_calls_nothing() -> None:
     assert not is_blank({"tool_calls": [{}]})
     assert is_blank({"content": [{"type": "text", "text": "\n"}]})
     assert not is_blank({"content": [{"type": "text", "text": "x"}]})
+
+
+def test_what_was_refused_is_not_taken_for_nothing() -> None:
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": None, "refusal": "No."}]
+    with pytest.raises(RowError, match=r"messages\[1\]\.refusal is what it said, and its content is empty"):
+        messages_of(Row("a.jsonl", 1, {"messages": turns}), "messages")
+    said = [turns[0], {"role": "assistant", "content": "b", "refusal": None}]
+    assert messages_of(Row("a.jsonl", 1, {"messages": said}), "messages")[1]["content"] == "b"

@@ -256,7 +256,10 @@ class ChatTemplate:
         if i == 0:
             raise RowError(
                 where,
-                ("messages[0]", "is the assistant's: it answers nothing. Begin with a user or system turn."),
+                (
+                    "messages[0]",
+                    "is the assistant's: it answers nothing. Begin with a user or system turn, or weight it 0.",
+                ),
             )
         before = self.render(messages[:i], tools, generation_prompt=True, where=where)
         after = whole if i == len(messages) - 1 else self.render(messages[: i + 1], tools, where=where)

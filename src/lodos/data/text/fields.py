@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lodos.data.reading.rows import Row, shown
+from lodos.data.text.column_hints import are_columns, column_hints
 from lodos.errors import UserError
 
 Columns = Mapping[str, str]
@@ -158,6 +159,11 @@ def recognise(rows: Sequence[Row], columns: Columns | None = None) -> str:
             f"{file}: columns: no row has {', '.join(repr(entry.split(': ', 1)[1]) for entry in lost)} "
             f"(of {', '.join(lost)}); the columns are {listed(present)}."
         )
+    if are_columns(rows):
+        raise UserError(
+            f"{file}: a table by columns ({listed(present)}), not by rows. Write an object for each row, as "
+            "df.to_json(file, orient='records', lines=True) of pandas does."
+        )
     fitting = _fitting(rows, columns)
     others = [name for name in fitting if name != "text"]
     if len(others) == 1 and not any(_is_text_alone(row, others[0], columns) for row in rows):
@@ -167,7 +173,7 @@ def recognise(rows: Sequence[Row], columns: Columns | None = None) -> str:
     if fitting:
         raise UserError(
             f"{file}: the format is not clear: the columns {listed(present)} fit {' and '.join(fitting)}. "
-            f"Set format to one of them."
+            "Set format to one of them, or give each format's rows as a file of their own: data: [a.jsonl, b.jsonl]."
         )
     raise _no_format(f"{file}: no format fits the columns {listed(present)}:", columns, rows, present)
 
@@ -211,6 +217,7 @@ def _no_format(says: str, columns: Columns, rows: Sequence[Row], present: Sequen
             "which of two is the better. To train the chosen ones: columns: {output: chosen}, {completion: chosen}, or "
             "{messages: chosen} where that is a whole conversation."
         )
+    lines += column_hints(rows, present, _all_names())
     lines.append("Set columns to our names and the file's, such as columns: {instruction: question, output: answer}.")
     return UserError("\n".join(lines))
 

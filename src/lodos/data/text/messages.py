@@ -153,6 +153,9 @@ def _in_one_form(message: dict[str, Any]) -> list[tuple[str, str]]:
         problems += [(f".tool_calls{place}", what) for place, what in wrong]
         if not message["tool_calls"]:
             del message["tool_calls"]
+    if message.get("refusal") and message.get("role") == "assistant" and is_blank(message):
+        said = "is what it said, and its content is empty. Put it into content, or weight the message 0."
+        problems.append((".refusal", said))
     return [*problems, *_with_reasoning(message), *weight_of(message)[1]]
 
 
