@@ -9,6 +9,8 @@ import pytest
 
 from lodos.cli import main
 from lodos.commands.prompt_file import read_prompt_file
+from lodos.data.config import DataArgs
+from lodos.data.prepare import prepare
 from lodos.errors import UserError
 from lodos.formats.hf import HFCheckpointConverter
 from lodos.infer.text import generate_texts
@@ -139,3 +141,33 @@ def test_what_is_wrong_is_said_before_weights_are_loaded(
     captured = capsys.readouterr()
     assert said in captured.err
     assert captured.out == ""
+
+
+TOOLS = [{"name": "gust", "description": "Its strength", "parameters": {"type": "object", "properties": {}}}]
+AS_TRAINED = {
+    "alpaca, a system text": {"instruction": "A wind?", "output": " Lodos", "system": "Be brief."},
+    "alpaca, earlier turns": {"instruction": "More?", "output": " Poyraz", "history": [["A wind?", " Lodos"]]},
+    "chat, a column for the system turn": {"messages": [USER, LODOS], "system": "Be brief."},
+    "chat, weights": {"messages": [USER, {**LODOS, "weight": 0}, USER, LODOS]},
+    "chat, a prompt and its completion": {"prompt": [USER], "completion": [LODOS]},
+    "chat, variables": {"messages": [USER, LODOS], "chat_template_kwargs": {"mood": "calm"}},
+    "chat, variables as text": {"messages": [USER, LODOS], "chat_template_kwargs": '{"mood": "calm"}'},
+    "chat, functions": {"messages": [USER, LODOS], "functions": TOOLS},
+}
+MOODY = (
+    "{% for t in tools or [] %}{{ t | tojson }}{% endfor %}{% for m in messages %}<|im_start|>{{ m['role'] }}"
+    "{{ mood }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant{{ mood }}\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize("name", AS_TRAINED)
+def test_a_row_is_asked_as_it_was_trained(name: str, tiny_tokenizer: Any, tmp_path: Path) -> None:
+    other = {"instruction": "a", "output": "b"} if name.startswith("alpaca") else {"messages": [USER, LODOS]}
+    path = written(tmp_path / "rows.jsonl", AS_TRAINED[name], other)
+    args = DataArgs(data=path, chat_template=MOODY, train_on_turns="last", data_cache_dir=str(tmp_path / "cache"))
+    training = prepare(args, tiny_tokenizer, seed=0).training
+    assert training.prompting is not None
+    prompts = read_prompt_file(path, tiny_tokenizer, training.prompting, answer="generated")
+    trained = [example.ids[: int(example.trained.argmax())].tolist() for example in training]
+    assert [prompt.ids for prompt in prompts] == trained

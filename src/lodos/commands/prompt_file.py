@@ -1,11 +1,18 @@
-"""The prompts of a file: one a line, or rows in the fields of the format that the model was trained in."""
+"""The prompts of a file: one a line, or rows in the fields of the format that the model was trained in.
+
+A row is asked as a row of the training was, up to its last answer: with its system turn, its earlier turns, its tools
+and its variables of the chat template.
+"""
 
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from lodos.data.reading.rows import Row, RowError, shown
 from lodos.data.reading.sources import read_rows
+from lodos.data.text.conversation import conversation_of, variables_of
+from lodos.data.text.history import history_of
 from lodos.data.text.messages import messages_of, tools_of
+from lodos.data.text.turn_weights import without_weights
 from lodos.errors import UserError
 from lodos.places.objects import read_text
 from lodos.places.place import place_of
@@ -76,17 +83,33 @@ def _ids(row: Row, tokenizer: "PreTrainedTokenizerBase", prompting: Prompting) -
     if "instruction" in fields:
         if prompting.format != "alpaca":
             raise RowError(row.where, ("instruction", f"is for prompts; {_otherwise(prompting)} --prompts alpaca."))
-        return encode_prompt(tokenizer, _text(row, "instruction"), prompting, text=_text(row, "input", optional=True))
+        if "system" in row.fields:
+            system = _text(row, "system", optional=True)
+            prompting = dataclasses.replace(prompting, system=system if system.strip() else None)
+        return encode_prompt(
+            tokenizer,
+            _text(row, "instruction"),
+            prompting,
+            text=_text(row, "input", optional=True),
+            earlier=history_of(row, {}, answers="any"),
+        )
     if conversation := _conversation(row, fields):
         if not prompting.is_chat:
             raise RowError(row.where, (conversation, f"is a conversation; {_otherwise(prompting)} --chat true."))
-        messages = messages_of(row, conversation)
+        if conversation == "prompt":
+            messages, tools = messages_of(row, conversation), tools_of(row, "tools")
+        else:
+            messages, tools = conversation_of(row, {})
+        if variables := variables_of(row, {}):
+            given = {**prompting.chat_template_kwargs, **variables}
+            prompting = dataclasses.replace(prompting, chat_template_kwargs=given)
+        messages = without_weights(messages)
         # A row of training has the answer that is asked for here.
         while messages and messages[-1].get("role") == "assistant":
             messages = messages[:-1]
         if not messages:
             raise RowError(row.where, (conversation, "has no turn that could be answered."))
-        return encode_messages(tokenizer, messages, prompting, tools=tools_of(row, "tools"))
+        return encode_messages(tokenizer, messages, prompting, tools=tools)
     for name in _TEXTS:
         if name in fields:
             return encode_prompt(tokenizer, _text(row, name), prompting)

@@ -18,6 +18,9 @@ from lodos.models.decoder import LmHeadModel
 
 _FIX = "Merge the adapter in PEFT (merge_and_unload, then save_pretrained) and give that model in place of the two."
 
+_SHOWN = 40
+"""Lines: what each kind of layer has is wrong in a way of its own."""
+
 
 def check_fit(
     path: Path,
@@ -44,7 +47,7 @@ def check_fit(
             wrong.append(
                 (keys.factors[name], f"the file has {list(found)}, this model needs {list(shape)}{transposed}")
             )
-    problems = [*problem_lines(wrong), *copies]
+    problems = [*problem_lines(wrong, shown=_SHOWN), *copies]
     if problems:
         raise UserError(f"{path}: the adapter does not fit the model:\n  " + "\n  ".join(problems))
 

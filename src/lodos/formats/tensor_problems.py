@@ -7,7 +7,7 @@ SHOWN = 12
 """Lines; a wrong config.json makes every tensor wrong in a way of its own."""
 
 
-def problem_lines(problems: Iterable[tuple[str, str]]) -> list[str]:
+def problem_lines(problems: Iterable[tuple[str, str]], *, shown: int = SHOWN) -> list[str]:
     """Lines for (name, what is wrong with it), those that differ by a layer's number alone as one with a star.
 
     [("layers.0.up", "missing"), ("layers.1.up", "missing")] -> ["layers.*.up: missing (2 tensors)."]
@@ -19,7 +19,7 @@ def problem_lines(problems: Iterable[tuple[str, str]]) -> list[str]:
         f"{names[0]}: {wrong}." if len(names) == 1 else f"{pattern}: {wrong} ({len(names)} tensors)."
         for (pattern, wrong), names in groups.items()
     ]
-    if len(lines) > SHOWN:
-        left = sum(len(names) for names in list(groups.values())[SHOWN:])
-        lines = [*lines[:SHOWN], f"and {left} more tensors."]
+    if len(lines) > shown:
+        left = sum(len(names) for names in list(groups.values())[shown:])
+        lines = [*lines[:shown], f"and {left} more tensors."]
     return lines
