@@ -150,12 +150,20 @@ def constrain(x: Array, *names: str | None) -> Array:
     return jax.lax.with_sharding_constraint(x, partition_spec(names, x.shape, mapping))
 
 
+def computed_spec(names: Sequence[str | None], shape: Sequence[int]) -> PartitionSpec:
+    """Inside `compute_axis_mapping`: the spec of an array that is computed with; whole outside."""
+    return partition_spec(names, shape, _compute_mapping.get() or {})
+
+
 def shard_count(name: str, size: int) -> int:
     """Inside `compute_axis_mapping`: over how many devices an axis of this name and size is split."""
-    mapping = _compute_mapping.get()
-    axes = None if mapping is None else partition_spec((name,), (size,), mapping)[0]
     mesh = jax.sharding.get_abstract_mesh()
-    return math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes or ()))
+    return math.prod(mesh.shape[axis] for axis in axes_of_spec(computed_spec((name,), (size,))))
+
+
+def axes_of_spec(spec: PartitionSpec) -> tuple[str, ...]:
+    """The mesh axes that a spec names."""
+    return tuple(axis for part in spec for axis in ((part,) if isinstance(part, str) else part or ()))
 
 
 def on_each_device(

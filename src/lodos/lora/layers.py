@@ -46,6 +46,10 @@ class LoraLinear(LoraLayer):
     touches them.)"""
 
     @property
+    def axes(self) -> tuple[str, str]:
+        return self.base_layer.axes
+
+    @property
     def in_features(self) -> int:
         return self.base_layer.in_features
 
@@ -56,12 +60,20 @@ class LoraLinear(LoraLayer):
     def __call__(
         self, x: Float[Array, "*tokens in"], *, key: PRNGKeyArray | None = None
     ) -> Float[Array, "*tokens out"]:
+        return self.finish(self.product(self.inputs(x, key=key)))
+
+    def inputs(self, x: Float[Array, "*tokens in"], *, key: PRNGKeyArray | None) -> tuple[Array, Array | None]:
+        return x, None if key is None or self.dropout == 0.0 else dropout(x, self.dropout, key)
+
+    def product(self, inputs: tuple[Array, Array | None]) -> Float[Array, "*tokens out"]:
+        x, dropped = inputs
         # The factors are kept in float32, for small updates to add up, and used in the dtype of the activations.
         A, B = self.lora_A.astype(x.dtype), self.lora_B.astype(x.dtype)
-        dropped = None if key is None or self.dropout == 0.0 else dropout(x, self.dropout, key)
         scale = jnp.asarray(self.scale, x.dtype)[self.index] if isinstance(self.scale, tuple) else self.scale
-        y = lora_product((x, dropped, self.base_layer.weight, A, B), scale)
-        return self.base_layer.finish(y)
+        return lora_product((x, dropped, self.base_layer.weight, A, B), scale)
+
+    def finish(self, product: Float[Array, "*tokens out"]) -> Float[Array, "*tokens out"]:
+        return self.base_layer.finish(product)
 
     @property
     def first_layer(self) -> int:

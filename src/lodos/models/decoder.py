@@ -12,14 +12,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lodos.models.config import DecoderConfig
-from lodos.models.layers import Context, DecoderLayer, LinearLike
+from lodos.models.layers import Context, DecoderLayer
 from lodos.nn.attention.attention import AttentionImplementation
 from lodos.nn.attention.segments import segment_starts
 from lodos.nn.cross_entropy import WeightedLoss, next_token_loss
 from lodos.nn.dropout import row_keys, split_key, token_keys
 from lodos.nn.embedding import Embedding, EmbeddingLike, TiedHead
 from lodos.nn.kv_cache import KVCache, LayerCache
-from lodos.nn.linear import Linear
+from lodos.nn.linear import Linear, LinearLike
 from lodos.nn.norm import RMSNorm
 from lodos.nn.rotary import rotary_tables
 from lodos.nn.stacked import GradientCheckpointing, Stacked

@@ -19,8 +19,9 @@ from lodos.nn.attention.plain import plain_attention
 from lodos.nn.attention.segments import first_visible
 from lodos.nn.dropout import split_key
 from lodos.nn.kv_cache import LayerCache
-from lodos.nn.linear import Linear
+from lodos.nn.linear import Linear, LinearLike
 from lodos.nn.norm import RMSNorm
+from lodos.nn.products import product, products
 from lodos.nn.rotary import apply_rotary
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -31,8 +32,6 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu_pytorch_tanh": jax.nn.gelu,
     "relu": jax.nn.relu,
 }
-
-LinearLike = Callable[..., Array]
 
 
 class Context(eqx.Module):
@@ -106,14 +105,13 @@ class SelfAttention(eqx.Module):
         *,
         key: PRNGKeyArray | None,
     ) -> tuple[Float[Array, "tokens embed"], LayerCache | None]:
-        q_key, k_key, v_key, o_key = _split(key, 4)
+        *keys, o_key = _split(key, 4)
         rows = context.cos.shape[:2]
 
         def heads(flat: Float[Array, "tokens width"]) -> Float[Array, "batch seq heads head_size"]:
             return flat.reshape(*rows, -1, self.head_dim)
 
-        q, k = heads(self.q_proj(x, key=q_key)), heads(self.k_proj(x, key=k_key))
-        v = heads(self.v_proj(x, key=v_key))
+        q, k, v = map(heads, products((self.q_proj, self.k_proj, self.v_proj), x, keys))
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = apply_rotary(q, context.cos, context.sin), apply_rotary(k, context.cos, context.sin)
@@ -122,7 +120,7 @@ class SelfAttention(eqx.Module):
             cache = kv_cache.write(cache, context.cache_start, k, v)
             k, v = cache.k, cache.v
         out = context.attend(q, k, v, window)
-        return self.o_proj(out.reshape(x.shape[0], -1), key=o_key), cache
+        return product(self.o_proj, out.reshape(x.shape[0], -1), o_key), cache
 
 
 class MLP(eqx.Module):
@@ -149,9 +147,9 @@ class MLP(eqx.Module):
         )
 
     def __call__(self, x: Float[Array, "tokens embed"], *, key: PRNGKeyArray | None) -> Float[Array, "tokens embed"]:
-        gate_key, up_key, down_key = _split(key, 3)
-        gate = ACTIVATIONS[self.hidden_act](self.gate_proj(x, key=gate_key))
-        return self.down_proj(gate * self.up_proj(x, key=up_key), key=down_key)
+        *keys, down_key = _split(key, 3)
+        gate, up = products((self.gate_proj, self.up_proj), x, keys)
+        return product(self.down_proj, ACTIVATIONS[self.hidden_act](gate) * up, down_key)
 
 
 class DecoderLayer(eqx.Module):

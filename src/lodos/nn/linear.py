@@ -1,7 +1,7 @@
 """A linear layer with its weight as Hugging Face stores it, `[out, in]`."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import equinox as eqx
 import jax
@@ -11,6 +11,39 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 PRODUCT_NAME = "linear_product"
 """How gradient checkpointing knows the products of activations and weights."""
+
+
+class LinearLike(Protocol):
+    """A linear layer, and the steps from its input to its output, between which a device may have a part alone."""
+
+    @property
+    def axes(self) -> tuple[str, str]:
+        """The logical names of the out and in axes of its weight."""
+        ...
+
+    @property
+    def in_features(self) -> int: ...
+
+    @property
+    def out_features(self) -> int: ...
+
+    def __call__(
+        self, x: Float[Array, "*tokens in"], *, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "*tokens out"]:
+        """`finish(product(inputs(x, key=key)))`."""
+        ...
+
+    def inputs(self, x: Float[Array, "*tokens in"], *, key: PRNGKeyArray | None) -> Any:
+        """What is multiplied, arrays of the shape of `x`."""
+        ...
+
+    def product(self, inputs: Any) -> Float[Array, "*tokens out"]:
+        """The products with the weights: of both or, where they are split, of parts that belong together."""
+        ...
+
+    def finish(self, product: Float[Array, "*tokens out"]) -> Float[Array, "*tokens out"]:
+        """The output from the whole product, marked as what gradient checkpointing may keep."""
+        ...
 
 
 class Linear(eqx.Module):
@@ -48,10 +81,15 @@ class Linear(eqx.Module):
     def __call__(
         self, x: Float[Array, "*tokens in"], *, key: PRNGKeyArray | None = None
     ) -> Float[Array, "*tokens out"]:
-        return self.finish(x @ self.weight.T)
+        return self.finish(self.product(self.inputs(x, key=key)))
+
+    def inputs(self, x: Float[Array, "*tokens in"], *, key: PRNGKeyArray | None) -> Float[Array, "*tokens in"]:
+        return x
+
+    def product(self, inputs: Float[Array, "*tokens in"]) -> Float[Array, "*tokens out"]:
+        return inputs @ self.weight.T
 
     def finish(self, product: Float[Array, "*tokens out"]) -> Float[Array, "*tokens out"]:
-        """The output from the product with the weight, marked as what gradient checkpointing may keep."""
         product = checkpoint_name(product, PRODUCT_NAME)
         return product if self.bias is None else product + self.bias
 
