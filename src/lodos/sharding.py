@@ -135,7 +135,7 @@ def named_shardings(tree: PyTree, mapping: AxisMapping, mesh: Mesh) -> PyTree:
 
 def shard(tree: PyTree, mapping: AxisMapping) -> PyTree:
     """Inside `jit`: asks XLA to lay out the arrays of `tree` by `mapping`. Without a mesh it does nothing."""
-    if not _partitioned_axes():
+    if not partitioned_axes():
         return tree
     arrays, rest = eqx.partition(tree, eqx.is_array)
     specs = partition_specs(arrays, mapping)
@@ -145,7 +145,7 @@ def shard(tree: PyTree, mapping: AxisMapping) -> PyTree:
 def constrain(x: Array, *names: str | None) -> Array:
     """Inside `jit`: lays out an activation by the names of its axes; nothing outside `compute_axis_mapping`."""
     mapping = _compute_mapping.get()
-    if mapping is None or not _partitioned_axes():
+    if mapping is None or not partitioned_axes():
         return x
     return jax.lax.with_sharding_constraint(x, partition_spec(names, x.shape, mapping))
 
@@ -186,7 +186,7 @@ def on_each_device(
         if not any(part for spec in specs for part in spec):
             return fn(*args)
         out_spec = partition_spec(out_axes, args[0].shape, mapping)
-        axes = _partitioned_axes()
+        axes = partitioned_axes()
         return jax.shard_map(fn, in_specs=specs, out_specs=out_spec, axis_names=axes, check_vma=False)(*args)
 
     return run
@@ -198,7 +198,7 @@ def constrain_parameters(tree: PyTree) -> PyTree:
     return tree if mapping is None else shard(tree, mapping)
 
 
-def _partitioned_axes() -> set[str]:
+def partitioned_axes() -> set[str]:
     """The axes of the ambient mesh that XLA's partitioner has to do with."""
     mesh = jax.sharding.get_abstract_mesh()
     return set(mesh.axis_names) - set(mesh.manual_axes)

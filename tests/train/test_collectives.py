@@ -33,16 +33,20 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "fsdp": dict(fsdp_axis="embed"),
     "full checkpointing": dict(fsdp_axis="embed"),
     "no checkpointing": dict(fsdp_axis="embed"),
+    "tensor parallel": dict(fsdp_axis="embed", model_axis_size=4),
 }
+BATCH_ALONE = [layout for layout in LAYOUTS if layout != "tensor parallel"]
 CHECKPOINTING = {"full checkpointing": "full", "no checkpointing": "none"}
 ROWS = 16
-"""Two microbatches of a row on each device."""
+"""Microbatches of a row on each device, two of them or, where four devices share a row, eight."""
+LENGTH, WIDTH, R = 10, 32, 4
 
 
 def model(layout: str = "fsdp") -> LmHeadModel:
     policy: Any = CHECKPOINTING.get(layout, "dots")
-    base = LmHeadModel.init(tiny_config(), gradient_checkpointing=policy, key=jax.random.key(0))
-    return loraize(base, LoraConfig(r=4, dropout=0.1), key=jax.random.key(1))
+    config = tiny_config(hidden_size=WIDTH, num_key_value_heads=4)
+    base = LmHeadModel.init(config, gradient_checkpointing=policy, key=jax.random.key(0))
+    return loraize(base, LoraConfig(r=R, dropout=0.1), key=jax.random.key(1))
 
 
 def compiled_step(folder: Path, layout: str) -> str:
@@ -59,7 +63,12 @@ def compiled_step(folder: Path, layout: str) -> str:
     trainer = Trainer(config, optimizer, compute_loss, lora_trainable_params_filter(shapes))
     state = state_shapes(jax.random.key(0), shapes, trainer.is_trainable, optimizer, config)
     with config.device_mesh:
-        return trainer.trace(state, batch_shapes(make_batch(0, rows=ROWS), config)).lower().compile().as_text()
+        return (
+            trainer.trace(state, batch_shapes(make_batch(0, rows=ROWS, length=LENGTH), config))
+            .lower()
+            .compile()
+            .as_text()
+        )
 
 
 def main(folder: Path) -> None:
@@ -113,7 +122,7 @@ def sharded_factors() -> Counter[str]:
     return written([shapes[name] for name, spec in specs.items() if "lora_" in name and "data" in spec])
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", BATCH_ALONE)
 def test_each_gradient_is_reduced_once_a_step(
     layout: str, steps: dict[str, list[Collective]], shapes: dict[str, tuple[int, ...]]
 ) -> None:
@@ -124,7 +133,7 @@ def test_data_parallel_devices_exchange_nothing_else(steps: dict[str, list[Colle
     assert {(one.kind, one.loops) for one in steps["data parallel"]} == {("all-reduce", 0)}
 
 
-@pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout != "data parallel"])
+@pytest.mark.parametrize("layout", BATCH_ALONE[1:])
 def test_fsdp_gathers_the_base_layer_by_layer_and_exchanges_nothing_else(
     layout: str, steps: dict[str, list[Collective]], shapes: dict[str, tuple[int, ...]]
 ) -> None:
@@ -139,6 +148,18 @@ def test_fsdp_gathers_the_base_layer_by_layer_and_exchanges_nothing_else(
     # Once a step: what is not in layers, and the factors.
     others = written([shape for name, shape in base.items() if "*" not in name])
     assert arrays(steps[layout], "all-gather", loops=0) == others + sharded_factors()
+
+
+def test_split_layers_add_up_the_hidden_states_of_a_layer_twice_forward_and_twice_back(
+    steps: dict[str, list[Collective]],
+) -> None:
+    """After `o_proj` and `down_proj`; and before q, k and v together, and gate and up. Besides, the gradients of the
+    factors that every device has: A of those five, and B of the two."""
+    found = arrays(steps["tensor parallel"], "all-reduce", loops=2)
+    assert found == written([(LENGTH, WIDTH)] * 4 + [(R, WIDTH)] * 5 + [(WIDTH, R)] * 2)
+    assert {one.kind for one in steps["tensor parallel"] if one.loops == 2} == {"all-reduce", "all-gather"}
+    gathered = arrays(steps["tensor parallel"], "all-gather", loops=2)
+    assert not [shape for shape in gathered if shape.startswith(f"f32[{LENGTH},")]  # weights, and no activations
 
 
 if __name__ == "__main__":

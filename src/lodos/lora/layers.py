@@ -15,11 +15,11 @@ from typing import ClassVar
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from lodos.lora.adapted import LoraLayer
 from lodos.lora.product import lora_product
-from lodos.nn.dropout import dropout
+from lodos.nn.dropout import drop, kept_elements
 from lodos.nn.linear import Linear
 
 Ranks = tuple[int, ...] | None
@@ -60,13 +60,15 @@ class LoraLinear(LoraLayer):
     def __call__(
         self, x: Float[Array, "*tokens in"], *, key: PRNGKeyArray | None = None
     ) -> Float[Array, "*tokens out"]:
-        return self.finish(self.product(self.inputs(x, key=key)))
+        return self.finish(self.product(x, self.kept(x, key)))
 
-    def inputs(self, x: Float[Array, "*tokens in"], *, key: PRNGKeyArray | None) -> tuple[Array, Array | None]:
-        return x, None if key is None or self.dropout == 0.0 else dropout(x, self.dropout, key)
+    def kept(self, x: Float[Array, "*tokens in"], key: PRNGKeyArray | None) -> Bool[Array, "*tokens in"] | None:
+        return kept_elements(x.shape, self.dropout, key)
 
-    def product(self, inputs: tuple[Array, Array | None]) -> Float[Array, "*tokens out"]:
-        x, dropped = inputs
+    def product(
+        self, x: Float[Array, "*tokens in"], kept: Bool[Array, "*tokens in"] | None
+    ) -> Float[Array, "*tokens out"]:
+        dropped = None if kept is None else drop(x, kept, self.dropout)
         # The factors are kept in float32, for small updates to add up, and used in the dtype of the activations.
         A, B = self.lora_A.astype(x.dtype), self.lora_B.astype(x.dtype)
         scale = jnp.asarray(self.scale, x.dtype)[self.index] if isinstance(self.scale, tuple) else self.scale

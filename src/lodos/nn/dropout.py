@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.extend.random import threefry_2x32
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from lodos.errors import UserError
 from lodos.row_parts import first_place, row_parts
@@ -25,20 +25,36 @@ def dropout(
     Args:
         key: one, or an array of them, each of which is for an equal part of the tokens, in their order.
     """
-    if key is None or rate == 0.0:
-        return x
+    kept = kept_elements(x.shape, rate, key)
+    return x if kept is None else drop(x, kept, rate)
 
-    def keep(key: PRNGKeyArray, part: Array) -> Array:
-        # JAX's bits depend on the key and the place alone: neither on how an array is sharded nor on what comes after.
-        return jax.random.bernoulli(key, 1.0 - rate, part.shape)
 
-    def keep_of_row(key: PRNGKeyArray, part: Array) -> Array:
-        return _kept_from(key, 1.0 - rate, part.shape, first_place(len(part)))
-
-    keys = key.reshape(-1)
-    is_by_row = row_parts() > 1 and keys.size < x.size // x.shape[-1]
-    kept = jax.vmap(keep_of_row if is_by_row else keep)(keys, x.reshape(keys.size, -1, x.shape[-1])).reshape(x.shape)
+def drop(
+    x: Float[Array, "*tokens features"], kept: Bool[Array, "*tokens features"], rate: float
+) -> Float[Array, "*tokens features"]:
+    """What dropout at this rate makes of `x` where it keeps these elements."""
     return jnp.where(kept, x / (1.0 - rate), jnp.zeros((), x.dtype))
+
+
+def kept_elements(
+    shape: tuple[int, ...], rate: float, key: PRNGKeyArray | None
+) -> Bool[Array, "*tokens features"] | None:
+    """Which elements of an array of this shape `dropout` keeps; None where it drops nothing."""
+    if key is None or rate == 0.0:
+        return None
+    keys, features = key.reshape(-1), shape[-1]
+    tokens = math.prod(shape[:-1])
+    part = (tokens // keys.size, features)
+
+    def keep(key: PRNGKeyArray) -> Array:
+        # JAX's bits depend on the key and the place alone: neither on how an array is sharded nor on what comes after.
+        return jax.random.bernoulli(key, 1.0 - rate, part)
+
+    def keep_of_row(key: PRNGKeyArray) -> Array:
+        return _kept_from(key, 1.0 - rate, part, first_place(part[0]))
+
+    is_by_row = row_parts() > 1 and keys.size < tokens
+    return jax.vmap(keep_of_row if is_by_row else keep)(keys).reshape(shape)
 
 
 def _kept_from(key: PRNGKeyArray, p: float, shape: tuple[int, ...], start: int | Array) -> Array:

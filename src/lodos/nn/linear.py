@@ -7,14 +7,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 PRODUCT_NAME = "linear_product"
 """How gradient checkpointing knows the products of activations and weights."""
 
 
 class LinearLike(Protocol):
-    """A linear layer, and the steps from its input to its output, between which a device may have a part alone."""
+    """A linear layer, which can also be taken through step by step, the product of it on parts (`products`)."""
 
     @property
     def axes(self) -> tuple[str, str]:
@@ -30,19 +30,21 @@ class LinearLike(Protocol):
     def __call__(
         self, x: Float[Array, "*tokens in"], *, key: PRNGKeyArray | None = None
     ) -> Float[Array, "*tokens out"]:
-        """`finish(product(inputs(x, key=key)))`."""
+        """`finish(product(x, kept(x, key)))`."""
         ...
 
-    def inputs(self, x: Float[Array, "*tokens in"], *, key: PRNGKeyArray | None) -> Any:
-        """What is multiplied, arrays of the shape of `x`."""
+    def kept(self, x: Float[Array, "*tokens in"], key: PRNGKeyArray | None) -> Bool[Array, "*tokens in"] | None:
+        """Which elements of the input its dropout keeps; None where it has none."""
         ...
 
-    def product(self, inputs: Any) -> Float[Array, "*tokens out"]:
-        """The products with the weights: of both or, where they are split, of parts that belong together."""
+    def product(
+        self, x: Float[Array, "*tokens in"], kept: Bool[Array, "*tokens in"] | None
+    ) -> Float[Array, "*tokens out"]:
+        """The products with its weights: the whole ones, or parts that belong together."""
         ...
 
     def finish(self, product: Float[Array, "*tokens out"]) -> Float[Array, "*tokens out"]:
-        """The output from the whole product, marked as what gradient checkpointing may keep."""
+        """The output from the product, which is marked as what gradient checkpointing may keep."""
         ...
 
 
@@ -81,13 +83,13 @@ class Linear(eqx.Module):
     def __call__(
         self, x: Float[Array, "*tokens in"], *, key: PRNGKeyArray | None = None
     ) -> Float[Array, "*tokens out"]:
-        return self.finish(self.product(self.inputs(x, key=key)))
+        return self.finish(self.product(x, None))
 
-    def inputs(self, x: Float[Array, "*tokens in"], *, key: PRNGKeyArray | None) -> Float[Array, "*tokens in"]:
-        return x
+    def kept(self, x: Float[Array, "*tokens in"], key: PRNGKeyArray | None) -> None:
+        return None
 
-    def product(self, inputs: Float[Array, "*tokens in"]) -> Float[Array, "*tokens out"]:
-        return inputs @ self.weight.T
+    def product(self, x: Float[Array, "*tokens in"], kept: None = None) -> Float[Array, "*tokens out"]:
+        return x @ self.weight.T
 
     def finish(self, product: Float[Array, "*tokens out"]) -> Float[Array, "*tokens out"]:
         product = checkpoint_name(product, PRODUCT_NAME)

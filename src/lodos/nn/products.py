@@ -10,8 +10,7 @@ twice on the way forward and twice back. Of LoRA's factors, those that no device
 and B where columns are, have their gradients added up beside them: the numbers of r tokens, for each layer.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import equinox as eqx
 import jax
@@ -19,83 +18,52 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from lodos.nn.linear import LinearLike
-from lodos.sharding import axes_of_spec, computed_spec, partition_specs
+from lodos.sharding import axes_of_spec, computed_spec, partition_specs, partitioned_axes
 
-Key = PRNGKeyArray | None
+Keys = Sequence[PRNGKeyArray | None]
 
 
-def product(layer: LinearLike, x: Float[Array, "tokens in"], key: Key = None) -> Float[Array, "tokens out"]:
+def product(
+    layer: LinearLike, x: Float[Array, "tokens in"], key: PRNGKeyArray | None = None
+) -> Float[Array, "tokens out"]:
     """`layer(x, key=key)`, as `products`."""
     return products([layer], x, [key])[0]
 
 
-def products(
-    layers: Sequence[LinearLike], x: Float[Array, "tokens in"], keys: Sequence[Key]
-) -> list[Float[Array, "tokens _"]]:
-    """`[layer(x, key=key) for ...]`, and just that where nothing of their weights is split."""
+def products(layers: Sequence[LinearLike], x: Float[Array, "tokens in"], keys: Keys) -> list[Float[Array, "tokens _"]]:
+    """`[layer(x, key=key) for ...]`, and just that where the mesh splits none of their weights."""
     splits = [computed_spec(layer.axes, (layer.out_features, layer.in_features)) for layer in layers]
-    by_rows = [place for place, (rows, columns) in enumerate(splits) if rows and not columns]
-    made = _of_whole_input(x, *([each[place] for place in by_rows] for each in (layers, keys, splits)))
-    found = dict(zip(by_rows, made, strict=True))
-    for place, (layer, key, split) in enumerate(zip(layers, keys, splits, strict=True)):
-        if place not in found:
-            found[place] = _of_split_input(x, layer, key, split) if split[1] else layer(x, key=key)
+    found = {}
+    for split in set(splits):
+        places = [place for place, other in enumerate(splits) if other == split]
+        outputs = _alike([layers[place] for place in places], x, [keys[place] for place in places], split)
+        found |= zip(places, outputs, strict=True)
     return [found[place] for place in range(len(layers))]
 
 
-def _of_whole_input(
-    x: Array, layers: Sequence[LinearLike], keys: Sequence[Key], splits: Sequence[PartitionSpec]
-) -> list[Array]:
-    def run(layers: Sequence[LinearLike], x: Array, keys: Sequence[Key]) -> list[Array]:
-        return [layer.product(layer.inputs(x, key=key)) for layer, key in zip(layers, keys, strict=True)]
-
-    outs = [PartitionSpec(None, rows) for rows, _ in splits]
-    made = _on_parts(run, layers, splits, (x, keys), (PartitionSpec(), PartitionSpec()), outs)
-    return [layer.finish(part) for layer, part in zip(layers, made, strict=True)]
-
-
-def _of_split_input(x: Array, layer: LinearLike, key: Key, split: PartitionSpec) -> Array:
+def _alike(layers: Sequence[LinearLike], x: Array, keys: Keys, split: PartitionSpec) -> list[Array]:
+    """The same for layers whose weights are all split as `split` says."""
     rows, columns = split
-
-    def run(layers: Sequence[LinearLike], inputs: PyTree) -> Array:
-        return jax.lax.psum(layers[0].product(inputs), columns)
-
-    # Dropout tells features apart, and so has to see all of them.
-    inputs = layer.inputs(x, key=key)
-    made = _on_parts(run, [layer], [split], (inputs,), (PartitionSpec(None, columns),), PartitionSpec(None, rows))
-    return layer.finish(made)
-
-
-def _on_parts(
-    run: Callable[..., PyTree],
-    layers: Sequence[LinearLike],
-    splits: Sequence[PartitionSpec],
-    arguments: tuple[PyTree, ...],
-    in_specs: tuple[PartitionSpec, ...],
-    out_specs: PyTree,
-) -> PyTree:
-    """`run(layers, *arguments)` on each device, with its part of the layers.
-
-    Only the mesh axes that split them are taken out of the hands of XLA's partitioner.
-    """
-    if not layers:
-        return []
+    over = axes_of_spec(split)
+    if not over:
+        return [layer(x, key=key) for layer, key in zip(layers, keys, strict=True)]
+    kept = [layer.kept(x, key) for layer, key in zip(layers, keys, strict=True)]
     arrays, static = eqx.partition(list(layers), eqx.is_array)
-    specs = [
-        # Nothing else of a layer is split here, such as the rank of its factors.
-        partition_specs(own, {name: part for name, part in zip(layer.axes, split, strict=True) if part})
-        for layer, split, own in zip(layers, splits, arrays, strict=True)
-    ]
-    over = set().union(*(axes_of_spec(split) for split in splits))
-
-    in_specs = (specs, *in_specs)
+    # Nothing else of them is split here, such as the rank of factors.
+    names = [{name: part for name, part in zip(layer.axes, split, strict=True) if part} for layer in layers]
+    of_layers = [partition_specs(own, mapping) for own, mapping in zip(arrays, names, strict=True)]
+    tokens = tuple(axis for axis in axes_of_spec(computed_spec(("tokens",), x.shape[:1])) if axis not in over)
+    in_specs = (PartitionSpec(tokens, columns), PartitionSpec(tokens, columns), of_layers)
 
     def own(spec: PartitionSpec, whole: PyTree) -> PyTree:
-        return jax.lax.pcast(whole, tuple(over - set(axes_of_spec(spec))), to="varying")
+        return jax.lax.pcast(whole, tuple({*over, *tokens} - {*axes_of_spec(spec)}), to="varying")
 
-    def on_each(*given: PyTree) -> PyTree:
-        # Each device's own from here on, so that on the way back it is here that they are added up.
-        arrays, *arguments = jax.tree.map(own, in_specs, given, is_leaf=lambda node: isinstance(node, PartitionSpec))
-        return run(eqx.combine(arrays, static), *arguments)
+    def on_each(*given: PyTree) -> list[Array]:
+        # What is not split is each device's own from here on: what comes back of it is added up here, once.
+        x, kept, arrays = jax.tree.map(own, in_specs, given, is_leaf=lambda node: isinstance(node, PartitionSpec))
+        made = [layer.product(x, k) for layer, k in zip(eqx.combine(arrays, static), kept, strict=True)]
+        return jax.lax.psum(made, columns) if columns else made
 
-    return jax.shard_map(on_each, in_specs=in_specs, out_specs=out_specs, axis_names=over)(arrays, *arguments)
+    axes = partitioned_axes()
+    run = jax.shard_map(on_each, in_specs=in_specs, out_specs=PartitionSpec(tokens, rows), axis_names=axes)
+    return [layer.finish(part) for layer, part in zip(layers, run(x, kept, arrays), strict=True)]
