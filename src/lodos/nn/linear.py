@@ -88,7 +88,9 @@ class Linear(eqx.Module):
     def kept(self, x: Float[Array, "*tokens in"], key: PRNGKeyArray | None) -> None:
         return None
 
-    def product(self, x: Float[Array, "*tokens in"], kept: None = None) -> Float[Array, "*tokens out"]:
+    def product(
+        self, x: Float[Array, "*tokens in"], kept: Bool[Array, "*tokens in"] | None
+    ) -> Float[Array, "*tokens out"]:
         return x @ self.weight.T
 
     def finish(self, product: Float[Array, "*tokens out"]) -> Float[Array, "*tokens out"]:
