@@ -97,6 +97,11 @@ def test_what_is_gathered_is_foretold_without_compiling(layout: str, on_four_dev
     assert 0 < compiled["all-gather"] - traced["all-gather"] <= 4 * holds["adapter"]
 
 
+def test_what_split_layers_add_up_is_foretold_without_compiling(on_four_devices: dict[str, Any]) -> None:
+    _, _, traced, compiled = on_four_devices["tensor"]
+    assert 0.9 * compiled["all-reduce"] < traced["all-reduce"] <= compiled["all-reduce"]
+
+
 def test_accumulating_gathers_the_base_for_each_microbatch(on_four_devices: dict[str, Any]) -> None:
     at_once, twice = (on_four_devices[name][3]["all-gather"] for name in ("fsdp", "accumulating"))
     assert 1.5 * at_once < twice <= 2 * at_once  # the table of embeddings is gathered once in both

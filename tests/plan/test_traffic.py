@@ -72,3 +72,22 @@ def test_scans_in_a_traced_program_count_as_often_as_they_run() -> None:
     )
     traced = jax.jit(run).trace(jax.ShapeDtypeStruct((6, 8), jnp.float32))
     assert traffic_of_jaxpr(traced.jaxpr.jaxpr) == {"all-gather": 6 * 8 * 4, "all-reduce": 4}
+
+
+def test_what_is_left_to_the_partitioner_counts_as_if_it_were_split() -> None:
+    """The sum over `data` may be made by each of two devices for its half; in the second map both are named."""
+    mesh = AbstractMesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+
+    def inner(x: jax.Array) -> jax.Array:
+        return jax.lax.psum(x, "model")
+
+    def body(x: jax.Array) -> jax.Array:
+        split = PartitionSpec(None, "model")
+        inside = jax.shard_map(inner, in_specs=split, out_specs=PartitionSpec(), axis_names={"model"}, check_vma=False)
+        return jax.lax.psum(x, "data").sum() + inside(x).sum()
+
+    run = jax.shard_map(
+        body, mesh=mesh, in_specs=PartitionSpec(), out_specs=PartitionSpec(), axis_names={"data"}, check_vma=False
+    )
+    traced = jax.jit(run).trace(jax.ShapeDtypeStruct((6, 8), jnp.float32))
+    assert traffic_of_jaxpr(traced.jaxpr.jaxpr) == {"all-reduce": 6 * 8 * 4 // 2 + 6 * 4 * 4}

@@ -1,8 +1,8 @@
 """What a step moves between devices, by kind: from the text of the compiled program, or from the traced one.
 
 Bytes are those of the result on one device, whatever the network does to bring it about. The compiled program has all
-that is moved. The traced one has what is written down (`lodos.shares`), and not what XLA's partitioner adds for layers
-that are split over a model axis.
+that is moved. The traced one has what is written down, of rows that are shared out (`lodos.shares`) and of layers that
+are split (`lodos.nn.products`), and not what XLA's partitioner adds: for a vocabulary that is split, or factors.
 """
 
 import dataclasses
@@ -78,21 +78,25 @@ def traffic_of_jaxpr(jaxpr: Any) -> Mapping[str, int]:
     """Bytes that a traced program moves, by kind, in so far as it says so itself.
 
     Args:
-        jaxpr: of `jax.stages.Traced`. A `while` whose length nobody knows counts once.
+        jaxpr: of `jax.stages.Traced`. A `while` whose length nobody knows counts once, and what XLA's partitioner may
+            split over further devices as if it did.
     """
     found: Counter[str] = Counter()
 
-    def count(jaxpr: Any, times: int) -> None:
+    def count(jaxpr: Any, times: int, manual: frozenset[str], left: int) -> None:
         for equation in jaxpr.eqns:
-            if (kind := _PRIMITIVES.get(equation.primitive.name)) is not None:
-                found[kind] += times * sum(
-                    math.prod(out.aval.shape) * out.aval.dtype.itemsize for out in equation.outvars
-                )
-            inner = times * (equation.params["length"] if equation.primitive.name == "scan" else 1)
-            for nested in _nested(equation.params):
-                count(nested, inner)
+            name, params = equation.primitive.name, equation.params
+            if (kind := _PRIMITIVES.get(name)) is not None:
+                moved = sum(math.prod(out.aval.shape) * out.aval.dtype.itemsize for out in equation.outvars)
+                found[kind] += times * moved // left
+            inner, own, others = times * (params["length"] if name == "scan" else 1), manual, left
+            if name == "shard_map":
+                own = manual | params["newly_manual_axes"]
+                others = math.prod(size for axis, size in params["mesh"].shape.items() if axis not in own)
+            for nested in _nested(params):
+                count(nested, inner, own, others)
 
-    count(jaxpr, 1)
+    count(jaxpr, 1, frozenset(), 1)
     return dict(found)
 
 
