@@ -1,7 +1,7 @@
 """The two halves of a decoder layer: attention and the gated MLP, named as in Hugging Face's models.
 
 Linear layers see `[tokens, features]`; attention alone sees `[batch, seq, heads, head_size]`. A layer's linear
-parts may be `Linear` or anything called like one.
+parts may be `Linear` or whatever is like one; those that read one input are called together (`products`).
 """
 
 from collections.abc import Callable

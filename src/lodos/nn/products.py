@@ -34,7 +34,7 @@ def products(layers: Sequence[LinearLike], x: Float[Array, "tokens in"], keys: K
     """`[layer(x, key=key) for ...]`, and just that where the mesh splits none of their weights."""
     splits = [computed_spec(layer.axes, (layer.out_features, layer.in_features)) for layer in layers]
     found = {}
-    for split in set(splits):
+    for split in dict.fromkeys(splits):  # in an order that is the same on all hosts
         places = [place for place, other in enumerate(splits) if other == split]
         outputs = _alike([layers[place] for place in places], x, [keys[place] for place in places], split)
         found |= zip(places, outputs, strict=True)
@@ -56,7 +56,8 @@ def _alike(layers: Sequence[LinearLike], x: Array, keys: Keys, split: PartitionS
     in_specs = (PartitionSpec(tokens, columns), PartitionSpec(tokens, columns), of_layers)
 
     def own(spec: PartitionSpec, whole: PyTree) -> PyTree:
-        return jax.lax.pcast(whole, tuple({*over, *tokens} - {*axes_of_spec(spec)}), to="varying")
+        others = tuple(axis for axis in (*over, *tokens) if axis not in axes_of_spec(spec))
+        return jax.lax.pcast(whole, others, to="varying")
 
     def on_each(*given: PyTree) -> list[Array]:
         # What is not split is each device's own from here on: what comes back of it is added up here, once.
