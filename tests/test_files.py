@@ -8,7 +8,8 @@ import pytest
 
 from lodos import files
 from lodos.errors import UserError
-from lodos.files import read_json, write_json, write_whole, written_whole
+from lodos.files import write_json, write_whole, written_whole
+from lodos.json_files import read_json
 
 
 @pytest.fixture

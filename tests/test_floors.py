@@ -12,10 +12,12 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 # Files of floor 1 may use each other in this order only.
 GROUND = [
     "errors",
+    "config_secrets",
     "lost_hosts",
     "hosts",
     "git_lfs",
     "processes",
+    "json_files",
     "files",
     "places",
     "runtime",
@@ -25,7 +27,6 @@ GROUND = [
     "shares",
     "jit",
     "yaml12",
-    "config_secrets",
     "config_help",
     "config_argv",
     "config_problems",

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from lodos.errors import UserError
-from lodos.files import read_json
 from lodos.formats.hf import HFCheckpointConverter
 from lodos.formats.peft import read_adapter_config
 from lodos.formats.safetensors import SafetensorsReader
 from lodos.git_lfs import pointer_problem, refuse_pointers
+from lodos.json_files import read_json
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 269060552\n"
 SAYS = r"a pointer of Git LFS, and not the file \(269,060,552 bytes\).*git lfs pull"

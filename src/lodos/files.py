@@ -16,13 +16,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from lodos.errors import UserError
-from lodos.git_lfs import refuse_pointers
-
-if TYPE_CHECKING:
-    from upath import UPath
+from typing import Any
 
 _TEMPORARY = re.compile(r"\.(.+)\.[a-z0-9_]{8,32}\.(partial|old)")
 """The names of what is being written, or is being replaced."""
@@ -163,23 +157,6 @@ def write_json(path: Path, value: Any) -> None:
         OSError: if what is read back is not what was written.
     """
     write_compared(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
-
-
-def read_json(path: "Path | UPath") -> Any:
-    """Reads a JSON file.
-
-    Raises:
-        UserError: when the file is missing or is not JSON, naming it.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: there is no such file.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        refuse_pointers(path)
-        raise UserError(f"{path}: not valid JSON: {error}.") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}.") from None
 
 
 def _open_to_readers(folder: Path, umask: int) -> None:

@@ -188,7 +188,7 @@ def test_what_peft_saves_again_loads(
 
 A = np.ones((4, 32), np.float32)
 REFUSED: dict[str, tuple[Tensors, dict[str, Any], str]] = {
-    "DoRA": ({}, dict(use_dora=True), "use_dora: True is not implemented"),
+    "DoRA": ({}, dict(use_dora=True), "use_dora: true is not implemented"),
     "DoRA's tensors": ({f"{PREFIX}lm_head.lora_magnitude_vector": A}, {}, "lora_magnitude_vector: DoRA's magnitudes"),
     "a bias of the adapter": ({f"{PREFIX}lm_head.lora_B.bias": A}, {}, r"lora_B\.bias: a bias of the adapter"),
     "modules trained whole": ({}, dict(modules_to_save=["lm_head"]), "modules_to_save: 'lm_head' was trained whole"),
@@ -207,7 +207,7 @@ REFUSED: dict[str, tuple[Tensors, dict[str, Any], str]] = {
         r"\[4, 32\], this model needs \[2",
     ),
     "a pattern that is no rank": ({}, dict(rank_pattern={"lm_head": "x"}), "rank_pattern: lm_head: 'x' must be"),
-    "a list of patterns": ({}, dict(alpha_pattern=["lm_head"]), "alpha_pattern: .* is not an object"),
+    "a list of patterns": ({}, dict(alpha_pattern=["lm_head"]), "alpha_pattern: must be an object"),
 }
 
 

@@ -100,7 +100,7 @@ def test_a_missing_rope_parameter_is_refused(folder: Path) -> None:
 
 
 def test_what_transformers_refuses_is_an_error_of_the_users(folder: Path) -> None:
-    _edit_config(folder, hidden_size="wide")
+    _edit_config(folder, pretraining_tp="wide")
     with pytest.raises(UserError, match=r"config.json: transformers refuses it"):
         HFCheckpointConverter.from_hf(str(folder))
 

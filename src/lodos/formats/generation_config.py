@@ -4,7 +4,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lodos.files import read_json, write_json
+from lodos.files import write_json
+from lodos.json_files import TOKEN_IDS, read_object
+from lodos.models.config_fields import FIELDS
 
 FILE = "generation_config.json"
 
@@ -12,8 +14,7 @@ FILE = "generation_config.json"
 def read_generation_config(folder: Path) -> dict[str, Any]:
     """The settings of a folder; empty where it has none."""
     path = folder / FILE
-    config = read_json(path) if path.exists() else {}
-    return config if isinstance(config, dict) else {}
+    return read_object(path, {"eos_token_id": TOKEN_IDS}) if path.exists() else {}
 
 
 def write_generation_config(
@@ -28,7 +29,7 @@ def write_generation_config(
     config = {**read_generation_config(base_folder), **(others or {})}
     declared = config.get("eos_token_id")
     if declared is None and (base_folder / "config.json").exists():
-        declared = read_json(base_folder / "config.json").get("eos_token_id")
+        declared = read_object(base_folder / "config.json", FIELDS).get("eos_token_id")
     eos_ids = declared if isinstance(declared, list) else [] if declared is None else [declared]
     eos_ids = list(dict.fromkeys([*eos_ids, *ends]))
     if eos_ids:

@@ -17,8 +17,8 @@ import numpy as np
 from jax.sharding import SingleDeviceSharding
 
 from lodos import hosts
-from lodos.errors import UserError
-from lodos.files import copy_compared, read_json, write_compared, write_json
+from lodos.errors import UserError, refusals_of
+from lodos.files import copy_compared, write_compared, write_json
 from lodos.formats.folder_contents import check_model_folder, check_weights
 from lodos.formats.generation_config import write_generation_config
 from lodos.formats.hub import hub_tensor_types, is_folder, model_folder, weights_place
@@ -29,8 +29,10 @@ from lodos.formats.safetensors import DTYPES, SafetensorsReader
 from lodos.formats.safetensors_writer import MAX_SHARD_SIZE, in_files, write_sharded
 from lodos.formats.tensor_problems import problem_lines
 from lodos.formats.tokenizer_files import copy_tokenizer, load_tokenizer, save_tokenizer
+from lodos.json_files import read_object, refuse_fields
 from lodos.models.auto import check_model_type, decoder_config
 from lodos.models.config import DecoderConfig
+from lodos.models.config_fields import config_problems
 from lodos.models.decoder import LmHeadModel
 from lodos.nn.attention.attention import AttentionImplementation
 from lodos.nn.stacked import GradientCheckpointing
@@ -82,19 +84,18 @@ class HFCheckpointConverter:
         Raises:
             UserError: when the model is not there or is of a kind that is not supported.
         """
-        from huggingface_hub.errors import StrictDataclassError
         from transformers import AutoConfig
 
         folder = model_folder(model_name_or_path, revision, weights=False)
         check_model_folder(model_name_or_path, folder)
-        raw = read_json(folder / "config.json")
+        file = folder / "config.json"
+        raw = read_object(file)
+        refuse_fields(file, config_problems(raw))
         check_model_type(raw)
         # A config of a model_type that transformers knows needs no code of the repository's.
-        try:
+        with refusals_of("transformers", file):
             hf_config = AutoConfig.from_pretrained(folder, trust_remote_code=False).to_dict()
-        except (KeyError, TypeError, ValueError, StrictDataclassError) as error:
-            reason = error.args[0] if error.args else error
-            raise UserError(f"{folder / 'config.json'}: transformers refuses it: {reason}") from None
+        refuse_fields(file, config_problems(hf_config))
         return HFCheckpointConverter(
             folder,
             model_name_or_path,
@@ -306,7 +307,7 @@ class HFCheckpointConverter:
             )
 
     def _write_config(self, folder: Path, dtype: Any, vocab_size: int) -> None:
-        config = read_json(self.folder / "config.json")
+        config = read_object(self.folder / "config.json")
         if vocab_size != self.config.vocab_size:
             config["vocab_size"] = vocab_size
         for leftover in ("quantization_config", "quantization"):  # these weights are floats

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lodos.errors import UserError
-from lodos.files import read_json
+from lodos.json_files import read_json
 from lodos.places.place import is_remote, place_of
 from lodos.version import __version__
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,7 +23,7 @@ from jaxtyping import PyTree
 
 from lodos import hosts
 from lodos.errors import UserError
-from lodos.files import read_json, write_compared, write_json
+from lodos.files import write_compared, write_json
 from lodos.formats.folder_contents import adapter_folder
 from lodos.formats.generation_config import write_generation_config
 from lodos.formats.hf import HFCheckpointConverter
@@ -36,6 +37,7 @@ from lodos.formats.safetensors import SafetensorsReader
 from lodos.formats.safetensors_writer import save_and_compare
 from lodos.formats.tensor_problems import problem_lines
 from lodos.formats.tokenizer_files import copy_tokenizer, has_tokenizer, load_tokenizer
+from lodos.json_files import read_object
 from lodos.lora.config import LoraConfig
 from lodos.lora.patterns import deciding, in_any_order
 from lodos.lora.targets import suffixes_selecting
@@ -145,9 +147,11 @@ def load_peft_pretrained(
             + "".join(f"\n  {line}" for line in problem_lines(keys.problems))
         )
     lora = _as_in_tensors(config.lora, [name for name in names if name in keys.modules], names)
-    adapted_model = loraize(model, lora, key=jax.random.key(0))
     copies = list(copy_problems(reader, keys, config.modules_to_save, model, base))
-    check_fit(file, reader, keys, peft_shapes(adapted_model), copies)
+    # As shapes first: a rank that only the config has would take memory without bound.
+    shapes = eqx.filter_eval_shape(lambda: loraize(model, lora, key=jax.random.key(0)))
+    check_fit(file, reader, keys, peft_shapes(shapes), copies)
+    adapted_model = loraize(model, lora, key=jax.random.key(0))
     tensors = {name: reader.read(key).astype(np.float32) for name, key in keys.factors.items()}
     refuse_not_finite({keys.factors[name]: tensor for name, tensor in tensors.items()}, f"{file}: not loaded")
     loaded = _with_tensors(adapted_model, tensors, axis_mapping)
@@ -168,10 +172,8 @@ def _as_in_tensors(config: LoraConfig, adapted: list[str], names: list[str]) -> 
 
 def read_adapter_config(folder: Path) -> AdapterConfig:
     """The config of an adapter folder, refused if it asks for what is not implemented."""
-    fields = read_json(folder / CONFIG_NAME)
-    if not isinstance(fields, dict):
-        raise UserError(f"{folder / CONFIG_NAME}: not an object of settings.")
-    return from_peft(fields, folder / CONFIG_NAME)
+    file = folder / CONFIG_NAME
+    return from_peft(read_object(file), file)
 
 
 def peft_state_dict(model: PyTree) -> dict[str, np.ndarray]:

@@ -9,7 +9,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lodos.config_secrets import shown
 from lodos.errors import UserError
+from lodos.formats.foreign_patterns import pattern_problems
+from lodos.json_files import FLAG, NAMES, NUMBER, OBJECT, TEXT, Kind, field_problems, refuse_fields, whole
 from lodos.lora.config import LoraConfig
 
 PEFT_VERSION = "0.21.2"
@@ -61,6 +64,23 @@ _WITHOUT_EFFECT = frozenset(
     }
 )
 _BIAS_NONE = (None, "none", False)
+
+_KINDS: Mapping[str, Kind] = {
+    "alpha_pattern": OBJECT,
+    "base_model_name_or_path": TEXT,
+    "bias": TEXT | FLAG,
+    "exclude_modules": TEXT | NAMES,
+    "init_lora_weights": TEXT | FLAG,
+    "lora_alpha": NUMBER,
+    "lora_dropout": NUMBER,
+    "modules_to_save": NAMES,
+    "peft_type": TEXT,
+    "r": whole(-(2**16), 2**16),
+    "rank_pattern": OBJECT,
+    "revision": TEXT,
+    "target_modules": TEXT | NAMES,
+    "use_rslora": FLAG,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,6 +160,7 @@ def from_peft(fields: Mapping[str, Any], source: object) -> AdapterConfig:
             f"{source}: an adapter of MLX (mlx-lm), whose files are not PEFT's. Let `mlx_lm.fuse` (with "
             "--dequantize if the base is quantised) write it and its base as one model, and give that with --model."
         )
+    refuse_fields(source, field_problems(fields, _KINDS))
     problems = []
     if fields.get("peft_type") != "LORA":
         problems.append(f"peft_type: {fields.get('peft_type')!r} is not LORA.")
@@ -151,16 +172,11 @@ def from_peft(fields: Mapping[str, Any], source: object) -> AdapterConfig:
     # Null targets are taken: which layers are adapted is known from the tensors.
     problems += [f"{name}: missing." for name in ("r", "lora_alpha") if fields.get(name) is None]
     patterns = {name: fields.get(name) or {} for name in ("rank_pattern", "alpha_pattern")}
-    problems += [
-        f"{name}: {value!r} is not an object of names and numbers."
-        for name, value in patterns.items()
-        if not isinstance(value, Mapping)
-    ]
     modules_to_save = fields.get("modules_to_save") or []
-    if not isinstance(modules_to_save, list) or not all(isinstance(name, str) for name in modules_to_save):
-        problems.append(f"modules_to_save: {modules_to_save!r} is not a list of names.")
+    for name, pattern in patterns.items():
+        problems += pattern_problems(name, pattern)
     problems += [
-        f"{name}: {value!r} is not implemented."
+        f"{name}: {shown(value)} is not implemented."
         for name, value in fields.items()
         if value and name not in _WITHOUT_EFFECT | _READ
     ]
@@ -178,7 +194,7 @@ def from_peft(fields: Mapping[str, Any], source: object) -> AdapterConfig:
             rank_pattern=dict(patterns["rank_pattern"]),
             alpha_pattern=dict(patterns["alpha_pattern"]),
         )
-    except (UserError, TypeError, ValueError) as error:
+    except (UserError, TypeError, ValueError, ArithmeticError) as error:
         raise UserError(f"{source}: {error}") from None
     base, revision = fields.get("base_model_name_or_path"), fields.get("revision")
     return AdapterConfig(lora, base, revision, tuple(modules_to_save))

@@ -13,11 +13,11 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from lodos.errors import UserError
-from lodos.files import read_json
 from lodos.formats.foreign_folders import foreign_weights
 from lodos.formats.remote_safetensors import RemoteSafetensors
 from lodos.formats.tensor_problems import problem_lines
 from lodos.git_lfs import refuse_pointers
+from lodos.json_files import OBJECT, read_object
 from lodos.places.place import Place, is_remote
 from lodos.places.ranges import KeptRanges
 from lodos.places.store import StoreError, refusals
@@ -146,8 +146,7 @@ def _files_of(folder: Place) -> list[Place]:
 
 
 def _names_in_index(path: Place) -> list[str]:
-    index = read_json(path)
-    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    weight_map = read_object(path, {"weight_map": OBJECT}).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise UserError(f"{path}: no weight_map from tensors to file names.")
     names = sorted(set(weight_map.values()))

@@ -4,15 +4,16 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lodos.errors import UserError
-from lodos.files import copy_compared, read_json, write_compared
+from lodos.errors import UserError, refusals_of
+from lodos.files import copy_compared, write_compared
 from lodos.formats import sentencepiece_model
+from lodos.formats.tokenizer_checks import CONFIG, WHOLE, check_tokenizer, check_tokenizer_files
 from lodos.git_lfs import refuse_pointers
+from lodos.json_files import OBJECT, read_object
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-WHOLE = "tokenizer.json"
 _VOCABULARIES = (WHOLE, sentencepiece_model.NAME, "vocab.json", "vocab.txt")
 
 _PATTERNS = (
@@ -41,18 +42,22 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
     # Without a vocabulary transformers makes a tokenizer of some special tokens, in which every text is empty.
     if not _names_code(folder) and not any((folder / name).is_file() for name in _VOCABULARIES):
         raise UserError(f"{folder}: no tokenizer: none of {', '.join(_VOCABULARIES)} is there.")
+    check_tokenizer_files(folder)
     if is_sentencepiece_alone(folder):
         return sentencepiece_model.read_sentencepiece(folder)
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, ImportError) as error:
+        with refusals_of("transformers", folder):
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except UserError as error:
         if _names_code(folder):
             raise UserError(
                 f"{folder}: its tokenizer is Python code of the repository's (auto_map in tokenizer_config.json), "
                 "which is never run. Save it once as a tokenizer.json, which fast tokenizers are, and give the folder "
                 "with that."
             ) from None
-        raise UserError(f"{folder}: no tokenizer that transformers can load: {error}") from None
+        raise UserError(f"{folder}: no tokenizer that transformers can load: {_without(folder, error)}") from None
+    check_tokenizer(tokenizer, folder)
+    return tokenizer
 
 
 def is_sentencepiece_alone(folder: Path) -> bool:
@@ -61,8 +66,12 @@ def is_sentencepiece_alone(folder: Path) -> bool:
 
 
 def _names_code(folder: Path) -> bool:
-    path = folder / "tokenizer_config.json"
-    return path.exists() and "AutoTokenizer" in (read_json(path).get("auto_map") or {})
+    path = folder / CONFIG
+    return path.exists() and "AutoTokenizer" in (read_object(path, {"auto_map": OBJECT}).get("auto_map") or {})
+
+
+def _without(folder: Path, error: UserError) -> str:
+    return str(error).removeprefix(f"{folder}: ").removeprefix("transformers refuses it: ")
 
 
 def copy_tokenizer(source: Path, destination: Path, *, chat_template: str | None = None) -> None:

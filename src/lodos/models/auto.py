@@ -31,7 +31,7 @@ def check_model_type(hf_config: Mapping[str, Any]) -> None:
         problems.append(f"model_type: config.json has none.{_of_architecture(hf_config)} {supported}")
     elif model_type not in MODEL_TYPES:
         problems.append(f"model_type: {model_type!r} is not supported{_kind(hf_config)}. {supported}")
-    activation = hf_config.get("hidden_act", "silu")
+    activation = hf_config.get("hidden_act") or "silu"
     if activation not in ACTIVATIONS:
         problems.append(f"hidden_act: {activation!r} is not supported. Supported: {', '.join(ACTIVATIONS)}.")
     if problems:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from lodos.errors import UserError
-from lodos.files import read_json, write_json
+from lodos.files import write_json
+from lodos.json_files import read_json
 from lodos.prompting.prompts import Prompts, read_prompts
 from lodos.prompting.template_variables import variable_problems
 from lodos.version import __version__
