@@ -25,6 +25,7 @@ VERBS = {
     "generate": "answer a prompt, or those of a file, with a model and an adapter",
     "chat": "talk with a model and an adapter in the terminal",
     "merge": "put an adapter into its base model, for transformers",
+    "verify": "see whether an adapter, a merged model, a checkpoint or a run is what it should be",
     "doctor": "see whether a config trains the same on one device and on the mesh",
 }
 

@@ -30,6 +30,7 @@ from lodos.config_problems import (
 )
 from lodos.config_secrets import HIDDEN, shown, without_secrets
 from lodos.errors import UserError
+from lodos.json_files import parse_json
 from lodos.places.objects import read_text
 from lodos.places.place import Place, place_of
 from lodos.yaml12 import anchor_holders, dump_yaml, load_yaml
@@ -112,13 +113,15 @@ def read_yaml(path: Place, *, numbers_as_text: bool = False) -> dict[str, Any]:
     try:
         if path.suffix.lower() == ".json" and text.strip():
             numbers: Any = {"parse_int": str, "parse_float": str} if numbers_as_text else {}
-            value = json.loads(text, object_pairs_hook=_without_repeats, **numbers)
+            value = parse_json(text, object_pairs_hook=_without_repeats, **numbers)
         else:
             value = load_yaml(text, numbers_as_text=numbers_as_text)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: not valid JSON: line {error.lineno}: {error.msg}.") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {_said(error)}") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON: {error}.") from None
     if value is None:
         return {}
     if not isinstance(value, dict):

@@ -11,9 +11,17 @@ it has not itself.
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import yaml
+
+DEEPEST = 50
+"""Lists and mappings within one another, those behind anchors included."""
+MOST_VALUES = 50_000
+"""Of a document, each as often as an anchor puts it somewhere."""
+MOST_DIGITS = 400
+"""Of a number."""
 
 
 def load_yaml(text: str, *, numbers_as_text: bool = False) -> Any:
@@ -25,7 +33,8 @@ def load_yaml(text: str, *, numbers_as_text: bool = False) -> Any:
     Raises:
         yaml.YAMLError: with the line.
     """
-    return yaml.load(text, Loader=_TextLoader if numbers_as_text else _Loader)
+    with _failures():
+        return yaml.load(text, Loader=_TextLoader if numbers_as_text else _Loader)
 
 
 def dump_yaml(value: Any) -> str:
@@ -41,7 +50,8 @@ def flow_yaml(value: Any) -> str:
 
 def anchor_holders(text: str) -> set[str]:
     """The keys at the top of a document with an anchor in them that a later key refers to."""
-    root = yaml.compose(text, Loader=_Loader)
+    with _failures():
+        root = yaml.compose(text, Loader=_Loader)
     if not isinstance(root, yaml.MappingNode):
         return set()
     holder: dict[int, str] = {}
@@ -77,12 +87,61 @@ _TAG = "tag:yaml.org,2002:"
 _BOOL, _INT, _FLOAT, _MERGE = (f"{_TAG}{kind}" for kind in ("bool", "int", "float", "merge"))
 
 
+_TAGS = frozenset(f"{_TAG}{kind}" for kind in ("bool", "int", "float", "merge", "null", "str", "map", "seq"))
+
+
+def _beyond(mark: yaml.Mark) -> yaml.YAMLError:
+    return yaml.MarkedYAMLError(
+        problem=f"more than {MOST_VALUES:,} values, or lists and mappings in one another more than {DEEPEST} deep",
+        problem_mark=mark,
+    )
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    """Turns what PyYAML's constructors fail with over a tag and a text that is none of its kind into its own error."""
+    try:
+        yield
+    except yaml.YAMLError:
+        raise
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise yaml.YAMLError(f"a value that is none of its tag: {type(error).__name__}: {error}.") from None
+
+
 class _Loader(yaml.SafeLoader):
     """YAML 1.2's core schema for numbers and booleans, merge keys, and no repeated keys."""
 
     def __init__(self, stream: Any) -> None:
         super().__init__(stream)
         self._flattened: set[int] = set()
+        self._depth = self._count = 0
+        self._extents: dict[int, tuple[int, int]] = {}
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """A node within bounds: its values once for each place where an anchor puts them, its depth likewise."""
+        mark = self.peek_event().start_mark
+        self._depth += 1
+        self._count += 1
+        if self._depth > DEEPEST or self._count > MOST_VALUES:
+            raise _beyond(mark)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if node is None or id(node) in self._extents:
+            return node
+        if node.tag.startswith(_TAG) and node.tag not in _TAGS:
+            raise yaml.MarkedYAMLError(
+                problem=f"the tag !!{node.tag.removeprefix(_TAG)} is not read", problem_mark=mark
+            )
+        inner = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+        extents = [] if isinstance(node, yaml.ScalarNode) else [self._extents.get(id(part)) for part in inner]
+        if None in extents:
+            raise yaml.MarkedYAMLError(problem="what an anchor names holds itself", problem_mark=mark)
+        count = 1 + sum(extent[0] for extent in extents if extent)
+        depth = 1 + max((extent[1] for extent in extents if extent), default=0)
+        if count > MOST_VALUES or depth > DEEPEST:
+            raise _beyond(mark)
+        self._extents[id(node)] = count, depth
+        return node
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         """Puts what it merges before its own keys: of several mappings the first that has a key gives it."""
@@ -123,6 +182,10 @@ class _Loader(yaml.SafeLoader):
     def construct_yaml_int(self, node: yaml.ScalarNode) -> Any:
         # PyYAML takes 0123 for octal.
         text = self.construct_scalar(node)
+        if len(text) > MOST_DIGITS:
+            raise yaml.MarkedYAMLError(
+                problem=f"a number of {len(text):,} digits, more than {MOST_DIGITS}", problem_mark=node.start_mark
+            )
         return int(text, {"0x": 16, "0o": 8}.get(text[:2], 10))
 
 

@@ -4,9 +4,11 @@ import dataclasses
 import re
 import shlex
 import sys
+from collections.abc import Mapping
 from typing import Literal
 
 from lodos.commands.base_model import base_converter, tokens_beyond, with_tokenizer_of_base
+from lodos.commands.merged_agreement import compared, prompt_ids
 from lodos.config_parsing import parse_config
 from lodos.errors import UserError
 from lodos.formats.folder_contents import adapter_folder
@@ -35,6 +37,8 @@ class MergeArgs:
     """Whose tokenizer is written; the adapter's, where it brings one, has the chat template in any case."""
     max_shard_size: str = MAX_SHARD_SIZE
     """Above this size the weights are split into several files."""
+    prompt_file: str | None = None
+    """Prompts for which the merged model is compared with the adapter: a file as lodos generate takes."""
     overwrite: bool = False
     """Replace the output folder if it exists."""
 
@@ -81,6 +85,8 @@ def merge(args: MergeArgs) -> None:
         if not is_remote(output) and folder.resolve().is_relative_to(output.resolve()):
             raise UserError(f"output: {output} holds the {what}, which would be lost. Give another folder.")
     # Of the base, shapes alone: its tensors are read one by one as the merged ones are written.
+    ids = None if args.prompt_file is None else prompt_ids(args.prompt_file, converter, adapter)
+    costs: dict[str, float] = {}
     model, lora = load_peft_pretrained(converter.checked_structure(), args.adapter, base=converter.reader())
     converter.save_pretrained(
         model,
@@ -91,12 +97,38 @@ def merge(args: MergeArgs) -> None:
         card=merged_card(
             converter.model_name_or_path, RunFacts(lora=lora, prompting=prompting), tokenizer=converter.tokenizer
         ),
+        rounding=costs.__setitem__,
         progress=True,
     )
     print(f"Merged model: {output}", file=sys.stderr)
+    for line in rounding_lines(costs):
+        print(line, file=sys.stderr)
+    for line in () if ids is None else compared(converter, adapter, ids, dtype=args.dtype):
+        print(line, file=sys.stderr)
     print(f"Next: lodos generate --model {shlex.quote(str(output))} --prompt '...'", file=sys.stderr)
 
 
 def _holds_something_else(output: Place) -> bool:
     """Whether there is a folder of anything but a model."""
     return output.is_dir() and any(output.iterdir()) and not (output / "config.json").is_file()
+
+
+def rounding_lines(costs: Mapping[str, float]) -> list[str]:
+    """What merging rounds away of an adapter: the worst kinds of layers, and the worst layer of each.
+
+    Args:
+        costs: by the tensor's name, the norm of the error as a part of the norm of what the adapter adds.
+    """
+    if not costs or not max(costs.values()):
+        return ["Rounding takes nothing of the adapter."]
+    of_kind: dict[str, dict[str, float]] = {}
+    for name, cost in costs.items():
+        of_kind.setdefault(name.rsplit(".", 2)[-2], {})[name] = cost
+    lines = ["Rounding takes of what the adapter adds, by the kind of layer:"]
+    for kind, found in of_kind.items():
+        worst = max(found, key=found.__getitem__)
+        mean = sum(found.values()) / len(found)
+        lines.append(
+            f"  {kind:<12} {mean:6.2%} on average, {found[worst]:6.2%} at most ({worst.removesuffix('.weight')})"
+        )
+    return lines

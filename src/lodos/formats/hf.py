@@ -8,6 +8,7 @@ device's shard straight from its slice of the file.
 import dataclasses
 import functools
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -171,6 +172,7 @@ class HFCheckpointConverter:
         max_shard_size: str | int = MAX_SHARD_SIZE,
         prompting: Prompting | None = None,
         card: str | None = None,
+        rounding: Callable[[str, float], None] | None = None,
         progress: bool = False,
     ) -> None:
         """Writes `model`, adapters merged, as a folder that transformers loads.
@@ -185,11 +187,12 @@ class HFCheckpointConverter:
             max_shard_size: above it the weights are several files with an index.
             prompting: how the model has to be asked, which is written beside it; its end tokens end an answer.
             card: the model card, README.md.
+            rounding: told what rounding takes of the adapter, tensor by tensor, as `merged_tensors` has it.
 
         Raises:
             OSError: if what is read back is not what was written; nothing is left at `path` then.
         """
-        tensors = merged_tensors(model, self.reader(), None if dtype is None else np.dtype(dtype))
+        tensors = merged_tensors(model, self.reader(), None if dtype is None else np.dtype(dtype), rounding)
         if not hosts.is_first():
             join_gathering(model, in_files(tensors, max_shard_size))
             return

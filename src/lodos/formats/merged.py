@@ -25,7 +25,12 @@ TIED_HEAD = "lm_head.weight"
 EMBEDDING = "model.embed_tokens.weight"
 
 
-def merged_tensors(model: LmHeadModel, reader: SafetensorsReader, dtype: np.dtype | None) -> dict[str, TensorSource]:
+def merged_tensors(
+    model: LmHeadModel,
+    reader: SafetensorsReader,
+    dtype: np.dtype | None,
+    rounding: "Callable[[str, float], None] | None" = None,
+) -> dict[str, TensorSource]:
     """Each tensor to write, in the order of the base model's files.
 
     A tensor is read, summed and rounded when it is asked for, and held by nobody then.
@@ -34,6 +39,8 @@ def merged_tensors(model: LmHeadModel, reader: SafetensorsReader, dtype: np.dtyp
         model: its base may be one of shapes without arrays; it is what the files hold then.
         reader: of the base model's files.
         dtype: of the tensors; None keeps each tensor's dtype in the files.
+        rounding: called for each adapted tensor that is made with its name and what rounding to its dtype takes of
+            what the adapter adds: the norm of the error as a part of the norm of the addition.
 
     Raises:
         UserError: when a tensor is loaded that holds numbers beyond the range of its dtype, or to which an adapter adds
@@ -49,6 +56,7 @@ def merged_tensors(model: LmHeadModel, reader: SafetensorsReader, dtype: np.dtyp
         if delta is None and weight.dtype == out_dtype:
             return weight
         rounded = np.empty(weight.shape, out_dtype)
+        error = added = 0.0
         for part in row_parts(weight.shape, np.dtype(np.float32).itemsize):
             exact = weight[part] if delta is None else weight[part].astype(np.float32) + delta[part]
             with np.errstate(over="ignore"):  # refused below, by name
@@ -58,6 +66,11 @@ def merged_tensors(model: LmHeadModel, reader: SafetensorsReader, dtype: np.dtyp
                     f"{name}: holds numbers beyond the range of {out_dtype}, which would become infinite. Give another "
                     "dtype, such as bfloat16."
                 )
+            if delta is not None and rounding is not None:
+                error += float(np.sum(np.square(rounded[part].astype(np.float32) - exact), dtype=np.float64))
+                added += float(np.sum(np.square(delta[part]), dtype=np.float64))
+        if delta is not None and rounding is not None:
+            rounding(name, (error / added) ** 0.5 if added else 0.0)
         return rounded
 
     def source(name: str) -> TensorSource:

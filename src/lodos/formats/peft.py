@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,7 +40,7 @@ from lodos.json_files import read_object
 from lodos.lora.config import LoraConfig
 from lodos.lora.patterns import deciding, in_any_order
 from lodos.lora.targets import suffixes_selecting
-from lodos.lora.transform import adaptable_names, adapted_names, lora_layers, loraize, with_factors
+from lodos.lora.transform import adaptable_names, adapted_names, lora_layers, loraize, loraized_shapes, with_factors
 from lodos.models.decoder import LmHeadModel
 from lodos.places.place import Place
 from lodos.places.saving import saved_whole
@@ -149,8 +148,7 @@ def load_peft_pretrained(
     lora = _as_in_tensors(config.lora, [name for name in names if name in keys.modules], names)
     copies = list(copy_problems(reader, keys, config.modules_to_save, model, base))
     # As shapes first: a rank that only the config has would take memory without bound.
-    shapes = eqx.filter_eval_shape(lambda: loraize(model, lora, key=jax.random.key(0)))
-    check_fit(file, reader, keys, peft_shapes(shapes), copies)
+    check_fit(file, reader, keys, peft_shapes(loraized_shapes(model, lora)), copies)
     adapted_model = loraize(model, lora, key=jax.random.key(0))
     tensors = {name: reader.read(key).astype(np.float32) for name, key in keys.factors.items()}
     refuse_not_finite({keys.factors[name]: tensor for name, tensor in tensors.items()}, f"{file}: not loaded")

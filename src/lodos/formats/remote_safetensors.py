@@ -7,13 +7,13 @@
 The format: https://huggingface.co/docs/safetensors. The names of methods are those of `safetensors.safe_open`.
 """
 
-import json
 import math
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lodos.json_files import is_whole, parse_json
 from lodos.places.objects import read_object
 from lodos.places.ranges import KeptRanges, RangedFile
 from lodos.places.store import ask
@@ -48,9 +48,12 @@ class RemoteSafetensors:
             raise ValueError(f"of its {size} bytes the header would be {length}")
         if 8 + length > len(head):
             head = read_object(place, 0, 8 + length)
-        header = json.loads(head[8 : 8 + length])
+        header = parse_json(head[8 : 8 + length])
         if not isinstance(header, dict):
             raise ValueError("the header is no mapping")
+        for name, tensor in header.items():
+            if name != "__metadata__":
+                _check(name, tensor, dtypes)
         self._begin = 8 + length
         self._tensors: dict[str, dict[str, Any]] = {k: v for k, v in header.items() if k != "__metadata__"}
         self._file = RangedFile(place, size, kept)
@@ -63,6 +66,21 @@ class RemoteSafetensors:
 
     def get_slice(self, name: str) -> "RemoteTensor":
         return RemoteTensor(self._tensors[name], self._file, self._begin, self._dtypes)
+
+
+def _check(name: str, tensor: Any, dtypes: dict[str, np.dtype]) -> None:
+    """
+    Raises:
+        ValueError: for a tensor whose dtype, shape and place do not go together.
+    """
+    if not isinstance(tensor, dict) or tensor.keys() < {"dtype", "shape", "data_offsets"}:
+        raise ValueError(f"{name} has no dtype, shape and data_offsets")
+    dtype, shape, offsets = tensor["dtype"], tensor["shape"], tensor["data_offsets"]
+    numbers = [*(shape if isinstance(shape, list) else [None]), *(offsets if isinstance(offsets, list) else [None])]
+    if not isinstance(dtype, str) or not all(is_whole(number, 0) for number in numbers) or len(offsets) != 2:
+        raise ValueError(f"{name} has another dtype, shape or data_offsets than a tensor can have")
+    if dtype in dtypes and offsets[1] - offsets[0] != math.prod(shape) * dtypes[dtype].itemsize:
+        raise ValueError(f"{name} has {offsets[1] - offsets[0]} bytes for {shape} of {dtype}")
 
 
 class RemoteTensor:

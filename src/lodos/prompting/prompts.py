@@ -9,7 +9,6 @@ formatted a second time, so braces in a row are only braces.
 """
 
 import functools
-import json
 import os
 import string
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from typing import Any
 import yaml
 
 from lodos.errors import UserError
+from lodos.json_files import parse_json
 from lodos.places.objects import read_text
 from lodos.places.place import place_of
 from lodos.yaml12 import load_yaml
@@ -147,7 +147,7 @@ def _from_mapping(mapping: Mapping[str, Any], origin: str) -> Prompts:
 def _read_mapping(file: str) -> Mapping[str, Any]:
     try:
         text = read_text(place_of(file))
-        value = json.loads(text) if file.endswith(".json") else load_yaml(text)
+        value = parse_json(text) if file.endswith(".json") else load_yaml(text)
     except FileNotFoundError:
         raise UserError(f"{file}: there is no such prompts file.") from None
     except (OSError, ValueError, yaml.YAMLError) as error:

@@ -25,6 +25,11 @@ CHUNK = 2**20
 MAX_ROW_BYTES = 256 * 2**20
 """A longer row is an error: a lost quotation mark or a decompression bomb, not text to train on."""
 
+BOMB_BYTES = 256 * 2**20
+"""So much may come out of any compressed file."""
+BOMB_RATIO = 200
+"""And more only if it is no more than so many times what went in; text comes to some ten times."""
+
 _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
 COMPRESSED = (_GZIP, _ZSTD)
@@ -46,13 +51,16 @@ def open_bytes(file: str) -> Iterator[io.BufferedReader]:
     with open_raw(file) as raw:
         head = raw.peek(len(_ZSTD))
         source: Any = raw
+        packed = None
+        if head.startswith(COMPRESSED):
+            packed = _Counted(raw)
         if head.startswith(_GZIP):
-            source = gzip.GzipFile(fileobj=raw)
+            source = gzip.GzipFile(fileobj=packed)  # pyright: ignore[reportArgumentType]
         elif head.startswith(_ZSTD):
             import pyarrow as pa
 
-            source = pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), "zstd")
-        yield io.BufferedReader(_Reading(source), CHUNK)
+            source = pa.CompressedInputStream(pa.PythonFile(packed, mode="r"), "zstd")
+        yield io.BufferedReader(_Reading(source, packed), CHUNK)
 
 
 @contextmanager
@@ -110,14 +118,32 @@ def _local_errors(file: str) -> Iterator[None]:
         raise UserError(f"{file}: cannot be read: {error}.") from None
 
 
+class _Counted:
+    """A file of which is known how much was read."""
+
+    def __init__(self, raw: io.BufferedReader):
+        self._raw = raw
+        self.count = 0
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._raw.read(size)
+        self.count += len(data)
+        return data
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._raw, name)
+
+
 class _Reading(io.RawIOBase):
     """Reads of `source` that give all that is asked for, as far as there is, and then say what is wrong with the file.
 
     A source gives a little at a time; who gathers a long row would copy what it has over and over.
     """
 
-    def __init__(self, source: Any):
+    def __init__(self, source: Any, packed: "_Counted | None"):
         super().__init__()
+        self._packed = packed
+        self._unpacked = 0
         # A GzipFile's read() gathers as well, but loses what it has when it meets the cut.
         self._read = source.read1 if isinstance(source, gzip.GzipFile) else source.read
         self._failure: DamagedFileError | None = None
@@ -137,6 +163,12 @@ class _Reading(io.RawIOBase):
                     break
                 buffer[filled : filled + len(part)] = part
                 filled += len(part)
+                self._unpacked += len(part)
+                if self._packed is not None and self._unpacked > max(BOMB_BYTES, BOMB_RATIO * self._packed.count):
+                    self._failure = DamagedFileError(
+                        f"it unpacks to more than {BOMB_RATIO} times its size, {self._unpacked:,} bytes so far, as "
+                        "text does not: a decompression bomb. If it is meant, unpack it first"
+                    )
         if self._failure is not None and not filled:
             raise self._failure
         return filled

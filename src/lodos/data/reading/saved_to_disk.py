@@ -13,13 +13,13 @@
 Knows nothing of where the files lie: it is given a way to read them.
 """
 
-import json
 import posixpath
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from lodos.errors import UserError
+from lodos.json_files import parse_json
 
 STATE = "state.json"
 SPLITS = "dataset_dict.json"
@@ -105,7 +105,7 @@ def split_names(folder: str, read: Read) -> list[str]:
 
 def _object(place: str, read: Read) -> dict[str, Any]:
     try:
-        value = json.loads(read(place))
+        value = parse_json(read(place))
     except (OSError, ValueError) as error:
         raise UserError(f"{place}: cannot be read: {error}.") from None
     if not isinstance(value, dict):
