@@ -18,7 +18,7 @@ import yaml
 
 DEEPEST = 50
 """Lists and mappings within one another, those behind anchors included."""
-MOST_VALUES = 50_000
+MOST_VALUES = 20_000
 """Of a document, each as often as an anchor puts it somewhere."""
 MOST_DIGITS = 400
 """Of a number."""
@@ -119,7 +119,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         """A node within bounds: its values once for each place where an anchor puts them, its depth likewise."""
-        mark = self.peek_event().start_mark
+        mark, is_alias = self.peek_event().start_mark, self.check_event(yaml.AliasEvent)
         self._depth += 1
         self._count += 1
         if self._depth > DEEPEST or self._count > MOST_VALUES:
@@ -128,16 +128,16 @@ class _Loader(yaml.SafeLoader):
         self._depth -= 1
         if node is None or id(node) in self._extents:
             return node
+        if is_alias:  # of what is not whole yet
+            raise yaml.MarkedYAMLError(problem="what an anchor names holds itself", problem_mark=mark)
         if node.tag.startswith(_TAG) and node.tag not in _TAGS:
             raise yaml.MarkedYAMLError(
                 problem=f"the tag !!{node.tag.removeprefix(_TAG)} is not read", problem_mark=mark
             )
         inner = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
-        extents = [] if isinstance(node, yaml.ScalarNode) else [self._extents.get(id(part)) for part in inner]
-        if None in extents:
-            raise yaml.MarkedYAMLError(problem="what an anchor names holds itself", problem_mark=mark)
-        count = 1 + sum(extent[0] for extent in extents if extent)
-        depth = 1 + max((extent[1] for extent in extents if extent), default=0)
+        extents = [] if isinstance(node, yaml.ScalarNode) else [self._extents[id(part)] for part in inner]
+        count = 1 + sum(extent[0] for extent in extents)
+        depth = 1 + max((extent[1] for extent in extents), default=0)
         if count > MOST_VALUES or depth > DEEPEST:
             raise _beyond(mark)
         self._extents[id(node)] = count, depth

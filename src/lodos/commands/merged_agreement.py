@@ -1,5 +1,6 @@
 """How an adapter beside its base and the model that it is merged into differ, for prompts."""
 
+import importlib
 import importlib.util
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -83,8 +84,8 @@ def _through_peft(
     """The same adapter through PEFT, where torch and PEFT are installed and the base is a folder here."""
     if not all(importlib.util.find_spec(name) for name in ("torch", "peft")) or not converter.folder.is_dir():
         return
-    import peft  # pyright: ignore[reportMissingImports]
-    import torch  # pyright: ignore[reportMissingImports]
+    # By name: neither is ever a dependency.
+    peft, torch = (importlib.import_module(name) for name in ("peft", "torch"))
     from transformers import AutoModelForCausalLM
 
     base = AutoModelForCausalLM.from_pretrained(converter.folder, dtype=torch.float32)
