@@ -53,3 +53,31 @@ def test_the_keys_that_hold_anchors_for_others_are_known() -> None:
     text = "a: &a {x: 1}\nb: {c: &c 3, d: 4}\ne: {<<: *a, y: *c}\nf: &f 1\ng: {h: &h 1, i: *h}\n"
     assert anchor_holders(text) == {"a", "b"}
     assert anchor_holders("- 1\n") == anchor_holders("") == set()
+
+
+HOSTILE = {
+    "flow nesting": "[" * 5000,
+    "block nesting": "\n".join(" " * i + "a:" for i in range(200)),
+    "digits": "a: " + "9" * 100_000,
+    "hexadecimal digits": "a: 0x" + "f" * 100_000,
+    "laughs": "a: &a [x, x]\n" + "\n".join(f"a{i}: &a{i} [*a{i - 1 or ''}, *a{i - 1 or ''}]" for i in range(1, 40)),
+    "an anchor in itself": "a: &a [*a]",
+    "a mapping in itself": "a: &a {b: *a}",
+    "an object": "a: !!python/object/apply:os.system ['exit']",
+    "a tag of somebody's": "a: !x y",
+    "a set": "a: !!set {x}",
+    "a number that is none": "a: !!int x",
+    "a truth that is none": "a: !!bool x",
+    "a date": "a: !!timestamp x",
+    "bytes": "a: !!binary é",
+    "values": "[" + "a," * 30_000 + "]",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_what_is_beyond_the_bounds_is_an_error_of_yaml(name: str) -> None:
+    for as_text in (False, True):
+        if as_text and "number" in name:
+            continue  # it is text then
+        with pytest.raises(yaml.YAMLError):
+            load_yaml(HOSTILE[name], numbers_as_text=as_text and "digits" not in name)

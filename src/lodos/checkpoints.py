@@ -5,6 +5,7 @@ first one writes and uploads.
 """
 
 import dataclasses
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -16,10 +17,13 @@ from lodos.formats.model_card import RunFacts, merged_card
 from lodos.formats.peft import save_peft_pretrained
 from lodos.formats.safetensors_writer import MAX_SHARD_SIZE
 from lodos.formats.upload import Uploads
+from lodos.formats.verified import verified_export
 from lodos.lora.config import LoraConfig
-from lodos.places.place import Place, place_of
+from lodos.places.place import Place, is_remote, place_of
 from lodos.prompting.description import Prompting
 from lodos.train.hooks import StepInfo
+
+logger = logging.getLogger(__name__)
 
 
 def save_peft_checkpoint_callback(
@@ -62,6 +66,7 @@ def save_peft_checkpoint_callback(
             facts=_facts(facts, info),
             repo=upload_to_hf,
         )
+        _verify(path)
         upload(path, f"Adapter of step {info.step}")
         return path
 
@@ -103,6 +108,7 @@ def save_merged_hf_checkpoint_callback(
             card=merged_card(base_model, known, tokenizer=converter.tokenizer, repo=upload_to_hf),
             progress=True,
         )
+        _verify(path)
         upload(path, f"Merged model of step {info.step}")
         return path
 
@@ -116,6 +122,14 @@ save_hf_checkpoint_callback = save_merged_hf_checkpoint_callback
 def prompting_of(info: StepInfo) -> Prompting | None:
     """How the model of a training has to be asked, as far as its loader knows."""
     return getattr(info.loader, "prompting", None)
+
+
+def _verify(path: Place) -> None:
+    """Says in one line what the folder shows of itself; its files were read back when they were written."""
+    if not hosts.is_first() or is_remote(path):
+        return
+    found = verified_export(path, with_files=False, with_weights=False)
+    (logger.warning if found.problems else logger.info)("%s", found.line(path))
 
 
 def _facts(facts: Callable[[StepInfo], RunFacts] | None, info: StepInfo) -> RunFacts:

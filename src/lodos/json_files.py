@@ -125,6 +125,7 @@ def _is_text(value: Any) -> bool:
 
 ANYTHING = Kind("anything", lambda _: True)
 TEXT = Kind("text", _is_text)
+NAME = Kind("a name or a path", lambda value: _is_text(value) and 0 < len(value) <= 1000 and value.isprintable())
 FLAG = Kind("true or false", lambda value: isinstance(value, bool))
 NUMBER = Kind("a finite number", is_number)
 OBJECT = Kind("an object", lambda value: isinstance(value, dict))

@@ -1,7 +1,9 @@
 """How an adapter beside its base and the model that it is merged into differ, for prompts."""
 
-import importlib
-import importlib.util
+import json
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,15 +83,40 @@ def _rounded(model: LmHeadModel, dtype: str) -> LmHeadModel:
 def _through_peft(
     converter: HFCheckpointConverter, adapter: Path, ids: Sequence[Sequence[int]], reference: list[np.ndarray]
 ) -> Iterator[str]:
-    """The same adapter through PEFT, where torch and PEFT are installed and the base is a folder here."""
-    if not all(importlib.util.find_spec(name) for name in ("torch", "peft")) or not converter.folder.is_dir():
-        return
-    # By name: neither is ever a dependency.
-    peft, torch = (importlib.import_module(name) for name in ("peft", "torch"))
-    from transformers import AutoModelForCausalLM
+    """The same adapter through PEFT, where torch and PEFT are installed; neither is ever a dependency.
 
-    base = AutoModelForCausalLM.from_pretrained(converter.folder, dtype=torch.float32)
-    model = peft.PeftModel.from_pretrained(base, str(adapter)).eval()
-    with torch.no_grad():
-        logits = [model(input_ids=torch.tensor([list(one)])).logits[0].float().numpy() for one in ids]
+    It is asked in a process of its own: this one does without torch, which transformers would import for seconds.
+    """
+    with tempfile.TemporaryDirectory(prefix="lodos-peft-") as scratch:
+        out = Path(scratch) / "logits.npz"
+        request = json.dumps([str(converter.folder), str(adapter), str(out), [list(one) for one in ids]])
+        done = subprocess.run(
+            [sys.executable, "-c", _WITH_PEFT], input=request, capture_output=True, text=True, check=False
+        )
+        if done.returncode == _NOT_INSTALLED:
+            return
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["no reason"])[-1]
+            yield f"PEFT cannot load it: {last}"
+            return
+        with np.load(out, allow_pickle=False) as found:
+            logits = [found[str(index)] for index in range(len(ids))]
     yield f"PEFT against lodos: {divergence(reference, logits).describe()}."
+
+
+_NOT_INSTALLED = 3
+_WITH_PEFT = f"""
+import json, sys
+try:
+    import peft, torch
+except ImportError:
+    sys.exit({_NOT_INSTALLED})
+import numpy
+from transformers import AutoModelForCausalLM
+base, adapter, out, ids = json.load(sys.stdin)
+model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+model = peft.PeftModel.from_pretrained(model, adapter).eval()
+with torch.no_grad():
+    logits = [model(input_ids=torch.tensor([one])).logits[0].float().numpy() for one in ids]
+numpy.savez(out, **{{str(index): one for index, one in enumerate(logits)}})
+"""

@@ -12,7 +12,7 @@ from typing import Any
 from lodos.config_secrets import shown
 from lodos.errors import UserError
 from lodos.formats.foreign_patterns import pattern_problems
-from lodos.json_files import FLAG, NAMES, NUMBER, OBJECT, TEXT, Kind, field_problems, refuse_fields, whole
+from lodos.json_files import FLAG, NAME, NAMES, NUMBER, OBJECT, TEXT, Kind, field_problems, refuse_fields, whole
 from lodos.lora.config import LoraConfig
 
 PEFT_VERSION = "0.21.2"
@@ -67,7 +67,7 @@ _BIAS_NONE = (None, "none", False)
 
 _KINDS: Mapping[str, Kind] = {
     "alpha_pattern": OBJECT,
-    "base_model_name_or_path": TEXT,
+    "base_model_name_or_path": NAME,
     "bias": TEXT | FLAG,
     "exclude_modules": TEXT | NAMES,
     "init_lora_weights": TEXT | FLAG,
@@ -77,7 +77,7 @@ _KINDS: Mapping[str, Kind] = {
     "peft_type": TEXT,
     "r": whole(-(2**16), 2**16),
     "rank_pattern": OBJECT,
-    "revision": TEXT,
+    "revision": NAME,
     "target_modules": TEXT | NAMES,
     "use_rslora": FLAG,
 }

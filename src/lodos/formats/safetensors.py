@@ -12,6 +12,7 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from lodos.config_secrets import shown
 from lodos.errors import UserError
 from lodos.formats.foreign_folders import foreign_weights
 from lodos.formats.remote_safetensors import RemoteSafetensors
@@ -30,6 +31,7 @@ INDEX_NAME = "model.safetensors.index.json"
 _MAPPED_BYTES = 16 * 2**20
 
 _PART_BYTES = 16 * 2**20
+_LONGEST_NAME = 200
 
 DTYPES: dict[str, np.dtype] = {
     "F64": np.dtype(np.float64),
@@ -151,6 +153,8 @@ def _names_in_index(path: Place) -> list[str]:
         raise UserError(f"{path}: no weight_map from tensors to file names.")
     names = sorted(set(weight_map.values()))
     # Names are compared, not resolved: in the hub's cache the files are links to elsewhere.
-    if outside := [name for name in names if Path(name).name != name]:
-        raise UserError(f"{path}: names files outside its folder: {', '.join(outside)}.")
+    if outside := [name for name in names if Path(name).name != name or "\0" in name]:
+        raise UserError(f"{path}: names files outside its folder: {', '.join(map(shown, outside[:5]))}.")
+    if others := [name for name in names if not name.endswith(".safetensors") or len(name) > _LONGEST_NAME]:
+        raise UserError(f"{path}: names files that are no safetensors: {', '.join(map(shown, others[:5]))}.")
     return names

@@ -6,6 +6,7 @@ that the description of the training speaks of.
 """
 
 import dataclasses
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,18 +52,19 @@ class Findings:
         return f"{name}: verified: {'; '.join([*self.seen, *self.remarks])}."
 
 
-def verified_export(folder: Path, *, with_files: bool = True) -> Findings:
+def verified_export(folder: Path, *, with_files: bool = True, with_weights: bool = True) -> Findings:
     """What the folder of an adapter or a whole model shows of itself.
 
     Args:
         with_files: compare every file with the manifest, which reads all of them.
+        with_weights: look at every number of a model, which reads all of them; those of an adapter are few.
     """
     kind = "adapter" if (folder / ADAPTER_CONFIG).is_file() else "model"
     found = Findings(kind)
     if with_files:
         _look_at_files(folder, found)
-    looks = (_look_at_adapter if kind == "adapter" else _look_at_model, _look_at_prompting)
-    for look in looks:
+    weights = _look_at_adapter if kind == "adapter" else functools.partial(_look_at_model, with_weights=with_weights)
+    for look in (weights, _look_at_prompting):
         try:
             look(folder, found)
         except UserError as error:
@@ -135,16 +137,18 @@ def _target_problems(config: AdapterConfig, modules: list[str]) -> Iterator[str]
         yield f"target_modules: {_listed(idle)} have no tensors."
 
 
-def _look_at_model(folder: Path, found: Findings) -> None:
+def _look_at_model(folder: Path, found: Findings, *, with_weights: bool) -> None:
     converter = HFCheckpointConverter.from_hf(str(folder))
     converter.checked_structure()
     reader = converter.reader()
-    found.problems += _not_finite(reader)
+    if with_weights:
+        found.problems += _not_finite(reader)
     dtypes = sorted({dtype.name for dtype in reader.dtypes.values()})
     meant = converter.hf_config.get("dtype") or converter.hf_config.get("torch_dtype")
     if meant is not None and len(dtypes) == 1 and str(meant).removeprefix("torch.") != dtypes[0]:
         found.remarks.append(f"config.json says {meant}, the tensors are {dtypes[0]}")
-    found.seen.append(f"{len(reader.shapes)} tensors of {', '.join(dtypes)}, all finite, as config.json has them")
+    finite = "all finite, " if with_weights else ""
+    found.seen.append(f"{len(reader.shapes)} tensors of {', '.join(dtypes)}, {finite}as config.json has them")
 
 
 def _not_finite(reader: SafetensorsReader) -> list[str]:

@@ -4,6 +4,7 @@ import gzip
 import io
 import re
 import tracemalloc
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pytest
 
 from lodos.data.reading.open_file import DamagedFileError, open_bytes, open_random_access
+from lodos.data.reading.sources import read_rows
 from lodos.errors import UserError
 
 CONTENT = "".join(f"row {i * i}\n" for i in range(20_000)).encode()
@@ -104,3 +106,12 @@ def test_what_cannot_be_opened_is_refused(tmp_path: Path) -> None:
             pass
         with pytest.raises(UserError, match=r"memory://none: nothing is there"), opened("memory://none"):
             pass
+
+
+@pytest.mark.parametrize("what", ["lines", "blank", "one row"])
+def test_a_file_that_unpacks_beyond_all_measure_is_refused(what: str, tmp_path: Path) -> None:
+    row = {"lines": b'{"text": "a"}\n', "blank": b"  \n", "one row": b" "}[what]
+    file = tmp_path / "bomb.jsonl.gz"
+    file.write_bytes(gzip.compress(row * (2**24 // len(row))) * 100)  # holds 1.6 GB
+    with pytest.raises(UserError, match="bomb"):
+        deque(read_rows(str(file)), maxlen=0)
