@@ -19,6 +19,7 @@ from lodos.commands.doctor import DoctorArgs
 from lodos.commands.generate import GenerateArgs
 from lodos.commands.merge import MergeArgs
 from lodos.commands.plan import PlanArgs
+from lodos.commands.verify import VerifyArgs
 from lodos.config import TrainArgs
 from lodos.config_parsing import known_names, parse_config
 from programs import run_here
@@ -42,6 +43,7 @@ ARGUMENTS = {
     "generate": GenerateArgs,
     "chat": ChatArgs,
     "merge": MergeArgs,
+    "verify": VerifyArgs,
 }
 
 

@@ -30,6 +30,7 @@ from lodos.lora.config import LoraConfig
 from lodos.lora.transform import loraized_shapes
 
 SECONDS = 5.0
+"""Of processor time, since a machine may be busy with other things."""
 _HOSTILE: list[Any] = [
     None, True, -1, 0, 1, 2**31, 2**63, 10**300, -(10**9), 1.5, float("nan"), float("inf"), "", "x", "\ud800",
     "a" * 5000, "../../etc/passwd", [], [None], [[]], {}, {"a": {}}, {"": None}, ["x"] * 50, {"type": "x"}, "(q*)*x",
@@ -139,14 +140,14 @@ def try_file(sound: Path, folder: Path, name: str, content: bytes, read: Callabl
     """Reads the folder with another content of one file."""
     file = folder / name
     file.write_bytes(content)
-    start = time.monotonic()
+    start = time.process_time()
     try:
         read(folder)
     except UserError:
         pass
     finally:
         shutil.copy(sound / name, file)
-    assert time.monotonic() - start < SECONDS
+    assert time.process_time() - start < SECONDS
 
 
 def fuzz(sound: Path, folder: Path, seed: int) -> None:
@@ -225,11 +226,11 @@ def test_what_would_take_everything_is_refused_by_field(
 ) -> None:
     content = {**json.loads((sound / name).read_text()), **fields}
     (folder / name).write_text(json.dumps(content))
-    start = time.monotonic()
+    start = time.process_time()
     try:
         with pytest.raises(UserError, match=said):
             JSON_FILES[name](folder)
     finally:
         shutil.copy(sound / name, folder / name)
-    assert time.monotonic() - start < SECONDS
+    assert time.process_time() - start < SECONDS
     assert jax.devices()
