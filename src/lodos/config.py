@@ -16,6 +16,7 @@ from lodos.nn.stacked import GradientCheckpointing
 from lodos.places.saving import save_text
 from lodos.train.config import TrainerConfig
 from lodos.train.optim import OptimizerConfig
+from lodos.train.save_schedule import keep_problems
 
 DEFAULT_EPOCHS = 3.0
 UPLOADS = ("hf_upload", "merged_hf_upload")
@@ -42,6 +43,9 @@ class FineTuneArgs(DataArgs):
     """Folder for what is trained, as <hf_save_path>/<id>/step-<k>; by default in <run_dir>/<id>."""
     hf_save_steps: int = 500
     """Steps between two of them; one is always saved at the end."""
+    hf_save_keep: int | list[dict[str, int | None]] | None = None
+    """How many of the newest of them stay, or which, as for checkpointer.keep; the newest and that of the step with the
+    lowest held-out loss always do. By default all."""
     hf_upload: str | None = None
     """Hub repository for them, as owner/name: each saved one is uploaded there. Never the base model's own."""
     hf_private: bool = True
@@ -57,6 +61,10 @@ class FineTuneArgs(DataArgs):
             problems.append(f"z_loss: {self.z_loss} must not be negative.")
         if self.hf_save_steps < 1:
             problems.append(f"hf_save_steps: {self.hf_save_steps} must be at least 1.")
+        if self.hf_save_keep is not None:
+            problems += keep_problems("hf_save_keep", self.hf_save_keep)
+        if self.trainer.early_stopping is not None and self.validation is None:
+            problems.append("trainer.early_stopping: goes by the held-out loss. Give validation, such as 0.05.")
         uploads = {name: repo for name in UPLOADS if (repo := getattr(self, name, None)) is not None}
         for name, repo in uploads.items():
             try:
@@ -89,6 +97,11 @@ class TrainArgs(FineTuneArgs):
     """Fine-tune a Hugging Face model with LoRA on instruction data."""
 
     lora: LoraConfig = LoraConfig()
+    initialize_from: str | None = None
+    """Adapter to start from in place of a fresh one: a folder or hub name of PEFT's or lodos's, a run's folder, or one
+    of its checkpoints."""
+    initialize_optimizer: bool = False
+    """Take the optimizer's moments along from there, which only a run of lodos has."""
     save_merged: bool = False
     """Save merged models too, which Transformers loads without PEFT, by default in <run_dir>/<id>/merged."""
     merged_hf_save_path: str | None = None
@@ -97,3 +110,8 @@ class TrainArgs(FineTuneArgs):
     """Hub repository for merged models, as owner/name; giving it saves them."""
     merged_dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Type of the merged tensors; by default that of the base model's files."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.initialize_optimizer and self.initialize_from is None:
+            raise UserError("initialize_optimizer: needs initialize_from, the run whose optimizer it is.")

@@ -164,7 +164,14 @@ def test_the_checkpoint_before_goes_only_when_the_next_has_been_read_back(
 
 def test_what_killed_writers_left_is_cleared_and_nothing_else(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path / "train_state")
-    for name in ("8", "8.corrupt", "mine", ".12.partial/d", ".12.partial.orbax-checkpoint-tmp", ".4.partial-removed"):
+    for name in (
+        "8",
+        "8.corrupt",
+        "mine",
+        ".12.partial/d",
+        ".12.partial.orbax-checkpoint-tmp",
+        ".4.0123456789abcdef.partial",
+    ):
         (tmp_path / "train_state" / name).mkdir(parents=True)
     folder.clear_leftovers()
     assert sorted(path.name for path in folder.place.iterdir()) == ["8", "8.corrupt", "mine"]

@@ -133,6 +133,11 @@ class RunLog:
         best = json.loads(hosts.from_first("the best evaluation", lambda: json.dumps(_numbers(self._best_in_log()))))
         return None if best is None else Evaluation(*best)
 
+    def evaluations(self) -> list[Evaluation]:
+        """All evaluations so far, by the first host's log."""
+        found = hosts.from_first("the evaluations", lambda: json.dumps([_numbers(one) for one in self._evaluations()]))
+        return [Evaluation(step, loss) for step, loss in json.loads(found)]
+
     def is_evaluated(self, step: int) -> bool:
         """Whether the evaluation of a step is in the first host's log."""
 

@@ -21,6 +21,7 @@ from lodos.commands.lora_model import load_lora_model, lora_structure, lora_trai
 from lodos.commands.run_facts import run_facts
 from lodos.commands.run_log import RunLog
 from lodos.commands.sole_writer import sole_writer
+from lodos.commands.starting_point import initialize_fingerprint, starting_point
 from lodos.commands.uploads import checked_uploads
 from lodos.config import TrainArgs
 from lodos.config_parsing import parse_config
@@ -37,10 +38,12 @@ from lodos.tracking.external import check_trackers
 from lodos.train.axes import check_axes
 from lodos.train.checkpoint import check_fingerprint
 from lodos.train.checkpoint_folder import CheckpointFolder
+from lodos.train.early_stopping import EarlyStopping
 from lodos.train.evaluation import Evaluation, EvaluationHook
 from lodos.train.failures import explained_failures
 from lodos.train.hooks import StepInfo
 from lodos.train.interrupt import ended_by_termination
+from lodos.train.kept_exports import remove_old_exports
 from lodos.train.trainer import Trainer, newest_step
 
 _STOPPED_UPLOAD_SECONDS = 15.0
@@ -105,22 +108,26 @@ def _train(config: TrainArgs) -> TrainResult:
     lora_key, training_key = jax.random.split(jax.random.key(config.trainer.seed))
     shapes = lora_structure(config, converter)
     check_axes(config.trainer, shapes)
+    start = None if step else starting_point(config, converter, shapes)
     # The step is compiled while the rest is made ready, from when its schedule and the shape of its batches are known.
     trainer = None
     if config.packing and config.trainer.num_train_steps is not None:
         trainer = _compiling_trainer(config, shapes, training_key, step, config.positions)
     loaders = make_loaders(config, converter)
     config = loaders.resolve(config)
-    agree_on_data(loaders.fingerprint)
+    fingerprint = {**loaders.fingerprint, **initialize_fingerprint(config)}
+    agree_on_data(fingerprint)
     if step:
-        check_fingerprint(CheckpointFolder(config.trainer.checkpoint_folder), step, loaders.fingerprint)
+        check_fingerprint(CheckpointFolder(config.trainer.checkpoint_folder), step, fingerprint)
     if trainer is None:
         trainer = _compiling_trainer(config, shapes, training_key, step, loaders.length_of(step))
 
     check_state_fits(config, trainer, shapes, training_key)
     with config.trainer.device_mesh:
         model = load_lora_model(config, converter, key=lora_key)
-        state = trainer.initial_state(training_key, model=model, fingerprint=loaders.fingerprint)
+        model = model if start is None else start.model(model)
+        state = trainer.initial_state(training_key, model=model, fingerprint=fingerprint)
+        state = state if start is None else start.state(state)
         config.save()
 
         facts = functools.partial(run_facts, config)
@@ -134,6 +141,8 @@ def _train(config: TrainArgs) -> TrainResult:
                 evaluation = _evaluation_hook(trainer, config, converter, loaders.held_out, log, facts)
                 trainer.add_hook(evaluation, every=config.trainer.steps_per_eval, is_done=log.is_evaluated)
             _add_saving_hooks(trainer, config, converter, facts, uploads)
+            if config.hf_save_keep is not None:
+                trainer.add_hook(_removing_hook(config, evaluation, uploads), every=config.hf_save_steps)
             state = trainer.train(state, loaders.training)
             if trainer.interrupted:
                 uploads.wait(seconds=_STOPPED_UPLOAD_SECONDS)
@@ -202,7 +211,16 @@ def _evaluation_hook(
     log: RunLog,
     facts: Callable[[StepInfo], RunFacts],
 ) -> EvaluationHook:
-    """Evaluates and logs; the adapter of the best step so far is kept beside those of the last steps."""
+    """Evaluates and logs; the adapter of the best step so far is kept beside those of the last steps.
+
+    Where the loss has stopped falling, as `early_stopping` has it, the run ends.
+    """
+    early = config.trainer.stops_early
+    stopping = early and EarlyStopping(early, every=config.trainer.steps_per_eval, before=log.evaluations())
+
+    def end_if_over() -> None:
+        if stopping is not None and stopping.is_over:
+            trainer.end_early()
 
     def on_evaluation(info: StepInfo, evaluation: Evaluation, is_best: bool) -> None:
         # Logged last: an evaluation that is in the log is done, and is not made up for.
@@ -218,7 +236,11 @@ def _evaluation_hook(
                 facts=facts(info),
             )
         log.on_evaluation(evaluation)
+        if stopping is not None:
+            stopping.observe(evaluation)
+            end_if_over()
 
+    end_if_over()
     return EvaluationHook(trainer.evaluate, held_out, on_evaluation, best=log.best_so_far())
 
 
@@ -246,6 +268,20 @@ def _add_saving_hooks(
         trainer.add_hook(save_merged, every=config.hf_save_steps, is_done=_is_saved(folder))
 
 
+def _removing_hook(
+    config: TrainArgs, evaluation: EvaluationHook | None, uploads: Uploads
+) -> Callable[[StepInfo], None]:
+    """Removes what `hf_save_keep` leaves over, after each saving."""
+
+    def remove(info: StepInfo) -> None:
+        best = evaluation.best.step if evaluation and evaluation.best else None
+        for folder in (adapter_folder(config), _merged_folder(config)):
+            if folder is not None and config.hf_save_keep is not None and hosts.is_first():
+                remove_old_exports(folder, config.hf_save_keep, step=info.step, best=best, is_needed=uploads.needs)
+
+    return remove
+
+
 def _is_saved(folder: Place) -> Callable[[int], bool]:
     """Whether what is saved in this folder after a step is there, as the first host sees it."""
 
@@ -258,6 +294,8 @@ def _is_saved(folder: Place) -> Callable[[int], bool]:
 
 def _print_outcome(result: TrainResult) -> None:
     lines = [f"Stopped at step {result.step}." if result.interrupted else f"Finished {result.step} steps."]
+    if not result.interrupted and result.step < result.config.trainer.steps:
+        lines = [f"Ended after {result.step} steps: the held-out loss has stopped falling (trainer.early_stopping)."]
     lines.append(f"Adapter: {result.adapter}")
     if result.best is not None:
         lines.append(f"Best held-out loss {result.best.loss:.4f} at step {result.best.step}: {result.best_adapter}")

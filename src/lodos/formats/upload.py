@@ -128,6 +128,11 @@ class Uploads:
         if passed_over is not None:
             logger.info("Not uploaded, since a newer one is there: %s", passed_over.folder)
 
+    def needs(self, folder: Place) -> bool:
+        """Whether a folder is being uploaded, or will be."""
+        with self._changed:
+            return any(job is not None and job.folder == folder for job in (self._current, *self._waiting.values()))
+
     def wait(self, *, seconds: float | None = None) -> None:
         """Returns when everything is uploaded, or has failed. Ctrl-C leaves the rest undone, and says so.
 

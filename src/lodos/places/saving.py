@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
@@ -9,11 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lodos.errors import UserError
-from lodos.files import write_whole, written_whole
+from lodos.files import flush_folder, write_whole, written_whole
 from lodos.places.manifest import seal_folder
 from lodos.places.objects import objects_below, remove_object, write_object
 from lodos.places.place import Place, is_remote, place_of
-from lodos.places.sending import send_folder
+from lodos.places.sending import remove_folder, send_folder
 from lodos.places.store import NothingThereError, refusals
 
 _ATTEMPTS = 5
@@ -52,6 +53,17 @@ def save_text(place: Place, text: str) -> None:
         write_object(place, text.encode())
     else:
         write_whole(place, text)
+
+
+def remove_whole(place: Place) -> None:
+    """Removes a folder, which is not seen half removed."""
+    if is_remote(place):
+        remove_folder(place)
+        return
+    leaving = place.with_name(f".{place.name}.{uuid.uuid4().hex}.partial")
+    place.rename(leaving)
+    flush_folder(place.parent)
+    shutil.rmtree(leaving, ignore_errors=True)
 
 
 def check_writable(setting: str, place: Place) -> None:

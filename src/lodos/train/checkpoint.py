@@ -161,14 +161,7 @@ class Checkpointer:
             return self._orbax.restore(
                 _for_orbax(place), args=ocp.args.StandardRestore(jax.tree.map(_abstract, wanted))
             )
-        alone = ocp.options.MultiprocessingOptions(primary_host=hosts.index(), active_processes={hosts.index()})
-        with ocp.Checkpointer(
-            ocp.PyTreeCheckpointHandler(multiprocessing_options=alone), multiprocessing_options=alone
-        ) as orbax:
-            path = _for_orbax(place)
-            tree = orbax.metadata(path).item_metadata.tree
-            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-            return orbax.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+        return _read_alone(place)
 
     def _check(self, step: int, wanted: PyTree) -> None:
         arrays = self.folder.manifest(step).facts["arrays"]
@@ -190,6 +183,23 @@ class Checkpointer:
         for name, found in _described(whole).items():
             if found["dtype"] == written[name]["dtype"] and found != written[name]:
                 raise OSError(f"{self.folder.place / str(step)}: {name} is read differently than it was written.")
+
+
+def read_arrays(place: Place) -> dict[str, Any]:
+    """The arrays of a checkpoint, as NumPy's: `trainable` and `opt_state` by name, `step` and `training_key`."""
+    return _read_alone(local_copy(place) if is_staged(place) else place)
+
+
+def _read_alone(place: Place) -> Any:
+    import orbax.checkpoint as ocp
+
+    alone = ocp.options.MultiprocessingOptions(primary_host=hosts.index(), active_processes={hosts.index()})
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    with ocp.Checkpointer(handler, multiprocessing_options=alone) as orbax:
+        path = _for_orbax(place)
+        tree = orbax.metadata(path).item_metadata.tree
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        return orbax.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
 
 
 def check_fingerprint(folder: CheckpointFolder, step: int, fingerprint: Mapping[str, Any]) -> None:

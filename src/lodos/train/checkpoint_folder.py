@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lodos.errors import UserError
-from lodos.files import flush_folder, move_whole
+from lodos.files import clear_leftovers, move_whole
 from lodos.places.manifest import (
     MANIFEST,
     SENDING,
@@ -30,6 +30,7 @@ from lodos.places.manifest import (
 )
 from lodos.places.objects import objects_below, remove_object, sha256_of_object, write_object
 from lodos.places.place import Place, is_remote
+from lodos.places.saving import remove_whole
 from lodos.places.sending import remove_folder, send_folder
 from lodos.places.store import NothingThereError
 
@@ -115,6 +116,7 @@ class CheckpointFolder:
     def clear_leftovers(self) -> None:
         """Removes what writers that were killed have left. Nobody may be writing."""
         if not is_remote(self.place):
+            clear_leftovers(self.place)
             for path in self._children():
                 if _PARTIAL.fullmatch(path.name):
                     shutil.rmtree(path, ignore_errors=True)
@@ -179,14 +181,7 @@ class CheckpointFolder:
 
     def remove(self, step: int) -> None:
         """Removes a checkpoint, which is not seen half removed."""
-        if is_remote(self.place):
-            remove_folder(self.place / str(step))
-            return
-        leaving = self.place / f".{step}.partial-removed"
-        shutil.rmtree(leaving, ignore_errors=True)
-        (self.place / str(step)).rename(leaving)
-        flush_folder(self.place)
-        shutil.rmtree(leaving, ignore_errors=True)
+        remove_whole(self.place / str(step))
 
     def _is_whole(self, step: int) -> bool:
         if not (found := problems(self.place / str(step))):

@@ -33,7 +33,7 @@ class SaveSchedule:
     def __init__(self, save_interval: int | str, keep: Keep, *, clock: Callable[[], float] = time.monotonic):
         self._steps = save_interval if isinstance(save_interval, int) else None
         self._seconds = seconds_of(save_interval) if isinstance(save_interval, str) else None
-        self._entries = () if isinstance(keep, int) else keep
+        self._keep = keep
         self._clock = clock
         self._last = clock()
 
@@ -56,16 +56,21 @@ class SaveSchedule:
 
     def stays(self, step: int) -> bool:
         """Whether the checkpoint of this step is kept when it is no longer among the newest."""
-        for entry in self._entries:
-            until = entry.get("until")
-            if until is None or step <= until:
-                every = entry["every"]
-                return every is not None and step % every == 0
-        return False
+        return stays(self._keep, step)
+
+
+def stays(keep: Keep, step: int) -> bool:
+    """Whether what was saved after this step is kept when it is no longer among the newest."""
+    for entry in () if isinstance(keep, int) else keep:
+        until = entry.get("until")
+        if until is None or step <= until:
+            every = entry["every"]
+            return every is not None and step % every == 0
+    return False
 
 
 def newest_kept(keep: Keep) -> int:
-    """How many of the newest checkpoints stay."""
+    """How many of the newest stay."""
     return keep if isinstance(keep, int) else 1
 
 
@@ -97,16 +102,24 @@ def schedule_problems(save_interval: int | str, keep: Any) -> list[str]:
             problems.append(str(error))
     elif save_interval < 1:
         problems.append(f"save_interval: {save_interval} must be at least 1 step.")
+    return [*problems, *keep_problems("keep", keep)]
+
+
+def keep_problems(name: str, keep: Any) -> list[str]:
+    """What is wrong with a setting that says what is kept."""
     if isinstance(keep, int):
-        return [*problems, *([f"keep: {keep} must be at least 1."] if keep < 1 else [])]
+        return [f"{name}: {keep} must be at least 1."] if keep < 1 else []
+    problems = []
     before: int | None = 0
     for entry in keep:
         every, until = entry.get("every"), entry.get("until")
         if unknown := sorted(set(entry) - {"every", "until"}):
-            problems.append(f"keep: unknown {', '.join(unknown)} in {entry}. An entry is {{every: 1000, until: 5000}}.")
+            problems.append(
+                f"{name}: unknown {', '.join(unknown)} in {entry}. An entry is {{every: 1000, until: 5000}}."
+            )
         if every is None or every < 1:
-            problems.append(f"keep: every is {every} in {entry}, and must be at least 1 step.")
+            problems.append(f"{name}: every is {every} in {entry}, and must be at least 1 step.")
         if before is None or (until is not None and until <= before):
-            problems.append(f"keep: {entry} comes after all steps of the entry before it have been decided.")
+            problems.append(f"{name}: {entry} comes after all steps of the entry before it have been decided.")
         before = until
     return problems

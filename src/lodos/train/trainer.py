@@ -87,6 +87,7 @@ class Trainer:
         self._hooks = Hooks()
         self._hooks.add(self._save_checkpoint, every=self._saves_at)
         self._stop = StopRequest()
+        self._ends_early = False
 
     @property
     def id(self) -> str:
@@ -112,6 +113,10 @@ class Trainer:
                 before its first step if not; without it nothing is made up for.
         """
         self._hooks.add(fn, every=every, is_done=is_done)
+
+    def end_early(self) -> None:
+        """Has `train` end after the steps that are done, as if there were no more to do. All hosts call it."""
+        self._ends_early = True
 
     def add_report_hook(self, fn: ReportHook) -> None:
         """Calls `fn(report)` with the numbers of every step, in order, when they have come from the device.
@@ -210,7 +215,7 @@ class Trainer:
                 is_whole = self._hooks.make_up(StepInfo(state, step, None, loader))
                 hosts.wait(f"what was left to do after step {step}", seconds=_WRITING_SECONDS)
                 self._reports.restart_clock()
-            while step < self.num_train_steps and not self._stopping:
+            while step < self.num_train_steps and not self._stopping and not self._ends_early:
                 try:
                     batch, data_wait_seconds = self._next_batch(batches, step)
                     self._wait_for_memory(state)
