@@ -35,7 +35,7 @@ def planned(setting: dict[str, Any]) -> int:
     """Bytes of the step."""
     from lodos.commands.compiled_plan import compile_step, trace_step
 
-    config, converter = _config(setting)
+    config, converter = run_config(setting)
     return compile_step(trace_step(config, converter), read_text=False).needed
 
 
@@ -45,9 +45,8 @@ def trained(setting: dict[str, Any]) -> int:
     import numpy as np
 
     from lodos.commands.lora_model import load_lora_model, lora_structure, lora_trainer
-    from lodos.types import LmExample
 
-    config, converter = _config(setting)
+    config, converter = run_config(setting)
     key = jax.random.key(0)
     trainer = lora_trainer(config, lora_structure(config, converter))
     jax.jit(lambda x: x + 1)(np.ones(3)).block_until_ready()
@@ -55,14 +54,9 @@ def trained(setting: dict[str, Any]) -> int:
     model = load_lora_model(config, converter, key=key)
     state = trainer.initial_state(key, model=model)
     del model
-    random = np.random.default_rng(0)
     shape = (setting["rows"], setting["length"])
-    for _ in range(STEPS):
-        tokens = random.integers(0, converter.vocab_size, shape, dtype=np.int32)
-        positions = np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape)
-        ones = np.ones(shape, np.int32)
-        fields: list[Any] = [tokens, np.roll(tokens, -1, 1), ones.astype(np.float32), ones, positions]
-        batch = LmExample(*fields)
+    for step in range(STEPS):
+        batch = random_batch(converter.vocab_size, shape, step)
         state, metrics = trainer.train_step(state, batch)
         assert np.isfinite(float(metrics.loss))
     return peak_resident() - before
@@ -85,7 +79,21 @@ def main() -> None:
     print_table(["setting", "planned, MB", "measured, MB", "ratio"], rows)
 
 
-def _config(setting: dict[str, Any]) -> Any:
+def random_batch(vocab_size: int, shape: tuple[int, int], seed: int = 0) -> Any:
+    """Rows of random tokens, all trained."""
+    import numpy as np
+
+    from lodos.types import LmExample
+
+    tokens = np.random.default_rng(seed).integers(0, vocab_size, shape, dtype=np.int32)
+    positions = np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape)
+    ones = np.ones(shape, np.int32)
+    fields: list[Any] = [tokens, np.roll(tokens, -1, 1), ones.astype(np.float32), ones, positions]
+    return LmExample(*fields)
+
+
+def run_config(setting: dict[str, Any]) -> Any:
+    """The settings of a training of SmolLM2, and its converter."""
     from lodos.config import TrainArgs
     from lodos.demo.base_model import smollm2_folder
     from lodos.formats.hf import HFCheckpointConverter

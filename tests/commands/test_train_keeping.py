@@ -80,7 +80,7 @@ def test_training_goes_on_from_an_adapter_or_a_run(args: TrainArgs, tmp_path: Pa
         place = saved_by_peft(args, run / "peft" / "step-4", tmp_path / "theirs")
     second = dataclasses.replace(named(args, "second", num_train_steps=1), initialize_from=str(place))
     if source in ("adapter", "peft"):
-        with pytest.raises(UserError, match="initialize_optimizer: .* an adapter has no optimizer"):
+        with pytest.raises(UserError, match=r"initialize_optimizer: .* an adapter has no optimizer"):
             train(dataclasses.replace(second, initialize_optimizer=True))
         with pytest.raises(UserError, match=r"has other LoRA layers.*rank 4, scale 2 in the adapter.*--lora\.r 4"):
             train(dataclasses.replace(second, lora=LoraConfig(r=8)))

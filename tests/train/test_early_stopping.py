@@ -54,9 +54,7 @@ def test_other_evaluations_than_those_that_are_due_do_not_count() -> None:
 
 
 def test_what_makes_no_sense_is_refused() -> None:
-    with pytest.raises(
-        UserError, match=r"patience: 0 must be a whole number, at least 1\.\nearly_stopping\.min_delta: -1"
-    ):
+    with pytest.raises(UserError, match=r"patience: 0 must be a whole .*\nearly_stopping\.min_delta: -1"):
         EarlyStoppingConfig(patience=0, min_delta=-1)
     with pytest.raises(UserError, match="min_delta: nan"):
         EarlyStoppingConfig(patience=1, min_delta=NAN)

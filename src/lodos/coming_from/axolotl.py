@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lodos.coming_from.advice import IDLE, Advice, Computed, Entry, LeaveOut, Tool, Write, absent, leave_out
+from lodos.coming_from.advice import IDLE, Advice, Computed, Entry, Tool, Write, absent, leave_out
 from lodos.coming_from.training_arguments import KEYS as TRAINING_ARGUMENTS
 from lodos.coming_from.training_arguments import TENSORBOARD
 from lodos.coming_from.trl import INIT
@@ -216,7 +216,7 @@ KEYS: dict[str, Entry] = {
         "adapters are float32, in the layout of the model's files.",
     ),
     "tensor_parallel_size": Write("trainer.model_axis_size"),
-    "lora_model_dir": LeaveOut("merge that adapter, and give the result as model_name_or_path."),
+    "lora_model_dir": Write("initialize_from"),
     **absent(
         "special_tokens tokens added_tokens_overrides",
         "An adapter has no rows for new tokens; filler is a token there is.",
@@ -225,7 +225,7 @@ KEYS: dict[str, Entry] = {
     **absent("default_system_message", "Write the system turn into the rows, or a chat_template of your own."),
     **absent("min_sample_len max_prompt_len eval_sequence_len", "Rows are kept or left out by max_tune_length alone."),
     **absent("curriculum_sampling", "Rows are shuffled anew each epoch."),
-    **absent("early_stopping_patience", "Training goes to its last step, and peft/best has the lowest held-out loss."),
+    **absent("early_stopping_patience", "Write trainer.early_stopping: {patience: <evaluations>}."),
     **absent(
         "rl trl reward_model kto_desirable_weight orpo_alpha simpo_gamma rl_beta dpo_beta",
         "There is supervised fine-tuning here, no learning from preferences.",

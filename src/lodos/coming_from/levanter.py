@@ -108,7 +108,7 @@ ELSEWHERE: Mapping[str, Elsewhere] = {
     "trainer.allow_nondivisible_batch_size": Elsewhere("Give a train_batch_size that the devices divide.", (False,)),
     "trainer.max_eval_batches": Elsewhere("Write validation: <rows> for how many rows are held out."),
     "trainer.load_checkpoint_path": Elsewhere("Write trainer.id and checkpointer.base_path of the run to resume."),
-    "trainer.initialize_from": Elsewhere("Merge that adapter and give the result as model_name_or_path."),
+    "trainer.initialize_from": Elsewhere("Write initialize_from: a run of lodos, or an adapter of PEFT or lodos."),
     "trainer.allow_partial_checkpoint": Elsewhere("A run resumes whole or not at all. Leave it out.", (False,)),
     "trainer.jax_config": Elsewhere("JAX takes its settings from environment variables, JAX_<NAME>.", ({},)),
     "trainer.jax_compilation_cache_dir": Elsewhere("Set the environment variable JAX_COMPILATION_CACHE_DIR."),

@@ -104,7 +104,7 @@ KEYS: dict[str, Entry] = {
     "optim": Write("optimizer.type", optimizer_type, "Only the adapter has an optimizer state, in 32 bits."),
     "compute_dtype": Write("trainer.mp", precision),
     "cache_dir": LeaveOut("models are in Hugging Face's cache: set HF_HUB_CACHE in the environment."),
-    "adapter_name_or_path": LeaveOut("merge that adapter, and give the result as model_name_or_path."),
+    "adapter_name_or_path": Write("initialize_from"),
     "model_revision": Absent("Write the folder of that revision: hf download <name> --revision <revision>.", ("main",)),
     "disable_gradient_checkpointing": Write("gradient_checkpointing", lambda value: "none" if value else "full"),
     **leave_out(
@@ -169,7 +169,7 @@ KEYS: dict[str, Entry] = {
         "resize_vocab add_tokens add_special_tokens new_special_tokens_config", "An adapter has no rows for new tokens."
     ),
     **absent("disable_shuffling", "Rows are shuffled anew each epoch."),
-    **absent("early_stopping_steps", "Training goes to its last step, and peft/best has the lowest held-out loss."),
+    **absent("early_stopping_steps", "Write trainer.early_stopping: {patience: <evaluations>}."),
     **absent(
         "use_swanlab swanlab_project swanlab_run_name swanlab_workspace swanlab_mode swanlab_api_key",
         "Trackers are W&B, TensorBoard and Trackio.",
