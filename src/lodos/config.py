@@ -15,6 +15,7 @@ from lodos.nn.attention.attention import AttentionImplementation
 from lodos.nn.stacked import GradientCheckpointing
 from lodos.places.saving import save_text
 from lodos.train.config import TrainerConfig
+from lodos.train.early_stopping import EarlyStoppingConfig
 from lodos.train.optim import OptimizerConfig
 from lodos.train.save_schedule import keep_problems
 
@@ -43,9 +44,6 @@ class FineTuneArgs(DataArgs):
     """Folder for what is trained, as <hf_save_path>/<id>/step-<k>; by default in <run_dir>/<id>."""
     hf_save_steps: int = 500
     """Steps between two of them; one is always saved at the end."""
-    hf_save_keep: int | list[dict[str, int | None]] | None = None
-    """How many of the newest of them stay, or which, as for checkpointer.keep; the newest and that of the step with the
-    lowest held-out loss always do. By default all."""
     hf_upload: str | None = None
     """Hub repository for them, as owner/name: each saved one is uploaded there. Never the base model's own."""
     hf_private: bool = True
@@ -61,10 +59,6 @@ class FineTuneArgs(DataArgs):
             problems.append(f"z_loss: {self.z_loss} must not be negative.")
         if self.hf_save_steps < 1:
             problems.append(f"hf_save_steps: {self.hf_save_steps} must be at least 1.")
-        if self.hf_save_keep is not None:
-            problems += keep_problems("hf_save_keep", self.hf_save_keep)
-        if self.trainer.early_stopping is not None and self.validation is None:
-            problems.append("trainer.early_stopping: goes by the held-out loss. Give validation, such as 0.05.")
         uploads = {name: repo for name in UPLOADS if (repo := getattr(self, name, None)) is not None}
         for name, repo in uploads.items():
             try:
@@ -102,6 +96,12 @@ class TrainArgs(FineTuneArgs):
     of its checkpoints."""
     initialize_optimizer: bool = False
     """Take the optimizer's moments along from there, which only a run of lodos has."""
+    early_stopping: dict[str, int | float] | None = None
+    """End before the last step, as {patience: 3, min_delta: 0.01} has it: when for so many evaluations in a row the
+    held-out loss has not fallen by more than min_delta (0 by default). peft/best has the adapter of the lowest."""
+    hf_save_keep: int | list[dict[str, int | None]] | None = None
+    """How many of the newest adapters and merged models stay, or which, as for checkpointer.keep; the newest, and that
+    of the step with the lowest held-out loss, always do. By default all."""
     save_merged: bool = False
     """Save merged models too, which Transformers loads without PEFT, by default in <run_dir>/<id>/merged."""
     merged_hf_save_path: str | None = None
@@ -112,6 +112,22 @@ class TrainArgs(FineTuneArgs):
     """Type of the merged tensors; by default that of the base model's files."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        problems = []
+        for check in (super().__post_init__, lambda: self.stops_early):
+            try:
+                check()
+            except UserError as error:
+                problems.append(str(error))
+        if self.early_stopping is not None and self.validation is None:
+            problems.append("early_stopping: goes by the held-out loss. Give validation, such as 0.05.")
+        if self.hf_save_keep is not None:
+            problems += keep_problems("hf_save_keep", self.hf_save_keep)
         if self.initialize_optimizer and self.initialize_from is None:
-            raise UserError("initialize_optimizer: needs initialize_from, the run whose optimizer it is.")
+            problems.append("initialize_optimizer: needs initialize_from, the run whose optimizer it is.")
+        if problems:
+            raise UserError("\n".join(problems))
+
+    @property
+    def stops_early(self) -> EarlyStoppingConfig | None:
+        """What `early_stopping` says."""
+        return None if self.early_stopping is None else EarlyStoppingConfig.parse(self.early_stopping)

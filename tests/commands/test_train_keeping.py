@@ -47,8 +47,8 @@ def test_a_run_ends_early_and_where_it_would_have_when_it_was_stopped(
 ) -> None:
     """A learning rate of almost nothing: no loss falls by 0.5 any more after the first."""
     early = {"patience": 2, "min_delta": 0.5}
-    args = dataclasses.replace(args, optimizer=OptimizerConfig(learning_rate=1e-5))
-    settings: Any = dict(steps_per_eval=2, num_train_steps=20, early_stopping=early)
+    args = dataclasses.replace(args, optimizer=OptimizerConfig(learning_rate=1e-5), early_stopping=early)
+    settings: Any = dict(steps_per_eval=2, num_train_steps=20)
     straight = train(named(args, "early", **settings))
     assert (straight.step, straight.stopped_by) == (6, 0)
     assert [step for step, _ in losses(straight.config, "eval/loss")] == [2, 4, 6]
@@ -66,9 +66,8 @@ def test_a_run_ends_early_and_where_it_would_have_when_it_was_stopped(
 
 
 def test_early_stopping_needs_held_out_rows(args: TrainArgs) -> None:
-    trainer = dataclasses.replace(args.trainer, early_stopping={"patience": 2})
-    with pytest.raises(UserError, match=r"trainer\.early_stopping: goes by the held-out loss\. Give validation"):
-        dataclasses.replace(args, trainer=trainer, validation=None)
+    with pytest.raises(UserError, match=r"early_stopping: goes by the held-out loss\. Give validation"):
+        dataclasses.replace(args, early_stopping={"patience": 2}, validation=None)
 
 
 @pytest.mark.parametrize("source", ["adapter", "peft", "run", "checkpoint"])

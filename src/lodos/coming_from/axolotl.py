@@ -225,7 +225,7 @@ KEYS: dict[str, Entry] = {
     **absent("default_system_message", "Write the system turn into the rows, or a chat_template of your own."),
     **absent("min_sample_len max_prompt_len eval_sequence_len", "Rows are kept or left out by max_tune_length alone."),
     **absent("curriculum_sampling", "Rows are shuffled anew each epoch."),
-    **absent("early_stopping_patience", "Write trainer.early_stopping: {patience: <evaluations>}."),
+    **absent("early_stopping_patience", "Write early_stopping: {patience: <evaluations>}."),
     **absent(
         "rl trl reward_model kto_desirable_weight orpo_alpha simpo_gamma rl_beta dpo_beta",
         "There is supervised fine-tuning here, no learning from preferences.",

@@ -169,7 +169,7 @@ KEYS: dict[str, Entry] = {
         "resize_vocab add_tokens add_special_tokens new_special_tokens_config", "An adapter has no rows for new tokens."
     ),
     **absent("disable_shuffling", "Rows are shuffled anew each epoch."),
-    **absent("early_stopping_steps", "Write trainer.early_stopping: {patience: <evaluations>}."),
+    **absent("early_stopping_steps", "Write early_stopping: {patience: <evaluations>}."),
     **absent(
         "use_swanlab swanlab_project swanlab_run_name swanlab_workspace swanlab_mode swanlab_api_key",
         "Trackers are W&B, TensorBoard and Trackio.",

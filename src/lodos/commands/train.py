@@ -215,7 +215,7 @@ def _evaluation_hook(
 
     Where the loss has stopped falling, as `early_stopping` has it, the run ends.
     """
-    early = config.trainer.stops_early
+    early = config.stops_early
     stopping = early and EarlyStopping(early, every=config.trainer.steps_per_eval, before=log.evaluations())
 
     def end_if_over() -> None:
@@ -295,7 +295,7 @@ def _is_saved(folder: Place) -> Callable[[int], bool]:
 def _print_outcome(result: TrainResult) -> None:
     lines = [f"Stopped at step {result.step}." if result.interrupted else f"Finished {result.step} steps."]
     if not result.interrupted and result.step < result.config.trainer.steps:
-        lines = [f"Ended after {result.step} steps: the held-out loss has stopped falling (trainer.early_stopping)."]
+        lines = [f"Ended after {result.step} steps: the held-out loss has stopped falling (early_stopping)."]
     lines.append(f"Adapter: {result.adapter}")
     if result.best is not None:
         lines.append(f"Best held-out loss {result.best.loss:.4f} at step {result.best.step}: {result.best_adapter}")

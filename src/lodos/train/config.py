@@ -19,7 +19,6 @@ from lodos.row_parts import SEQUENCE
 from lodos.sharding import AxisMapping, DeviceMesh
 from lodos.target import target
 from lodos.tracking.config import TrackerConfig, parse_trackers
-from lodos.train.early_stopping import EarlyStoppingConfig
 from lodos.train.mesh import (
     DATA,
     MODEL,
@@ -82,9 +81,6 @@ class TrainerConfig:
     """The same for evaluation; -1: as in training."""
     steps_per_eval: int = 50
     """Steps between evaluations on the held-out rows; one is always done at the end."""
-    early_stopping: dict[str, int | float] | None = None
-    """End before the last step, as {patience: 3, min_delta: 0.01} has it: when for so many evaluations in a row the
-    held-out loss has not fallen by more than min_delta (0 by default). peft/best has the adapter of the lowest."""
     load_checkpoint: bool | None = None
     """Resume from the run's newest checkpoint: true demands one, false ignores it, null takes it if it is there."""
     load_checkpoint_step: int | None = None
@@ -146,11 +142,10 @@ class TrainerConfig:
                     f"{setting}: {name[:40]!r}... must be the name of a folder: at most {_LONGEST_NAME} bytes, without "
                     "line breaks and the like."
                 )
-        for parse in (lambda: parse_trackers(self.wandb, self.tracker), lambda: self.stops_early):
-            try:
-                parse()
-            except UserError as error:
-                problems.append(str(error))
+        try:
+            parse_trackers(self.wandb, self.tracker)
+        except UserError as error:
+            problems.append(str(error))
         if problems:
             raise UserError("\n".join(problems))
 
@@ -160,11 +155,6 @@ class TrainerConfig:
         given = self.id or os.environ.get("RUN_ID")
         decided = hosts.from_first("the run's name", lambda: given or _made_up_id())
         return given or decided
-
-    @property
-    def stops_early(self) -> EarlyStoppingConfig | None:
-        """What `early_stopping` says."""
-        return None if self.early_stopping is None else EarlyStoppingConfig.parse(self.early_stopping)
 
     @property
     def trackers(self) -> tuple[TrackerConfig, ...]:
