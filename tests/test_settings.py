@@ -21,7 +21,10 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 CONDITIONAL = {"shuffle_buffer", "template_date", "trainer.num_train_steps"}
 """Read where `streaming` is on, where a template writes the day, and where there are no epochs to count steps by."""
 
-TRAINING_ALONE = ("lora", "optimizer", "trainer", "hf_", "merged_", "save_merged", "gradient_", "attn_", "z_", "scan_")
+TRAINING_ALONE = (
+    *("lora", "optimizer", "trainer", "hf_", "merged_", "save_merged", "gradient_", "attn_", "z_", "scan_", "early_"),
+    "initialize_",
+)
 """How settings begin that `lodos data`, which takes the config of a training, has no use for."""
 
 TINY = """
