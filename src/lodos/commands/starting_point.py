@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import PyTree
@@ -199,7 +198,7 @@ def _flag(value: Any) -> str:
 
 
 def _like(leaf: Any, value: np.ndarray) -> Any:
-    return jax.device_put(jnp.asarray(value, leaf.dtype), leaf.sharding)
+    return jax.device_put(np.asarray(value, leaf.dtype), leaf.sharding)
 
 
 def _from_the_start(opt_state: PyTree, fresh: PyTree) -> PyTree:

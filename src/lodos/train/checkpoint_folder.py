@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from lodos.errors import UserError
 from lodos.files import clear_leftovers, move_whole
+from lodos.places.fetching import is_whole_there
 from lodos.places.manifest import (
     MANIFEST,
     SENDING,
@@ -125,6 +126,12 @@ class CheckpointFolder:
             if match := _SENDING.fullmatch(name):
                 remove_folder(self.place / match[1])
                 remove_object(self.place / name)
+            elif name.endswith(f"/{SENDING}"):
+                folder = (self.place / name).parent
+                if is_whole_there(folder):  # its sender was killed before its last word
+                    remove_object(self.place / name)
+                else:
+                    remove_folder(folder)
 
     # Writing one.
 
