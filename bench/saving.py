@@ -44,7 +44,8 @@ def measure(rank: int, repeats: int, folder: str) -> list[str]:
             jax.block_until_ready(metrics.loss)
             return time.perf_counter() - began
 
-        step(), step()
+        for _ in range(2):  # compiled, and warm
+            step()
         quiet, busy, held, whole = [], [], [], []
         for _ in range(repeats):
             quiet.append(step())

@@ -28,6 +28,8 @@ class LoraLayer(eqx.Module):
     """A layer with the factors A `[r, in]` and B `[out, r]` beside it, or a stack of such layers."""
 
     base_layer: eqx.AbstractVar[Any]
+    scale: eqx.AbstractVar[Any]
+    """By which `B A` is multiplied: a number, or in a stack one for each layer."""
     factor_names: ClassVar[tuple[str, str]]
     """The fields of A and B."""
     names_in_files: ClassVar[tuple[str, str]]
