@@ -69,7 +69,7 @@ class Job:
                 "JAX_NUM_PROCESSES": str(hosts),
                 "JAX_PROCESS_ID": str(index),
             }
-            arguments = [sys.executable, *map(str, (on or {}).get(index, command))]
+            arguments = [sys.executable, TESTS / "as_host.py", *map(str, (on or {}).get(index, command))]
             with log.open("wb") as out:
                 process = subprocess.Popen(arguments, env=environment, stdout=out, stderr=out)
             self.hosts.append(Host(process, log))

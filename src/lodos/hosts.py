@@ -20,6 +20,7 @@ import json
 import logging
 import os
 import re
+import signal
 import socket
 import sys
 import threading
@@ -45,6 +46,7 @@ logger = logging.getLogger(__name__)
 
 WAIT_SECONDS = 1800
 """How long hosts wait for each other where nothing else is said."""
+_NAMES_SECONDS = 60
 _SHOWN = 12
 """Hosts that a message names."""
 
@@ -114,7 +116,7 @@ def is_first() -> bool:
 def name(host: int) -> str:
     """A host as messages call it."""
     known = None if _job is None else _job.names.get(host)
-    return f"host {host}" if known is None else f"host {host} ({known})"
+    return f"host {host} ({known})" if known else f"host {host}"
 
 
 def join(config: DistributedConfig) -> None:
@@ -140,24 +142,31 @@ def join(config: DistributedConfig) -> None:
     if own == 0:
         _refuse_taken(address)
     seconds = config.initialization_timeout
+    initialize = functools.partial(
+        jax.distributed.initialize,
+        address,
+        number,
+        own,
+        local_device_ids=local_device_ids,
+        cluster_detection_method="deactivate",
+        # The service gives up first: it knows who is missing.
+        initialization_timeout=seconds + 60,
+        heartbeat_timeout_seconds=config.heartbeat_timeout,
+    )
     with named_absence(address, number, own, seconds, TRY_AGAIN), _registered_within(seconds):
-        jax.distributed.initialize(
-            address,
-            number,
-            own,
-            local_device_ids=local_device_ids,
-            cluster_detection_method="deactivate",
-            # The service gives up first: it knows who is missing.
-            initialization_timeout=seconds + 60,
-            heartbeat_timeout_seconds=config.heartbeat_timeout,
-        )
+        _hearing_signals(initialize)
     client = distributed.global_state.client
     assert client is not None
-    client.key_value_set(f"lodos/name/{own}", socket.gethostname())
-    names = {host: client.blocking_key_value_get(f"lodos/name/{host}", 60_000) for host in range(number)}
+    names = dict.fromkeys(range(number), "")
     lost = LostHosts(client, address, own, names, heartbeat_timeout=config.heartbeat_timeout, status=TRY_AGAIN)
     _job = _Job(client, names, lost)
+    # From here on a host that ends is heard of, also while their names are asked for.
     lost.watch()
+    client.key_value_set(f"lodos/name/{own}", socket.gethostname())
+    for host in names:
+        names[host] = _hearing_signals(
+            functools.partial(client.blocking_key_value_get, f"lodos/name/{host}", _NAMES_SECONDS * 1000)
+        )
     if own != 0:
         logging.getLogger("lodos").setLevel(logging.WARNING)  # the first speaks for all
     logger.info("All %d hosts are there.", number)
@@ -286,10 +295,19 @@ def gathered(array: Any, index: int | None = None) -> np.ndarray:
 
 
 def finish() -> None:
-    """The run is over on all hosts: returns when each has come here, and leaves the job."""
+    """The run is over on all hosts: returns when each has come here, and leaves the job.
+
+    A signal that comes while they wait for each other ends all of them. Afterwards none is heard any more: one host
+    would end by it, and the others as if nothing had been.
+    """
     if _job is None or _job.is_finished:
         return
     wait("the end of the run", seconds=7 * 24 * 3600)
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signum, signal.SIG_IGN)
+    # A host that a signal took out of the wait, when the others had come already, does not come here: it has them end.
+    wait("that it is heard of by all")
     _job.is_finished = True
     _job.lost.leaving()
     jax.distributed.shutdown()

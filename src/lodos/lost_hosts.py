@@ -79,11 +79,14 @@ class LostHosts:
         time.sleep(self._seconds + 4 * _LOOK_SECONDS)
 
     def leave(self, status: int, message: str) -> None:
-        """Ends this process, and has the others end as well."""
+        """Ends this process, and has the others end as well: of several that leave, with the status of the first."""
         self.leaving()
-        with contextlib.suppress(Exception):  # somebody was faster, or nobody is there to hear it
-            said = {"host": self._own, "status": status, "message": message}
+        said = {"host": self._own, "status": status, "message": message}
+        try:
             self._client.key_value_set(_LEAVING, json.dumps(said))
+        except Exception:  # somebody was faster, or nobody is there to hear it
+            with contextlib.suppress(Exception):
+                status = json.loads(self._client.key_value_try_get(_LEAVING))["status"]
         self._end(status, "")
 
     def _watch_living(self) -> None:
@@ -148,7 +151,8 @@ class LostHosts:
         os._exit(status)
 
     def _name(self, host: int) -> str:
-        return f"host {host} ({self._names[host]})" if host in self._names else f"host {host}"
+        known = self._names.get(host)
+        return f"host {host} ({known})" if known else f"host {host}"
 
 
 def outlive_abort() -> None:

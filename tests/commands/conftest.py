@@ -1,11 +1,15 @@
-"""A run of `lodos train` that tests change as they need."""
+"""Runs of `lodos train` that tests change as they need."""
 
+import dataclasses
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from host_runs import command, run_of_everything, written
+from jobs import Job
 from lodos.config import TrainArgs
 from lodos.lora.config import LoraConfig
 from lodos.train.config import CheckpointerConfig, TrainerConfig
@@ -34,3 +38,32 @@ def args(make_model: Any, tmp_path: Path) -> TrainArgs:
             checkpointer=CheckpointerConfig(save_interval=2),
         ),
     )
+
+
+@pytest.fixture(scope="session")
+def base_args(make_model: Any, tmp_path_factory: pytest.TempPathFactory) -> TrainArgs:
+    """A run with everything, on one host."""
+    model, _ = make_model(num_key_value_heads=4)
+    return run_of_everything(model, tmp_path_factory.mktemp("hosts"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Undisturbed:
+    """A run of two hosts of four devices that nobody disturbed."""
+
+    run: Path
+    seconds: float
+    """From when all hosts were there."""
+    said: list[str]
+    """By each host."""
+
+
+@pytest.fixture(scope="session")
+def undisturbed(base_args: TrainArgs, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    config = written(base_args, "undisturbed", per_device_parallelism=1)
+    with Job(tmp_path_factory.mktemp("undisturbed"), command(config), hosts=2, devices=4) as job:
+        job[0].wait_until_it_says("All 2 hosts are there")
+        began = time.monotonic()
+        assert job.statuses() == [0, 0], [host.said for host in job.hosts]
+        seconds = time.monotonic() - began
+    return Undisturbed(Path(base_args.trainer.run_dir) / config.stem, seconds, [host.said for host in job.hosts])

@@ -78,5 +78,7 @@ def _handling(handlers: dict[signal.Signals, Callable[[int, FrameType | None], A
         yield
     finally:
         for signum, handler in previous.items():
-            # None stands for a handler that was not installed from Python.
-            signal.signal(signum, signal.SIG_DFL if handler is None else handler)
+            # Whoever has put another one in its place meanwhile meant it to stay: `hosts.finish` does.
+            if signal.getsignal(signum) is handlers[signum]:
+                # None stands for a handler that was not installed from Python.
+                signal.signal(signum, signal.SIG_DFL if handler is None else handler)
