@@ -66,7 +66,7 @@ def make_model(folder: Path, shape: dict[str, int], tokenizer: Path, *, vocab_si
     write_sharded(model, tensors, max_shard_size="200MB", progress=lambda _: None)
 
     adapted = loraize(structure, LORA, key=jax.random.key(0))
-    factors = {name: (A, 0.1 * jax.random.normal(jax.random.key(1), B.shape)) for name, (A, B) in _factors(adapted)}
+    factors = {name: (A, 0.1 * jax.random.normal(jax.random.key(1), B.shape)) for name, (A, B) in factors_of(adapted)}
     save_peft_pretrained(with_factors(adapted, factors), LORA, str(model), folder / "adapter")
     return folder / "adapter"
 
@@ -86,7 +86,8 @@ def merge_in_a_process(adapter: Path, tiny: Path, folder: Path, max_shard_size: 
     return {**json.loads(said), "model": sum(merged), "largest file": max(merged)}
 
 
-def _factors(model: Any) -> list[tuple[str, Any]]:
+def factors_of(model: Any) -> list[tuple[str, Any]]:
+    """The factors (A, B) of each LoRA layer, by its name."""
     return [(name, layer.factors) for name, layer in lora_layers(model).items()]
 
 

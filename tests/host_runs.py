@@ -7,7 +7,6 @@ from typing import Any
 
 from lodos.config import TrainArgs
 from lodos.config_parsing import dump_config
-from lodos.hosts import DistributedConfig
 from lodos.lora.config import LoraConfig
 from lodos.tracking.jsonl import read_records
 from lodos.train.config import CheckpointerConfig, TrainerConfig
@@ -41,7 +40,6 @@ def run_of_everything(model: Path, folder: Path) -> TrainArgs:
             per_device_parallelism=8,
             steps_per_eval=2,
             checkpointer=CheckpointerConfig(save_interval=2),
-            distributed=DistributedConfig(heartbeat_timeout=10),
         ),
     )
 

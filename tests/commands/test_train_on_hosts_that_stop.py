@@ -14,12 +14,14 @@ from host_runs import STEPS, command, numbers, written
 from jobs import Job
 from lodos.config import TrainArgs
 
-_LOST_SECONDS = 60
-"""In which a host that another one has left ends: the heartbeats' 10 s, and then some for a machine that is busy."""
+_HEARTBEAT_SECONDS, _LOST_SECONDS = 20, 90
+"""After how long a silent host is taken for lost, where one is killed, and in which the other has ended: more than that,
+on a machine that is busy. One that is so busy that a host is silent for long needs the usual time for heartbeats."""
 
 
-def _job(config: Path, folder: Path) -> Job:
-    return Job(folder, command(config), hosts=2, devices=4)
+def _job(config: Path, folder: Path, *, kills: bool = False) -> Job:
+    impatient = ["--trainer.distributed.heartbeat_timeout", str(_HEARTBEAT_SECONDS)] if kills else []
+    return Job(folder, [*command(config), *impatient], hosts=2, devices=4)
 
 
 def _said(job: Job) -> str:
@@ -64,7 +66,7 @@ def test_a_run_that_is_stopped_and_killed_ends_with_the_bits_of_another(
         assert job.statuses() == [143, 143], _said(job)
         assert _stopped_at(run, job[0].said) in range(2, STEPS)
     for killed in (1, 0):
-        with _job(config, tmp_path / f"killed-{killed}") as job:
+        with _job(config, tmp_path / f"killed-{killed}", kills=True) as job:
             job[0].wait_until_it_says("held-out loss")
             job.send(killed, signal.SIGKILL)
             assert job[1 - killed].process.wait(timeout=_LOST_SECONDS) == 42, _said(job)
@@ -95,8 +97,8 @@ def test_a_signal_at_any_moment(
     draw = random.Random(seed)
     for attempt in itertools.count():
         config = written(base_args, f"moment-{seed}-{attempt}", per_device_parallelism=1)
-        with _job(config, tmp_path / f"disturbed-{attempt}") as job:
-            moment = _disturbed(job, draw, signum, undisturbed.seconds)
+        with _job(config, tmp_path / f"disturbed-{attempt}", kills=signum == signal.SIGKILL) as job:
+            moment = _disturbed(job, draw, signum, undisturbed.seconds / (1 + attempt))
             if moment is None:  # it was over before, or all but over: no moment
                 assert job.statuses() == [0, 0], _said(job)
                 continue
