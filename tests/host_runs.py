@@ -15,6 +15,17 @@ from lodos.train.optim import OptimizerConfig
 STEPS = 8
 
 
+@dataclasses.dataclass(frozen=True)
+class Undisturbed:
+    """A run of two hosts of four devices that nobody disturbed."""
+
+    run: Path
+    seconds: float
+    """From when all hosts were there."""
+    said: list[str]
+    """By each host."""
+
+
 def run_of_everything(model: Path, folder: Path) -> TrainArgs:
     """A run with everything: packed, accumulating, evaluating, saving checkpoints, adapters and merged models."""
     rows = [{"instruction": f"Say {w}.", "output": w * (2 + i % 5)} for i, w in enumerate("abcdefghijklmnopqrst" * 3)]

@@ -1,6 +1,5 @@
 """Runs of `lodos train` that tests change as they need."""
 
-import dataclasses
 import json
 import time
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from host_runs import command, run_of_everything, written
+from host_runs import Undisturbed, command, run_of_everything, written
 from jobs import Job
 from lodos.config import TrainArgs
 from lodos.lora.config import LoraConfig
@@ -45,17 +44,6 @@ def base_args(make_model: Any, tmp_path_factory: pytest.TempPathFactory) -> Trai
     """A run with everything, on one host."""
     model, _ = make_model(num_key_value_heads=4)
     return run_of_everything(model, tmp_path_factory.mktemp("hosts"))
-
-
-@dataclasses.dataclass(frozen=True)
-class Undisturbed:
-    """A run of two hosts of four devices that nobody disturbed."""
-
-    run: Path
-    seconds: float
-    """From when all hosts were there."""
-    said: list[str]
-    """By each host."""
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from host_runs import STEPS, command, numbers, written
+from host_runs import STEPS, Undisturbed, command, numbers, written
 from jobs import Job
 from lodos.commands.train import train
 from lodos.config import TrainArgs
@@ -42,7 +42,7 @@ def tensors(file: Path) -> dict[str, np.ndarray]:
     return load_file(file)
 
 
-def test_two_hosts_train_what_one_does(undisturbed: Any, alone: Path) -> None:
+def test_two_hosts_train_what_one_does(undisturbed: Undisturbed, alone: Path) -> None:
     assert "Finished" in undisturbed.said[0]
     assert "Finished" not in undisturbed.said[1]
     _assert_same(undisturbed.run, alone)
@@ -79,7 +79,7 @@ def _assert_close(found: dict[str, np.ndarray], expected: dict[str, np.ndarray],
         np.testing.assert_allclose(found[name], tensor, rtol=0, atol=share * np.abs(tensor).max())
 
 
-def test_peft_and_transformers_load_what_hosts_wrote(base_args: TrainArgs, undisturbed: Any) -> None:
+def test_peft_and_transformers_load_what_hosts_wrote(base_args: TrainArgs, undisturbed: Undisturbed) -> None:
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
@@ -132,7 +132,7 @@ def test_checkpoints_of_several_hosts_on_a_store_that_they_cannot_share_are_refu
 def test_who_does_not_come_is_named(present: int, base_args: TrainArgs, tmp_path: Path) -> None:
     config = written(base_args, "absent", distributed=DistributedConfig(initialization_timeout=3))
     with Job(tmp_path, command(config), hosts=2, starts=[present]) as job:
-        assert job.statuses(seconds=60) == [42]
+        assert job.statuses(seconds=180) == [42]
         assert "Waiting for 2 hosts" in job[0].said
         expected = "host 1 of 2 did not come" if present == 0 else "nobody answers at localhost"
         assert expected in job[0].said.splitlines()[-1]

@@ -115,6 +115,12 @@ def test_what_stays_whole_though_it_is_named_is_said(
         ),
         (MeshConfig(compute={"rows": "data"}), "mesh.compute: 'rows' is no axis of this model"),
         (MeshConfig(parameters={"layers": ["data"]}), r"mesh.parameters: layers \(2\) is not divided by the 8 devices"),
+        (
+            MeshConfig(compute={"layers": "data"}),
+            r"mesh.compute: layers \(2\) is not.*compute all.*data 8, model 1\.",
+        ),
+        (MeshConfig(compute={"mlp": "model"}), r"mesh.compute: mlp is split over model, which is one device"),
+        (MeshConfig(parameters={"embed": ["model"]}), r"mesh.parameters: embed is split over model.*data 8, model 1\."),
     ],
 )
 def test_a_mapping_by_hand_that_does_nothing_is_refused(
@@ -124,3 +130,9 @@ def test_a_mapping_by_hand_that_does_nothing_is_refused(
     with pytest.raises(UserError, match=message):
         check_axes(TrainerConfig(mesh=mesh), shapes)
     check_axes(TrainerConfig(mesh=MeshConfig(parameters={"vocab": "data"}, compute={"batch": "data"})), shapes)
+    check_axes(TrainerConfig(mesh=MeshConfig(parameters={"embed": None}, compute={"mlp": None})), shapes)
+
+
+def test_a_mapping_by_hand_is_taken_to_one_device(shapes: LmHeadModel, devices: Any) -> None:
+    devices(1)
+    check_axes(TrainerConfig(mesh=MeshConfig(parameters={"embed": "data"}, compute={"mlp": "model"})), shapes)

@@ -4,6 +4,7 @@ import difflib
 import logging
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from jaxtyping import PyTree
 
@@ -25,8 +26,8 @@ def check_axes(config: TrainerConfig, model: PyTree) -> None:
         model: to be trained; shapes will do. Its modules name the axes there are.
 
     Raises:
-        UserError: for an axis that the model does not have, one that is named for both, and a `model_axis_size` over
-            whose devices nothing would be split.
+        UserError: for an axis that the model does not have, one that is named for both, a mapping by hand that leaves
+            an axis whole, and a `model_axis_size` over whose devices nothing would be split.
     """
     sizes = axis_sizes(model)
     named = [] if config.fsdp_axis is None else [("fsdp_axis", config.fsdp_axis)]
@@ -48,13 +49,9 @@ def check_axes(config: TrainerConfig, model: PyTree) -> None:
             f"model_axis_size: {devices} devices would all compute the same, as they divide none of "
             f"tensor_parallel_axes: {asked}. Give a number that divides one of them, or 1."
         )
-    for name, target in config.mesh.parameters.items():
-        over = math.prod(shape[axis] for axis in axes_of(target))
-        if over > 1 and name in sizes and not _is_split(sizes[name], over):
-            problems.append(
-                f"mesh.parameters: {name} ({_shown(sizes[name])}) is not divided by the {over} devices of "
-                f"{', '.join(axes_of(target))}, so each would store all of it."
-            )
+    if math.prod(shape.values()) > 1:  # on one device nothing is split, whatever is asked
+        problems += _whole_by_hand("parameters", config.mesh.parameters, sizes, shape)
+        problems += _whole_by_hand("compute", config.mesh.compute, sizes, shape)
     if problems:
         raise UserError("\n".join(f"trainer.{problem}" for problem in problems))
     remarks = [
@@ -70,6 +67,27 @@ def check_axes(config: TrainerConfig, model: PyTree) -> None:
         )
     for remark in remarks:
         logger.warning("trainer.%s", remark)
+
+
+def _whole_by_hand(
+    setting: str, mapping: Mapping[str, Any], sizes: Mapping[str, set[int]], shape: Mapping[str, int]
+) -> list[str]:
+    """The logical axes that a mapping by hand names and leaves whole; one that sends an axis nowhere means it so."""
+    problems = []
+    for name, target in mapping.items():
+        axes = axes_of(target)
+        over = math.prod(shape[axis] for axis in axes)
+        if not axes or name not in sizes or _is_split(sizes[name], over):
+            continue
+        of_mesh = ", ".join(f"{axis} {size}" for axis, size in shape.items())
+        does = "store" if setting == "parameters" else "compute"
+        problems.append(
+            f"mesh.{setting}: {name} ({_shown(sizes[name])}) is not divided by the {over} devices of "
+            f"{', '.join(axes)}, so each would {does} all of it. The mesh has {of_mesh}."
+            if over > 1
+            else f"mesh.{setting}: {name} is split over {', '.join(axes)}, which is one device. The mesh has {of_mesh}."
+        )
+    return problems
 
 
 def _unknown(name: str, sizes: Mapping[str, set[int]]) -> str:
