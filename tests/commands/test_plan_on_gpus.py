@@ -46,7 +46,12 @@ def compiled_on(target: str, layers: int, folder: Path) -> dict[str, Any]:
     with compiling_for(described_target(accelerators_of(target))):
         trainer = TrainerConfig(train_batch_size=4, num_train_steps=10, mp="p=f32,c=bfloat16")
         config = TrainArgs(
-            model_name_or_path=str(folder), data="rows.jsonl", packing=True, max_tune_length=256, trainer=trainer
+            model_name_or_path=str(folder),
+            data="rows.jsonl",
+            packing=True,
+            max_tune_length=256,
+            gradient_checkpointing="dots",
+            trainer=trainer,
         )
         step = trace_step(config, HFCheckpointConverter.from_hf(str(folder)))
         with config.trainer.device_mesh:
