@@ -38,8 +38,10 @@ def s3_store() -> Iterator["FaultProxy"]:
             "AWS_ACCESS_KEY_ID": "key",
             "AWS_SECRET_ACCESS_KEY": "secret",
             "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_MAX_ATTEMPTS": "1",  # whatever fails is for us to see
         }.items():
             patch.setenv(name, value)
+        patch.setattr(s3fs.S3FileSystem, "retries", 1)
         boto3.client("s3").create_bucket(Bucket=BUCKET)
         s3fs.S3FileSystem.clear_instance_cache()
         try:
@@ -127,11 +129,38 @@ def _with_generations(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(objects, "_media_upload", uploaded)
 
 
+@contextmanager
+def web_server(files: dict[str, bytes | int]) -> Iterator[str]:
+    """A web server with these files by their paths, or the status that it answers with. It knows no ranges."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            found = files.get(urlsplit(self.path).path, 404)
+            self.send_response(found if isinstance(found, int) else 200)
+            body = b"" if isinstance(found, int) else found
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(b"" if self.command == "HEAD" else body)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
 class FaultProxy:
     """Hands requests on to a server; some of them it spoils first, as `spoil` decides.
 
     `spoil(method, path)` is None or a status such as 500, 503, 429 or 403, "reset" (the connection breaks after the
-    server has answered) or "stall" (nothing comes for `stall_seconds`).
+    server has answered), "half" (it breaks within the answer) or "stall" (nothing comes for `stall_seconds`).
     """
 
     def __init__(self, target: str):
@@ -202,7 +231,8 @@ class FaultProxy:
         length = response.getheader("Content-Length") if request.command == "HEAD" else str(len(answer))
         request.send_header("Content-Length", length or "0")
         request.end_headers()
-        request.wfile.write(answer)
+        request.wfile.write(answer[: len(answer) // 2] if fault == "half" else answer)
+        request.close_connection |= fault == "half"
 
 
 def _body_of(request: BaseHTTPRequestHandler) -> bytes:

@@ -127,7 +127,7 @@ def _status_of_store(error: Exception) -> int | None:
     store = sys.modules.get("lodos.places.store")
     if store is None or not isinstance(error, store.SAID):
         return None
-    return TRY_AGAIN if getattr(error, "passes", False) else 1
+    return TRY_AGAIN if isinstance(error, store.StoreFailingError) else 1
 
 
 def _left(status: int, message: str) -> int:

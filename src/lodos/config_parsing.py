@@ -31,6 +31,7 @@ from lodos.config_problems import (
 from lodos.config_secrets import HIDDEN, shown, without_secrets
 from lodos.errors import UserError
 from lodos.json_files import parse_json
+from lodos.places.looking import is_there, names_in
 from lodos.places.objects import read_text
 from lodos.places.place import Place, place_of
 from lodos.yaml12 import anchor_holders, dump_yaml, load_yaml
@@ -175,17 +176,15 @@ def _text_of(path: Place) -> str:
     try:
         return read_text(path)
     except FileNotFoundError:
-        there = [p.name for p in path.parent.glob("*") if p.suffix in CONFIG_SUFFIXES] if path.parent.is_dir() else []
+        there = [name for name in names_in(path.parent) if name.endswith(CONFIG_SUFFIXES)]
         close = difflib.get_close_matches(path.name, there, n=1)
         hint = f" Did you mean {path.with_name(close[0])}?" if close else " Give the path of your config file."
         raise UserError(f"{path}: there is no such file.{hint}") from None
     except IsADirectoryError:
         inner = path / "config.yaml"
-        hint = f" Write {inner}." if inner.exists() else " Give a file in it."
+        hint = f" Write {inner}." if is_there(inner) else " Give a file in it."
         raise UserError(f"{path}: a folder, where a config file is wanted.{hint}") from None
     except OSError as error:
-        if getattr(error, "passes", False):  # another try may read it
-            raise
         raise UserError(f"{path}: cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}.") from None

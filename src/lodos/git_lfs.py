@@ -11,12 +11,8 @@ lead nowhere. The format: https://github.com/git-lfs/git-lfs/blob/main/docs/spec
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lodos.errors import UserError
-
-if TYPE_CHECKING:
-    from upath import UPath
 
 HEAD_BYTES = 1024
 """A pointer is shorter than that."""
@@ -37,7 +33,7 @@ def pointer_problem(head: bytes) -> str | None:
     )
 
 
-def refuse_pointers(*files: "Path | UPath") -> None:
+def refuse_pointers(*files: Path) -> None:
     """
     Raises:
         UserError: that names every one of the files that is a pointer.

@@ -9,16 +9,12 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from lodos.config_secrets import shown
 from lodos.errors import UserError
 from lodos.git_lfs import refuse_pointers
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from upath import UPath
 
 MOST_BYTES = 256 * 2**20
 """Of a file: the longest in use are tokenizers of some 30 MB."""
@@ -27,7 +23,7 @@ DEEPEST = 100
 _LARGEST = 2**62
 
 
-def read_json(path: "Path | UPath") -> Any:
+def read_json(path: Path) -> Any:
     """Reads a JSON file.
 
     Raises:
@@ -134,7 +130,7 @@ TOKEN_IDS = whole(0, 2**31 - 1) | list_of(whole(0, 2**31 - 1))
 """One token or several."""
 
 
-def read_object(path: "Path | UPath", kinds: Mapping[str, Kind] | None = None) -> dict[str, Any]:
+def read_object(path: Path, kinds: Mapping[str, Kind] | None = None) -> dict[str, Any]:
     """Reads a JSON object, whose fields are of their kinds as far as they are there and not null.
 
     Raises:

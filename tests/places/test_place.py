@@ -7,7 +7,7 @@ import fsspec
 import pytest
 
 from lodos.errors import UserError
-from lodos.places.place import is_remote, is_url, place_of
+from lodos.places.place import is_remote, is_url, place_of, shown_path
 
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "lodos"
 
@@ -31,6 +31,20 @@ def test_a_scheme_stays(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert str(place / "a" / "b").endswith("bucket/run/a/b")
     assert str(place).startswith(url.partition(":")[0] + "://")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("https://me:pass@h.org/a/b.json?X-Sig=abc&t=1", "https://h.org/a/b.json"),
+        ("https://token@h.org/a", "https://h.org/a"),
+        ("404, url='https://h.org/a?sig=abc', sorry", "404, url='https://h.org/a', sorry"),
+        ("sftp://me:pass@h.org/a: refused", "sftp://me@h.org/a: refused"),
+        *((plain, plain) for plain in ("s3://bucket/a?.json", "/tmp/a@b?.json", "https://h.org/a", "abfs://c@h/a")),
+    ],
+)
+def test_secrets_of_urls_are_not_shown(text: str, shown: str) -> None:
+    assert shown_path(text) == shown
 
 
 def test_a_url_that_was_taken_for_a_local_path_is_refused() -> None:
@@ -60,6 +74,8 @@ ALLOWED = {
     "git_lfs.py": "is given paths",
     "hosts.py": "looks into a folder that it was given",
     "runtime.py": "/proc",
+    "prompting/template_process.py": "/proc",
+    "prompting/template_text.py": "a program of its own",
     "processes.py": "/proc",
     "train/memory.py": "/proc",
     "demo": "its own files",

@@ -7,8 +7,10 @@ import importlib.resources
 
 from lodos.commands.data_summary import DataSummary
 from lodos.errors import UserError
+from lodos.places.looking import is_folder
 from lodos.places.place import Place, place_of
 from lodos.places.saving import save_text
+from lodos.places.store import refusals
 
 TEMPLATE = "data.html.jinja"
 
@@ -25,8 +27,9 @@ def page_path(text: str) -> Place:
     path = place_of(text)
     if path.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"html: {text} must end in .html.")
-    if path.is_dir():
-        raise UserError(f"html: {text} is a folder. Give the name of a file.")
+    with refusals("html", path):
+        if is_folder(path):
+            raise UserError(f"html: {text} is a folder. Give the name of a file.")
     return path
 
 

@@ -16,8 +16,10 @@ from lodos.formats.progress import progress_bar
 from lodos.infer.generate import generate, longest_sequence
 from lodos.infer.session import generate_stream
 from lodos.infer.text import decode, filler_token_id, stream_text
+from lodos.places.looking import is_folder
 from lodos.places.place import Place, is_remote, place_of
 from lodos.places.saving import check_writable, save_text
+from lodos.places.store import refusals
 from lodos.prompting.encode import encode_prompt
 
 STDIN = "-"
@@ -139,8 +141,9 @@ def _new_tokens(args: GenerateArgs, asked: AskedModel, longest_prompt: int) -> i
 
 def _output_path(text: str, prompt_file: str) -> Place:
     path = place_of(text)
-    if path.is_dir():
-        raise UserError(f"output: {text} is a folder. Give the name of a file.")
+    with refusals("output", path):
+        if is_folder(path):
+            raise UserError(f"output: {text} is a folder. Give the name of a file.")
     if path.resolve() == place_of(prompt_file).resolve():
         raise UserError(f"output: {text} is the file of the prompts, which would be lost. Give another name.")
     check_writable("output", path if is_remote(path) else path.parent)

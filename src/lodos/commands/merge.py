@@ -15,8 +15,9 @@ from lodos.formats.folder_contents import adapter_folder
 from lodos.formats.model_card import RunFacts, merged_card
 from lodos.formats.peft import load_peft_pretrained
 from lodos.formats.safetensors_writer import MAX_SHARD_SIZE
+from lodos.places.looking import is_there
 from lodos.places.place import Place, is_remote, place_of
-from lodos.places.saving import check_writable, is_there
+from lodos.places.saving import check_writable
 from lodos.prompting.description import read_prompting
 from lodos.prompting.encode import end_token_ids
 

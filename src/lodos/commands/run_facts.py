@@ -5,9 +5,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from lodos.config import TrainArgs
-from lodos.data.reading.locations import is_remote
 from lodos.data.reading.sources import DataSource, parse_sources
 from lodos.formats.model_card import RunFacts
+from lodos.places.place import is_url
 from lodos.tracking.jsonl import read_records
 from lodos.train.hooks import StepInfo
 
@@ -47,7 +47,7 @@ def _settings(config: TrainArgs) -> dict[str, str]:
 def _name(source: DataSource) -> str:
     """A data set of the hub by its name, a file by the last part of its path."""
     if not source.on_hub:
-        path = urlsplit(source.path).path if is_remote(source.path) else source.path
+        path = urlsplit(source.path).path if is_url(source.path) else source.path
         return Path(path).name or "local files"
     parts = [part for part in (source.name, source.split) if part]
     return f"{source.path} ({', '.join(parts)})" if parts else source.path

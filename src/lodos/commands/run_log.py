@@ -13,11 +13,11 @@ from lodos.commands.loaders import Loaders
 from lodos.config import FineTuneArgs
 from lodos.config_parsing import encode_config
 from lodos.data.batching.loader import TrainLoader
-from lodos.data.reading.locations import shown_path
 from lodos.lora.transform import lora_parameter_count
 from lodos.models.decoder import LmHeadModel
 from lodos.models.flops import TrainingFlops, training_flops
 from lodos.nn.matrix_peak import matrix_peak
+from lodos.places.place import shown_path
 from lodos.target import target
 from lodos.tracking.console import ConsoleTracker
 from lodos.tracking.external import open_trackers

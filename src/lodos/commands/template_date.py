@@ -7,8 +7,8 @@ from lodos import hosts
 from lodos.config import FineTuneArgs
 from lodos.data.tokens.source_store import template_date
 from lodos.formats.hf import HFCheckpointConverter
+from lodos.places.looking import is_there
 from lodos.places.objects import read_text
-from lodos.places.saving import is_there
 from lodos.train.trainer import has_begun
 from lodos.yaml12 import load_yaml
 

@@ -32,8 +32,9 @@ from lodos.formats.model_card import RunFacts
 from lodos.formats.peft import save_peft_pretrained
 from lodos.formats.upload import Uploads
 from lodos.models.decoder import LmHeadModel
+from lodos.places.looking import is_there
 from lodos.places.place import Place
-from lodos.places.saving import check_all_writable, is_there
+from lodos.places.saving import check_all_writable
 from lodos.tracking.external import check_trackers
 from lodos.train.axes import check_axes
 from lodos.train.checkpoint import check_fingerprint

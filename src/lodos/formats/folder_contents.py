@@ -13,7 +13,10 @@ from lodos.errors import UserError
 from lodos.formats.foreign_folders import foreign_weights, refuse_foreign
 from lodos.formats.hub import is_folder, model_folder
 from lodos.formats.safetensors import INDEX_NAME
+from lodos.places import looking
+from lodos.places.looking import is_file, is_there, names_in
 from lodos.places.place import Place, is_remote, place_of
+from lodos.places.store import refusals
 
 ADAPTER_CONFIG = "adapter_config.json"
 MODEL_CONFIG = "config.json"
@@ -66,9 +69,12 @@ def check_weights(name_or_path: str, folder: Place) -> None:
     Raises:
         UserError: with what is there and what to write.
     """
-    if any(folder.glob("*.safetensors")) or (folder / INDEX_NAME).exists() or foreign_weights(folder) is not None:
+    with refusals("model", folder):
+        names = _names(folder)
+    has_weights = any(name.endswith(".safetensors") or name == INDEX_NAME for name in names)
+    if has_weights or foreign_weights(folder) is not None:
         return  # to whom reads them, who says what is wrong with them
-    said = f"{name_or_path}: {folder} has no weights; there {_listed(_names(folder))}."
+    said = f"{name_or_path}: {folder} has no weights; there {_listed(names)}."
     if str(folder) == name_or_path or is_folder(name_or_path):
         raise UserError(f"{said} Copy its safetensors files there, or give another folder.")
     raise UserError(
@@ -84,9 +90,7 @@ def _there(name_or_path: str, folder: Path, wanted: str) -> str:
 
 def _what_is_there(folder: Place, wanted: str) -> str:
     """What of the wanted kind is in or around a folder, what else, and what to write."""
-    is_checkpoint = any((folder / mark).exists() for mark in _CHECKPOINT_MARKS[:1]) or folder.parent.name in (
-        _CHECKPOINT_MARKS
-    )
+    is_checkpoint = is_there(folder / _CHECKPOINT_MARKS[0]) or folder.parent.name in (_CHECKPOINT_MARKS)
     around = _run_folder(folder)
     said = []
     if is_checkpoint or folder.name in _CHECKPOINT_MARKS:
@@ -116,11 +120,11 @@ def _run_folder(folder: Place) -> Place | None:
 
 def _folders_with(mark: str, folder: Place, depth: int) -> Iterator[Place]:
     try:
-        children = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+        children = [folder / name for name in names_in(folder, "[!.]*") if looking.is_folder(folder / name)]
     except OSError:
         return
     for child in children:
-        if (child / mark).is_file():
+        if is_file(child / mark):
             yield child
         elif depth > 1:
             yield from _folders_with(mark, child, depth - 1)
@@ -133,7 +137,7 @@ def _by_worth(path: Place) -> tuple[bool, list[int], str]:
 
 
 def _names(folder: Place) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    return names_in(folder, "[!.]*")
 
 
 def _listed(names: list[str]) -> str:

@@ -1,6 +1,10 @@
 """Folders that hold a model in another form than lodos reads: what they are, and what to give instead."""
 
+import fnmatch
+from pathlib import Path
+
 from lodos.errors import UserError
+from lodos.places.looking import names_in
 from lodos.places.place import Place
 
 CONFIG = "config.json"
@@ -30,32 +34,36 @@ _WITHOUT_WEIGHTS: tuple[tuple[str, str], ...] = (
     ("*.npz", "weights of NumPy or of the first MLX. Give the Hugging Face folder that they were converted from"),
 )
 
+_NO_WEIGHTS = ("training_args.bin", "optimizer.pt", "scheduler.pt", "scaler.pt")
+"""What a trainer leaves beside the weights."""
 
-def refuse_foreign(folder: Place) -> None:
+
+def refuse_foreign(folder: Path) -> None:
     """
     Raises:
         UserError: if the folder is one of the known kinds that have no model as transformers writes it.
     """
     pipeline = "model_index.json", "modules.json"  # these may have a config.json besides, of another kind of model
     for pattern, what in _WITHOUT_CONFIG:
-        if (pattern in pipeline or not (folder / CONFIG).is_file()) and (found := _found(folder, pattern)):
+        if (pattern in pipeline or not (folder / CONFIG).is_file()) and (found := _said(_below(folder, pattern))):
             raise UserError(f"{folder}: {found} is {what}.")
 
 
 def foreign_weights(folder: Place) -> str | None:
     """What a folder without safetensors has in their place, and what to do; None where it has nothing of the kind."""
+    names = names_in(folder)
     for pattern, what in _WITHOUT_WEIGHTS:
-        if found := _found(folder, pattern):
+        if found := _said(fnmatch.filter(names, pattern)):
             return f"{folder}: no safetensors; {found} is {what}."
     return None
 
 
-def _found(folder: Place, pattern: str) -> str | None:
-    # What a trainer leaves beside the weights is none.
-    others = ("training_args.bin", "optimizer.pt", "scheduler.pt", "scaler.pt")
-    names = [
-        str(path)[len(str(folder)) :].strip("/") for path in sorted(folder.glob(pattern)) if path.name not in others
-    ]
+def _below(folder: Path, pattern: str) -> list[str]:
+    return [path.relative_to(folder).as_posix() for path in sorted(folder.glob(pattern))]
+
+
+def _said(found: list[str]) -> str | None:
+    names = [name for name in found if name.rpartition("/")[2] not in _NO_WEIGHTS]
     if not names:
         return None
     return names[0] if len(names) == 1 else f"each of {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"

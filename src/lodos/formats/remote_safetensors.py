@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lodos.git_lfs import pointer_problem
 from lodos.json_files import is_whole, parse_json
 from lodos.places.objects import read_object
 from lodos.places.ranges import KeptRanges, RangedFile
@@ -36,13 +37,16 @@ class RemoteSafetensors:
 
     Raises:
         ValueError: when it is not whole or no such file.
-        OSError: when the store fails.
+        OSError: when the store refuses.
+        StoreFailingError: when it fails.
     """
 
     def __init__(self, place: "UPath", dtypes: dict[str, np.dtype], kept: KeptRanges):
         self._dtypes = dtypes
         size = int(ask(place, "info")["size"])
         head = read_object(place, 0, min(_FIRST_BYTES, size))
+        if problem := pointer_problem(head):
+            raise ValueError(problem)
         length = int.from_bytes(head[:8], "little")
         if size < 8 or length > min(size - 8, _LONGEST_HEADER):
             raise ValueError(f"of its {size} bytes the header would be {length}")

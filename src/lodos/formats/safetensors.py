@@ -6,7 +6,7 @@ read until a slice is asked for, and then only that slice. Nothing is ever unpic
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
@@ -18,10 +18,15 @@ from lodos.formats.foreign_folders import foreign_weights
 from lodos.formats.remote_safetensors import RemoteSafetensors
 from lodos.formats.tensor_problems import problem_lines
 from lodos.git_lfs import refuse_pointers
-from lodos.json_files import OBJECT, read_object
+from lodos.json_files import OBJECT, Kind, field_problems, parse_json, read_object, refuse_fields
+from lodos.places import objects
+from lodos.places.looking import is_file, names_in
 from lodos.places.place import Place, is_remote
 from lodos.places.ranges import KeptRanges
-from lodos.places.store import StoreError, refusals
+from lodos.places.store import refusals
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
@@ -65,12 +70,10 @@ class SafetensorsReader:
         self._file_of: dict[str, Place] = {}
         problems = []
         with refusals("weights", path):
-            files = [path] if path.is_file() else _files_of(path)
+            files = [path] if is_file(path) else _files_of(path)
         for file in files:
             try:
                 handle = self._opened(file)
-            except StoreError:
-                raise
             except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
                 problems.append(_unreadable(file, error))
                 continue
@@ -126,20 +129,22 @@ def row_parts(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[slice, ..
 
 
 def _unreadable(file: Place, error: Exception) -> str:
-    try:
-        refuse_pointers(file)
-    except UserError as pointer:
-        return str(pointer)
+    if not is_remote(file):
+        try:
+            refuse_pointers(file)
+        except UserError as pointer:
+            return str(pointer)
     return f"{file}: not a whole safetensors file: {error}."
 
 
 def _files_of(folder: Place) -> list[Place]:
     # Where both are there, transformers reads the one file.
-    if (folder / WEIGHTS_NAME).exists():
+    there = names_in(folder)
+    if WEIGHTS_NAME in there:
         return [folder / WEIGHTS_NAME]
-    if (folder / INDEX_NAME).exists():
+    if INDEX_NAME in there:
         names = _names_in_index(folder / INDEX_NAME)
-        if missing := [name for name in names if not (folder / name).exists()]:
+        if missing := [name for name in names if name not in there]:
             raise UserError(f"{folder}: {INDEX_NAME} names files that are not there: {', '.join(missing)}.")
         return [folder / name for name in names]
     if (foreign := foreign_weights(folder)) is not None:
@@ -148,7 +153,9 @@ def _files_of(folder: Place) -> list[Place]:
 
 
 def _names_in_index(path: Place) -> list[str]:
-    weight_map = read_object(path, {"weight_map": OBJECT}).get("weight_map")
+    kinds = {"weight_map": OBJECT}
+    index = _object_on_store(path, kinds) if is_remote(path) else read_object(path, kinds)
+    weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise UserError(f"{path}: no weight_map from tensors to file names.")
     names = sorted(set(weight_map.values()))
@@ -158,3 +165,12 @@ def _names_in_index(path: Place) -> list[str]:
     if others := [name for name in names if not name.endswith(".safetensors") or len(name) > _LONGEST_NAME]:
         raise UserError(f"{path}: names files that are no safetensors: {', '.join(map(shown, others[:5]))}.")
     return names
+
+
+def _object_on_store(place: "UPath", kinds: dict[str, Kind]) -> dict[str, Any]:
+    try:
+        value = parse_json(objects.read_object(place))
+    except ValueError as error:
+        raise UserError(f"{place}: not valid JSON: {error}.") from None
+    refuse_fields(place, field_problems(value, kinds))
+    return value

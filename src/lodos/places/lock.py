@@ -29,7 +29,7 @@ from lodos.errors import TRY_AGAIN, UserError
 from lodos.files import flush
 from lodos.places.objects import read_object, remove_object
 from lodos.places.place import Place, is_remote
-from lodos.places.store import NothingThereError, StoreError, ask
+from lodos.places.store import NothingThereError, StoreFailingError, ask
 from lodos.processes import Process, this_process
 
 try:
@@ -48,10 +48,8 @@ _GUARD_SECONDS = 5.0
 _ATTEMPTS = 5
 
 
-class TakenError(StoreError):
+class TakenError(StoreFailingError):
     """Another machine has the folder, or had it a moment ago: another try may help."""
-
-    passes = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +102,7 @@ def only_writer(folder: Place) -> Iterator[None]:
     finally:
         ended.set()
         beating.join(BEAT_SECONDS)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, StoreFailingError):
             if _owner(lock) == me:
                 remove_object(lock) if is_remote(lock) else lock.unlink()
         if not is_remote(folder):
@@ -137,7 +135,7 @@ def _take_here(lock: Path, me: Owner) -> None:
                 file.write(me.encode())
         except FileExistsError:  # somebody else's, a moment ago
             _refuse_living(lock)
-            raise TakenError(errno.EBUSY, _said(lock, _owner(lock), 0.0)) from None
+            raise TakenError(_said(lock, _owner(lock), 0.0)) from None
         flush(lock)
     if not is_guarded:
         _settle(lock, me)
@@ -147,7 +145,7 @@ def _settle(lock: Place, me: Owner) -> None:
     """Looks whose the lock is when everybody who came at once has written theirs."""
     time.sleep(SETTLE_SECONDS)
     if (found := _owner(lock)) != me:
-        raise TakenError(errno.EBUSY, _said(lock, found, 0.0))
+        raise TakenError(_said(lock, found, 0.0))
 
 
 def _refuse_living(lock: Place) -> None:
@@ -165,7 +163,7 @@ def _refuse_living(lock: Place) -> None:
         )
     age = _age(lock)
     if age < LOST_SECONDS:
-        raise TakenError(errno.EBUSY, _said(lock, owner, age))
+        raise TakenError(_said(lock, owner, age))
     logger.warning(
         "%s: %s was writing it and has given no sign of life for %.0f s: taken over.", lock.parent, owner.host, age
     )
@@ -227,7 +225,7 @@ def _beat(lock: Place, me: Owner, ended: threading.Event) -> None:
                 ask(lock, "pipe_file", me.encode())
             else:
                 os.utime(lock)
-        except OSError as error:
+        except (OSError, StoreFailingError) as error:
             logger.debug("%s: not touched: %s", lock, error)
 
 

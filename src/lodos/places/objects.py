@@ -5,14 +5,15 @@ Storage as md5Hash. Where it keeps none, or that of encrypted bytes, the object 
 """
 
 import base64
+import errno
 import hashlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lodos.places.place import Place, is_remote
-from lodos.places.store import ask, ask_system, retried
+from lodos.places.place import Place, is_remote, shown_path
+from lodos.places.store import NothingThereError, StoreError, ask, ask_system, retried
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -28,7 +29,7 @@ def objects_below(place: "UPath") -> dict[str, dict[str, Any]]:
     Raises:
         FileNotFoundError: when there is no such bucket.
     """
-    found = ask(place, "find", detail=True)
+    found = ask(place, "find", detail=True) if _finds_by_itself(place) else _listed(place)
     base = place.path.rstrip("/") + "/"
     return {name[len(base) :]: info for name, info in sorted(found.items()) if name.startswith(base)}
 
@@ -45,6 +46,11 @@ def read_object(place: "UPath", start: int | None = None, end: int | None = None
 
     def read() -> bytes:
         data = ask(place, "cat_file", size=size, **ranged)
+        if size and len(data) > size:
+            raise StoreError(
+                errno.EIO,
+                f"{shown_path(str(place))}: gives whole files alone. It is to be read here and there: copy it first.",
+            )
         if size and len(data) != size:
             raise OSError(f"{place}: gave {len(data)} bytes of the {size} from {start}.")
         return bytes(data)
@@ -140,6 +146,31 @@ def read_text(path: Place, encoding: str = "utf-8-sig") -> str:
     if not is_remote(path):
         return path.read_text(encoding=encoding)
     return read_object(path).decode(encoding).replace("\r\n", "\n")
+
+
+def _finds_by_itself(place: "UPath") -> bool:
+    """Whether its file system has a `find` of its own; fsspec's leaves out the folders that could not be listed."""
+    from fsspec.asyn import AsyncFileSystem
+    from fsspec.spec import AbstractFileSystem
+
+    kind: Any = type(place.fs)
+    return kind._find is not AsyncFileSystem._find if place.fs.async_impl else kind.find is not AbstractFileSystem.find
+
+
+def _listed(place: "UPath") -> dict[str, dict[str, Any]]:
+    found, folders = {}, [place.path]
+    while folders:
+        folder = folders.pop()
+        try:
+            infos = ask_system(place, "ls", folder, detail=True)
+        except NothingThereError:
+            continue
+        for info in infos:
+            if info["type"] != "directory":
+                found[info["name"]] = info
+            elif info["name"].rstrip("/") != folder.rstrip("/"):
+                folders.append(info["name"])
+    return found
 
 
 def _make_parents(place: "UPath") -> None:

@@ -9,7 +9,7 @@ Nobody else makes a path of a text that a user wrote: `Path("gs://bucket/x")` wo
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, Union
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 from lodos.errors import UserError
 
@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 Place: TypeAlias = Union[Path, "UPath"]
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(/?)")
+_SECRETS = re.compile(
+    r"(https?://)(?:[^\s/@]*@)?([^\s?#'\"]*)(?:[?#][^\s'\"]*)?"  # a user alone may be a token; signatures
+    r"|([A-Za-z][A-Za-z0-9+.-]*://[^\s/@:'\"]*):[^\s/@'\"]*(@)"
+)
+_SILENCE = 60.0
+"""Seconds without a byte after which a web server is given up."""
 _EXTRAS = {"gs": "gcs", "gcs": "gcs", "s3": "s3", "s3a": "s3"}
 
 
@@ -53,7 +59,14 @@ def place_of(path: "str | os.PathLike[str] | UPath") -> Place:
     from upath import UPath
 
     # Others write to the store meanwhile, so what was listed once is not kept.
-    return UPath(text, use_listings_cache=False)
+    options: dict[str, Any] = {"use_listings_cache": False}
+    if scheme in ("http", "https"):
+        import aiohttp
+
+        # aiohttp ends whatever takes five minutes; here, what is silent for one.
+        silence = aiohttp.ClientTimeout(total=None, sock_connect=_SILENCE, sock_read=_SILENCE)
+        options["client_kwargs"] = {"timeout": silence}
+    return UPath(text, **options)
 
 
 def is_remote(place: Place) -> "TypeIs[UPath]":
@@ -64,3 +77,8 @@ def is_remote(place: Place) -> "TypeIs[UPath]":
 def is_url(text: str) -> bool:
     """Whether `place_of` would give a place on a store."""
     return not text.startswith("file://") and _SCHEME.match(text) is not None
+
+
+def shown_path(text: str) -> str:
+    """A path, or an error text with URLs in it, without the passwords and signatures that a URL may carry."""
+    return _SECRETS.sub(lambda match: "".join(filter(None, match.groups())), text)

@@ -25,9 +25,14 @@ AT_ONCE = 4
 
 
 class KeptRanges:
-    """What was read last of the files of a folder, `KEPT` bytes of all together."""
+    """What was read last of the files of a folder.
 
-    def __init__(self) -> None:
+    Args:
+        limit: bytes of all together; `KEPT` by default.
+    """
+
+    def __init__(self, limit: int | None = None) -> None:
+        self._limit = KEPT if limit is None else limit
         self._ranges: OrderedDict[tuple[str, int, int], bytes] = OrderedDict()
         self._bytes = 0
 
@@ -41,11 +46,11 @@ class KeptRanges:
 
     def keep(self, file: str, start: int, data: bytes) -> None:
         """Keeps them for now; what was not asked for for longest goes."""
-        if len(data) > KEPT:
+        if len(data) > self._limit:
             return
         self._bytes += len(data) - len(self._ranges.pop((file, start, start + len(data)), b""))
         self._ranges[file, start, start + len(data)] = data
-        while self._bytes > KEPT:
+        while self._bytes > self._limit:
             self._bytes -= len(self._ranges.popitem(last=False)[1])
 
 

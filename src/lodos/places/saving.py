@@ -12,10 +12,10 @@ from pathlib import Path
 from lodos.errors import UserError
 from lodos.files import flush_folder, write_whole, written_whole
 from lodos.places.manifest import seal_folder
-from lodos.places.objects import objects_below, remove_object, write_object
+from lodos.places.objects import remove_object, write_object
 from lodos.places.place import Place, is_remote, place_of
 from lodos.places.sending import remove_folder, send_folder
-from lodos.places.store import NothingThereError, refusals
+from lodos.places.store import refusals
 
 _ATTEMPTS = 5
 _LONGEST_SHOWN = 300
@@ -106,20 +106,6 @@ def check_all_writable(places: Mapping[str, Place]) -> None:
             problems.append(str(error))
     if problems:
         raise UserError("\n".join(problems))
-
-
-def is_there(place: Place) -> bool:
-    """Whether there is a file or a folder.
-
-    Raises:
-        OSError: when the store fails.
-    """
-    if not is_remote(place):
-        return place.exists()
-    try:
-        return bool(objects_below(place))  # a file is found below itself, under no name
-    except NothingThereError:
-        return False
 
 
 def _probe(folder: Path, name: str) -> None:

@@ -2,19 +2,22 @@
 
 fsspec and the stores' own packages retry some failures and have time-outs of their own, each different ones. Here the
 rule is one: 429, 5xx, resets and time-outs are tried again, `ATTEMPTS` times, each wait twice as long as the last; what
-is missing or refused is said at once. What comes out is always an `OSError`.
+is missing or refused is said at once. What comes out is an `OSError` where something is to be mended, and otherwise a
+`StoreFailingError`, which is none: whoever tells the user what is wrong with a file does not take it for that.
 """
 
 import asyncio
 import errno
 import logging
 import random
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lodos.errors import UserError
+from lodos.places.place import shown_path
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -36,13 +39,11 @@ _LASTING = (FileNotFoundError, PermissionError, FileExistsError, IsADirectoryErr
 
 
 class StoreError(OSError):
-    """A store that did not do what it was asked.
+    """A store that did not do what it was asked, and will not."""
 
-    Attributes:
-        passes: it was asked again and again, and may do it later: a failure of the infrastructure.
-    """
 
-    passes = False
+class StoreFailingError(Exception):
+    """A store that was asked again and again, and may do it later: a failure of the infrastructure."""
 
 
 class NothingThereError(FileNotFoundError):
@@ -53,7 +54,7 @@ class RefusedError(PermissionError):
     """The store does not let us, or there are no credentials."""
 
 
-SAID = (StoreError, NothingThereError, RefusedError)
+SAID = (StoreError, StoreFailingError, NothingThereError, RefusedError)
 """Errors whose text is for the user."""
 
 
@@ -68,7 +69,8 @@ def ask(place: "UPath", method: str, *args: Any, size: int = 0, before: tuple[An
     Raises:
         NothingThereError: when there is no such object or bucket.
         RefusedError: when it is refused, or there are no credentials.
-        StoreError: when it fails otherwise, each time.
+        StoreError: when it fails otherwise.
+        StoreFailingError: when it fails each time, in a way that may pass.
     """
     return ask_system(place, method, *before, place.path, *args, size=size, **kwargs)
 
@@ -90,7 +92,7 @@ def retried(what: str, call: Callable[[], T]) -> T:
         except Exception as error:
             if not is_passing(error) or attempt == ATTEMPTS:
                 raise _translated(what, error, attempt) from error
-            logger.info("%s: %s: %s. Trying again.", what, type(error).__name__, error)
+            logger.info("%s: %s: %s. Trying again.", shown_path(what), type(error).__name__, shown_path(str(error)))
         time.sleep(wait * random.uniform(0.75, 1.25))
         wait *= 2
     raise AssertionError("unreachable")
@@ -98,28 +100,30 @@ def retried(what: str, call: Callable[[], T]) -> T:
 
 def is_passing(error: BaseException) -> bool:
     """Whether the same request may succeed a little later."""
-    if isinstance(error, (*_LASTING, ImportError)):
-        return False
+    # First the status: fsspec says of any failure over HTTP that nothing is there.
     for one in _with_causes(error):
         if (status := _status(one)) is not None:
             return status in _PASSING_STATUS
-    return any(
-        isinstance(one, (OSError, TimeoutError, asyncio.TimeoutError)) or _of_network(one)
-        for one in _with_causes(error)
-    )
+    if any(isinstance(one, socket.gaierror) and one.errno == socket.EAI_NONAME for one in _with_causes(error)):
+        return False  # there is no such host
+    if any(isinstance(one, TimeoutError) or _of_network(one) for one in _with_causes(error)):
+        return True
+    return isinstance(error, OSError) and not isinstance(error, _LASTING)
 
 
 @contextmanager
-def refusals(setting: str, place: Any) -> Iterator[None]:
-    """Turns what a store fails with into an error for the user, who named the place in `setting`, unless it passes."""
+def refusals(setting: str | None, place: Any) -> Iterator[None]:
+    """Turns what a store refuses, or does not have, into an error for the user, who named the place in `setting`.
+
+    What may pass stays a `StoreFailingError`.
+    """
+    named = "" if setting is None else f"{setting}: "
     try:
         yield
     except (NothingThereError, RefusedError) as error:
-        raise UserError(f"{setting}: {place}: {error.strerror}") from None
+        raise UserError(f"{named}{shown_path(str(place))}: {error.strerror}") from None
     except StoreError as error:
-        if error.passes:
-            raise
-        raise UserError(f"{setting}: {error.strerror}") from None
+        raise UserError(f"{named}{error.strerror}") from None
 
 
 def _once(system: Any, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], seconds: float) -> Any:
@@ -135,23 +139,24 @@ def _once(system: Any, method: str, args: tuple[Any, ...], kwargs: dict[str, Any
         raise TimeoutError(f"no answer within {seconds:.0f} s") from None
 
 
-def _translated(what: str, error: Exception, attempts: int) -> OSError:
-    said = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+def _translated(what: str, error: Exception, attempts: int) -> Exception:
+    said = shown_path(" ".join(str(error).split())).rstrip(".") or type(error).__name__
+    what = shown_path(what)
+    if is_passing(error):
+        tried = f", {attempts} times" if attempts > 1 else ""
+        return StoreFailingError(f"{what}: the store failed{tried}: {type(error).__name__}: {said}.")
     status = next((status for one in _with_causes(error) if (status := _status(one)) is not None), None)
     names = {type(one).__name__ for one in _with_causes(error)}
-    if isinstance(error, FileNotFoundError) or status == 404:
-        return NothingThereError(errno.ENOENT, f"nothing is there, or no such bucket: {said}.")
-    if isinstance(error, PermissionError) or status in (401, 403) or any("Credentials" in name for name in names):
+    if status in (401, 403) or isinstance(error, PermissionError) or any("Credentials" in name for name in names):
         return RefusedError(
             errno.EACCES,
             f"the store refuses: {said}. Look at the credentials and what they allow: AWS_PROFILE or "
             "AWS_ACCESS_KEY_ID for s3://, GOOGLE_APPLICATION_CREDENTIALS or gcloud auth application-default login "
             "for gs://.",
         )
-    tried = f", {attempts} times" if attempts > 1 else ""
-    failed = StoreError(errno.EIO, f"{what}: the store failed{tried}: {type(error).__name__}: {said}.")
-    failed.passes = is_passing(error)
-    return failed
+    if status == 404 or isinstance(error, FileNotFoundError):
+        return NothingThereError(errno.ENOENT, f"nothing is there, or no such bucket: {said}.")
+    return StoreError(errno.EIO, f"{what}: the store failed: {type(error).__name__}: {said}.")
 
 
 def _with_causes(error: BaseException) -> Iterator[BaseException]:
@@ -163,12 +168,16 @@ def _with_causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _status(error: BaseException) -> int | None:
-    """The HTTP status that an error of gcsfs, aiohttp or botocore carries."""
+    """The HTTP status that an error of gcsfs, aiohttp, botocore, requests or httpx carries."""
     response = getattr(error, "response", None)
     if isinstance(response, dict):
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    elif response is not None:
+        status = getattr(response, "status_code", None)
     else:
-        status = getattr(error, "status", None) or getattr(error, "code", None)
+        status = getattr(error, "status", None)
+        if status is None and _package(error) != "aiohttp":  # which has codes of its own for what breaks off
+            status = getattr(error, "code", None)
     try:
         return int(status)  # pyright: ignore[reportArgumentType]
     except (TypeError, ValueError):
@@ -176,10 +185,11 @@ def _status(error: BaseException) -> int | None:
 
 
 def _of_network(error: BaseException) -> bool:
-    kind = type(error)
-    package = kind.__module__.partition(".")[0]
-    if package == "aiohttp":
+    if (package := _package(error)) == "aiohttp":
         return True
-    return package in ("botocore", "aiobotocore") and any(
-        word in kind.__name__ for word in ("Connect", "Connection", "Timeout", "HTTPClient", "Incomplete", "Streaming")
-    )
+    words = ("Connect", "Connection", "Timeout", "HTTPClient", "Incomplete", "Streaming")
+    return package in ("botocore", "aiobotocore") and any(word in type(error).__name__ for word in words)
+
+
+def _package(error: BaseException) -> str:
+    return type(error).__module__.partition(".")[0]

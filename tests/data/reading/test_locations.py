@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lodos.data.reading.locations import find_files, is_hub_id, kind_of, shown_path
+from lodos.data.reading.locations import find_files, is_hub_id, kind_of
 from lodos.errors import UserError
 
 
@@ -167,13 +167,6 @@ def test_what_the_hub_may_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert not is_hub_id(path)
 
 
-def test_secrets_of_urls_are_not_shown() -> None:
-    assert shown_path("https://me:pass@h.org/a/b.json?X-Sig=abc&t=1") == "https://h.org/a/b.json"
-    assert shown_path("404, url='https://h.org/a?sig=abc', sorry") == "404, url='https://h.org/a', sorry"
-    for plain in ("s3://bucket/a?.json", "/tmp/a@b?.json", "https://h.org/a.json"):
-        assert shown_path(plain) == plain
-
-
 @pytest.fixture
 def memory() -> Iterator[Any]:
     import fsspec
@@ -188,10 +181,10 @@ def test_remote_paths_are_as_local_ones(memory: Any) -> None:
     for name in ("/b/d/train.jsonl", "/b/d/test.jsonl", "/b/d/README.md"):
         memory.pipe(name, b"{}")
     assert find_files("memory://b/d/test.jsonl") == ["memory://b/d/test.jsonl"]
-    assert find_files("memory://b/d") == ["memory:///b/d/train.jsonl"]
-    assert find_files("memory://b/d", "test") == ["memory:///b/d/test.jsonl"]
-    assert find_files("memory://b/*/t*l") == ["memory:///b/d/test.jsonl", "memory:///b/d/train.jsonl"]
+    assert find_files("memory://b/d") == ["memory://b/d/train.jsonl"]
+    assert find_files("memory://b/d", "test") == ["memory://b/d/test.jsonl"]
+    assert find_files("memory://b/*/t*l") == ["memory://b/d/test.jsonl", "memory://b/d/train.jsonl"]
     with pytest.raises(UserError, match=r"memory://b/none.json: nothing is there"):
         find_files("memory://b/none.json")
-    with pytest.raises(UserError, match=r"nothing://a.json: .*[Pp]rotocol"):
+    with pytest.raises(UserError, match=r"nothing://a.json: nothing is known that reads nothing://"):
         find_files("nothing://a.json")

@@ -4,7 +4,6 @@ import csv
 import gzip
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import pytest
 
 from lodos.data.reading.sources import DataSource, fingerprint, iter_rows, parse_sources, read_rows, source_files
 from lodos.errors import UserError
+from stores import web_server
 
 ROWS = [{"question": f"é {i}", "answer": str(i)} for i in range(5)]
 JSONL = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
@@ -170,27 +170,13 @@ def test_the_fingerprint_is_of_contents_names_and_order(folder: Path) -> None:
     assert len({first, second, third, found()}) == 4
 
 
-def test_secrets_of_a_url_are_neither_in_rows_nor_in_errors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lodos.data.reading.open_file.filesystem", _Web)
-    rows = read_rows("https://me:word@host/a.jsonl?signature=canary")
-    assert {r.file for r in rows} == {"https://host/a.jsonl"}
-    with pytest.raises(UserError) as error:
-        read_rows("https://me:word@host/broken.jsonl?signature=canary")
+def test_secrets_of_a_url_are_neither_in_rows_nor_in_errors() -> None:
+    with web_server({"/a.jsonl": JSONL, "/broken.jsonl": 403}) as url:
+        secret = url.replace("http://", "http://me:word@")
+        rows = read_rows(f"{secret}/a.jsonl?signature=canary")
+        assert {r.file for r in rows} == {f"{url}/a.jsonl"}
+        with pytest.raises(UserError) as error:
+            read_rows(f"{secret}/broken.jsonl?signature=canary")
     assert "canary" not in str(error.value)
     assert "word" not in str(error.value)
-    assert "https://host/broken.jsonl" in str(error.value)
-
-
-class _Web:
-    """A file system of the web that says in its errors what it was asked for."""
-
-    def __init__(self, url: str):
-        self._url = url
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter((self, self._url))
-
-    def open(self, url: str, mode: str, block_size: int) -> Any:
-        if "broken" in url:
-            raise OSError(f"403 Forbidden: {url}")
-        return fsspec.implementations.memory.MemoryFile(None, url, JSONL)
+    assert f"{url}/broken.jsonl" in str(error.value)

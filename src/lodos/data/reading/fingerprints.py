@@ -7,9 +7,11 @@ and elsewhere it often rests on size and time.
 
 import hashlib
 
-from lodos.data.reading.locations import filesystem, is_remote, remote_errors, shown_path
+from lodos.data.reading.locations import remote_place
 from lodos.data.reading.open_file import open_raw
 from lodos.errors import UserError
+from lodos.places.place import is_url, shown_path
+from lodos.places.store import StoreFailingError, ask, refusals
 
 _CONTENT_VERSIONS = (
     "ETag",  # HTTP, S3
@@ -29,17 +31,17 @@ def file_fingerprint(file: str) -> str:
     Raises:
         UserError: when it cannot be read.
     """
-    if is_remote(file):
-        with remote_errors(file):
-            system, place = filesystem(file)
-            info = system.info(place)
-            versions = [(name, str(info[name])) for name in _CONTENT_VERSIONS if info.get(name)]
-            if versions:
-                return hashlib.sha256(repr((info.get("size"), versions)).encode()).hexdigest()
+    if is_url(file):
+        place = remote_place(file)
+        with refusals(None, place):
+            info = ask(place, "info")
+        versions = [(name, str(info[name])) for name in _CONTENT_VERSIONS if info.get(name)]
+        if versions:
+            return hashlib.sha256(repr((info.get("size"), versions)).encode()).hexdigest()
     try:
         with open_raw(file) as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()  # pyright: ignore[reportArgumentType]
-    except UserError:
+    except (UserError, StoreFailingError):
         raise
     except Exception as error:  # of the disk, of whichever remote store
         raise UserError(f"{shown_path(file)}: cannot be read: {shown_path(str(error))}.") from error

@@ -15,13 +15,19 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from lodos.data.reading.saved_to_disk import INFO, SPLITS, STATE, split_names, without_leftovers
 from lodos.errors import UserError
+from lodos.places.looking import is_file, is_folder
+from lodos.places.objects import objects_below, read_object
+from lodos.places.place import is_remote, is_url, place_of, shown_path
+from lodos.places.store import refusals
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +53,6 @@ _SPLIT_OF_WORD = {
 }
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _MAGIC = re.compile(r"[*?\[]")
-_URL = re.compile(r"(https?://)(?:[^\s/@]*@)?([^\s?#'\"]*)(?:[?#][^\s'\"]*)?")
 _SHOWN = 5
 
 
@@ -57,11 +62,6 @@ def kind_of(file: str) -> str | None:
     if path.suffix.lower() in COMPRESSIONS:
         path = path.with_suffix("")
     return SUFFIXES.get(path.suffix.lower())
-
-
-def is_remote(path: str) -> bool:
-    """Whether fsspec reads it; `file://` is as local as no scheme at all."""
-    return "://" in path and not path.startswith("file://")
 
 
 def is_http(path: str) -> bool:
@@ -79,11 +79,6 @@ def is_hub_id(path: str) -> bool:
     return bool(_HUB_ID.fullmatch(path)) and kind_of(path) is None and not os.path.exists(path)
 
 
-def shown_path(text: str) -> str:
-    """A path, or an error text with URLs in it, without the passwords and signatures that a URL may carry."""
-    return _URL.sub(r"\1\2", text)
-
-
 def find_files(path: str, split: str | None = None) -> list[str]:
     """The data files that `path` names, sorted.
 
@@ -97,7 +92,7 @@ def find_files(path: str, split: str | None = None) -> list[str]:
         UserError: when nothing is there, when a folder holds no data or several formats, or when the split is not
             there or is not clear. It lists what was found.
     """
-    found, base = _found_remote(path) if is_remote(path) else _found_local(path)
+    found, base = _found_remote(path) if is_url(path) else _found_local(path)
     if not base:
         if found in ([path], [str(local_path(path))]):
             if split is not None:
@@ -157,18 +152,13 @@ def _is_data(file: str) -> bool:
 
 
 def _is_there(file: str) -> bool:
-    if not is_remote(file):
-        return os.path.isfile(file)
-    system, place = filesystem(file)
-    return bool(system.isfile(place))
+    return is_file(remote_place(file)) if is_url(file) else os.path.isfile(file)
 
 
 def _content(file: str) -> bytes:
-    if not is_remote(file):
+    if not is_url(file):
         return Path(file).read_bytes()
-    with remote_errors(file):
-        system, place = filesystem(file)
-        return bytes(system.cat_file(place))
+    return read_object(remote_place(file))
 
 
 def _found_local(path: str) -> tuple[list[str], str]:
@@ -237,45 +227,39 @@ def _walk(folder: str) -> Iterator[str]:
 def _found_remote(path: str) -> tuple[list[str], str]:
     if is_http(path):
         return [path], ""
-    with remote_errors(path):
-        system, place = filesystem(path)
-        if system.isfile(place):
+    place = remote_place(path)
+    with refusals(None, place):
+        if is_file(place):
             return [path], ""
-        if system.isdir(place):
-            found, base = system.find(place), place
-        else:
-            found, base = (system.glob(place) if _MAGIC.search(place) else []), ""
-            found = [file for file in found if system.isfile(file)]
-            if not found:
-                raise UserError(f"{path}: nothing is there.")
-        return sorted(map(system.unstrip_protocol, found)), base and system.unstrip_protocol(base)
+        if is_folder(place):
+            return _files_below(place), str(place).rstrip("/")
+        found = _matches_remote(path) if _MAGIC.search(path) else []
+    if not found:
+        raise UserError(f"{shown_path(path)}: nothing is there.")
+    return found, ""
 
 
-def filesystem(path: str) -> tuple[Any, str]:
-    """The fsspec file system of a URL, freshly listed, and the path inside it."""
-    import fsspec
+def _matches_remote(pattern: str) -> list[str]:
+    from fsspec.utils import glob_translate
 
-    with remote_errors(path):
-        system, place = fsspec.url_to_fs(path)
-        system.invalidate_cache()
-        return system, place
+    folder = _MAGIC.split(pattern)[0].rpartition("/")[0]
+    if folder.endswith(":/"):
+        raise UserError(f"{pattern}: the name of a bucket is no pattern. Write it out.")
+    wanted = re.compile(glob_translate(pattern))
+    # Not fsspec's own glob, which leaves out folders that could not be listed.
+    return [file for file in _files_below(remote_place(folder)) if wanted.match(file)]
 
 
-@contextmanager
-def remote_errors(path: str) -> Iterator[None]:
-    """Turns what a remote store fails with into a `UserError` that names `path`."""
-    try:
-        yield
-    except UserError:
-        raise
-    except FileNotFoundError:
-        raise UserError(f"{shown_path(path)}: nothing is there.") from None
-    except ImportError as error:
-        raise UserError(f"{shown_path(path)}: a package for these paths is missing: {error}") from None
-    except Exception as error:  # each store has exceptions of its own
-        raise UserError(
-            f"{shown_path(path)}: cannot be read: {type(error).__name__}: {shown_path(str(error))}."
-        ) from error
+def _files_below(folder: "UPath") -> list[str]:
+    found = objects_below(folder)
+    return [f"{str(folder).rstrip('/')}/{name}" for name, info in found.items() if info.get("type") != "directory"]
+
+
+def remote_place(path: str) -> "UPath":
+    """The place of a path for which `is_url`."""
+    place = place_of(path)
+    assert is_remote(place)
+    return place
 
 
 def _of_split(files: Sequence[str], split: str, base: str, path: str) -> list[str]:
@@ -316,7 +300,7 @@ def _below(file: str, base: str) -> str:
 
 def _fixed_part(pattern: str) -> str:
     """The folders of a glob before its first wildcard, whose names say nothing about the split of a file."""
-    return _MAGIC.split(str(local_path(pattern)) if not is_remote(pattern) else pattern)[0].rpartition("/")[0]
+    return _MAGIC.split(str(local_path(pattern)) if not is_url(pattern) else pattern)[0].rpartition("/")[0]
 
 
 def _suffix(file: str) -> str:

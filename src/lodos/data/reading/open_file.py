@@ -12,10 +12,13 @@ import io
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
-from lodos.data.reading.locations import filesystem, is_http, is_remote, local_path, remote_errors, shown_path
+from lodos.data.reading.locations import local_path, remote_place
 from lodos.errors import UserError
+from lodos.places.place import is_url, shown_path
+from lodos.places.reading import opened
+from lodos.places.store import StoreFailingError, refusals
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -74,7 +77,7 @@ def open_random_access(file: str) -> Iterator["pa.NativeFile"]:
     """
     import pyarrow as pa
 
-    if is_remote(file):
+    if is_url(file):
         with _opened(file, sequential=False) as raw, pa.PythonFile(raw, mode="r") as source:
             yield source
     else:
@@ -97,17 +100,15 @@ def open_raw(file: str) -> Iterator[io.BufferedReader]:
 
 @contextmanager
 def _opened(file: str, *, sequential: bool) -> Iterator[io.BufferedReader]:
-    if is_remote(file):
-        with remote_errors(file):
-            system, place = filesystem(file)
-            # Many a web server can only be read from front to back, and that must be asked for.
-            options = {"block_size": 0} if sequential and is_http(file) else {}
-            raw: IO[bytes] = system.open(place, "rb", **options)
-    else:
-        with _local_errors(file):
-            raw = open(local_path(file), "rb")  # noqa: SIM115 (closed below)
+    if is_url(file):
+        place = remote_place(file)
+        with refusals(None, place), opened(place, sequential=sequential) as raw:
+            yield raw
+        return
+    with _local_errors(file):
+        raw = open(local_path(file), "rb")  # noqa: SIM115 (closed below)
     with raw:
-        yield raw if isinstance(raw, io.BufferedReader) else io.BufferedReader(raw, CHUNK)  # pyright: ignore[reportArgumentType]
+        yield raw
 
 
 @contextmanager
@@ -156,6 +157,8 @@ class _Reading(io.RawIOBase):
         while filled < len(buffer) and self._failure is None:
             try:
                 part = self._read(len(buffer) - filled)
+            except StoreFailingError:
+                raise
             except Exception as error:  # of the disk, of gzip, of pyarrow's Zstandard, of whichever remote store
                 self._failure = _damaged(error)
             else:

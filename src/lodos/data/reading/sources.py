@@ -25,11 +25,12 @@ from lodos.data.reading.file_kinds import HEAD_BYTES, kind_by_bytes, kind_proble
 from lodos.data.reading.fingerprints import file_fingerprint
 from lodos.data.reading.hub_rows import hub_fingerprint, hub_rows
 from lodos.data.reading.json_rows import json_rows
-from lodos.data.reading.locations import find_files, is_hub_id, kind_of, shown_path
+from lodos.data.reading.locations import find_files, is_hub_id, kind_of
 from lodos.data.reading.open_file import DamagedFileError, open_bytes, open_random_access
 from lodos.data.reading.rows import Row, shown
 from lodos.data.reading.table_rows import arrow_rows, parquet_rows
 from lodos.errors import UserError
+from lodos.places.place import shown_path
 
 
 @dataclass(frozen=True)
