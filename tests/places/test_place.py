@@ -86,6 +86,7 @@ ALLOWED = {
     "formats/model_card.py": "the last word of a name",
     "commands/data.py": "a temporary folder",
     "commands/loaders.py": "a temporary folder",
+    "commands/merged_agreement.py": "a temporary folder",
     "formats/tokenizer_files.py": "a temporary folder",
     "data/tokens/cache.py": "a temporary folder",
     "train/staged.py": "a temporary folder",
