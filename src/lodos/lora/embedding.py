@@ -39,7 +39,9 @@ class LoraEmbedding(LoraLayer):
         """A zero, B normal with a standard deviation of 1."""
         vocab, embed = base_layer.weight.shape
         B = jax.random.normal(key, (embed, r), jnp.float32)
-        return LoraEmbedding(base_layer, jnp.zeros((r, vocab), jnp.float32), B, scale)
+        return LoraEmbedding(
+            base_layer, lora_embedding_A=jnp.zeros((r, vocab), jnp.float32), lora_embedding_B=B, scale=scale
+        )
 
     @property
     def weight(self) -> Float[Array, "vocab embed"]:

@@ -92,9 +92,12 @@ class LoraLinear(LoraLayer):
             return self.base_layer
         A, B = self.lora_A[start:stop], self.lora_B[start:stop]
         if not isinstance(self.scale, tuple):
-            return LoraLinear(self.base_layer, A, B, ranks, self.scale, self.dropout)
-        scale, index = self.scale[start:stop], jnp.arange(stop - start)
-        return LoraLinear(self.base_layer, A, B, ranks, scale, self.dropout, index)
+            scale, index = self.scale, None
+        else:
+            scale, index = self.scale[start:stop], jnp.arange(stop - start)
+        return LoraLinear(
+            self.base_layer, lora_A=A, lora_B=B, ranks=ranks, scale=scale, dropout=self.dropout, index=index
+        )
 
     def rank_of(self, index: int | None) -> int:
         return self.lora_A.shape[-2] if self.ranks is None or index is None else self.ranks[index]

@@ -50,7 +50,7 @@ def loraize(model: Model, config: LoraConfig, *, key: PRNGKeyArray) -> Model:
         r, ranks, scale = _ranks_and_scale(config, names, targets)
         A, B = within_ranks(ranks, *_initial_factors(layer, config, r, ranks, keys[stacked_name]))
         index = jnp.arange(len(names)) if isinstance(scale, tuple) else None
-        return LoraLinear(layer, A, B, ranks, scale, config.dropout, index)
+        return LoraLinear(layer, lora_A=A, lora_B=B, ranks=ranks, scale=scale, dropout=config.dropout, index=index)
 
     def wrap_embedding(name: str, layer: Embedding) -> Embedding | LoraEmbedding:
         if name not in targets:
