@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from cloud_stand_in import ROOT, Cloud, reached, wait_for
 
 CANARY = "canary-5ecret-4f1d"
 
-# A job that counts to ten, once for all that were killed: what a run that resumes does.
+# A job that counts to ten, once for all that were killed: what a run that resumes does. At the steps named it waits
+# for its end.
 COUNT = """
 import os, sys, time
 from pathlib import Path
@@ -24,12 +26,14 @@ for step in range(start + 1, 11):
     time.sleep(0.1)
     done.write_text(str(step))
     print("step", step, flush=True)
+    if str(step) in sys.argv[2:]:
+        time.sleep(300)
 """
 
 
-def counting(cloud: Cloud) -> list[str]:
+def counting(cloud: Cloud, *, until: Sequence[int] = ()) -> list[str]:
     (cloud.folder / "count.py").write_text(COUNT, encoding="utf-8")
-    return [sys.executable, str(cloud.folder / "count.py"), str(cloud.folder)]
+    return [sys.executable, str(cloud.folder / "count.py"), str(cloud.folder), *map(str, until)]
 
 
 def test_it_runs_on_every_worker_and_deletes_the_vm(cloud: Cloud) -> None:
@@ -53,9 +57,11 @@ def test_it_runs_on_every_worker_and_deletes_the_vm(cloud: Cloud) -> None:
 
 
 def test_preemptions_do_not_count_and_the_run_goes_on_by_its_name(cloud: Cloud) -> None:
-    with cloud.start(*counting(cloud), flags=("--retries", "0")) as process:
-        for step in (2, 4, 6):
-            wait_for(reached(cloud.folder / "llama-32-0", step))
+    preempted = (2, 4, 6)
+    with cloud.start(*counting(cloud, until=preempted), flags=("--retries", "0")) as process:
+        for step in preempted:
+            for worker in (0, 1):
+                wait_for(reached(cloud.folder / f"llama-32-{worker}", step))
             cloud.preempt()
         output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output

@@ -28,8 +28,8 @@ CHUNK = 2**20
 MAX_ROW_BYTES = 256 * 2**20
 """A longer row is an error: a lost quotation mark or a decompression bomb, not text to train on."""
 
-BOMB_BYTES = 256 * 2**20
-"""So much may come out of any compressed file."""
+BOMB_BYTES = 2 * MAX_ROW_BYTES
+"""So much may come out of any compressed file: more than a row, so that of a row without end it is said which one."""
 BOMB_RATIO = 200
 """And more only if it is no more than so many times what went in; text comes to some ten times."""
 
