@@ -215,9 +215,10 @@ def test_what_is_meant_is_said(text: str, said: str, yaml_file: Any) -> None:
     assert said in str(error.value)
 
 
-def test_initials_are_understood() -> None:
-    with pytest.raises(UserError, match=r"--lr: unknown\. Did you mean --optimizer\.learning_rate\?"):
-        parse_config(TrainArgs, ["--lr", "1e-3"], prog="prog")
+@pytest.mark.parametrize(("name", "meant"), [("lr", "optimizer.learning_rate"), ("lora.rank", "lora.r")])
+def test_initials_are_understood(name: str, meant: str) -> None:
+    with pytest.raises(UserError, match=rf"--{name}: unknown\. Did you mean --{meant}\?"):
+        parse_config(TrainArgs, [f"--{name}", "8"], prog="prog")
 
 
 @pytest.mark.parametrize("columns", [60, 80, 200])

@@ -26,11 +26,13 @@ def unknown_names(cls: Any, values: Mapping[str, Any], prefix: str = "") -> Iter
 
 
 def nearest(name: str, known: Sequence[str], *, cutoff: float = 0.6) -> str | None:
-    """The known name that is most like it, also without its sections; or that ends like it, or has it as initials."""
+    """The known name that is most like it, also without its sections; or that ends like it, or has it as initials, or is
+    its own in the same section (`lora.rank`, `lora.r`)."""
     name = name.lower()
     same = [other for other in known if _joined(other) == _joined(name)]
     last = _last(name)
     initials = [other for other in known if len(last) > 1 and _initials(_last(other)) == last]
+    initials += [other for other in known if other == f"{name[: -len(last)]}{_initials(last)}"]
     close = difflib.get_close_matches(name, known, cutoff=cutoff)
     alike = [other for other in close if difflib.SequenceMatcher(None, last, _last(other)).ratio() >= cutoff]
     alike += sorted(other for other in known if _last(other) == last)

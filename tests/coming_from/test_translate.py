@@ -133,6 +133,16 @@ def test_a_key_of_another_tool_is_said_with_what_to_write(config: str, key: str,
     assert re.search(advice, text) or advice in text, text
 
 
+def test_mlx_lms_data_may_be_a_file(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.touch()
+    settings = yaml.safe_load(
+        pasted(refusal(tmp_path, f"model: m\niters: 10\nlora_parameters: {{rank: 8}}\ndata: {rows}\n"))
+    )
+    assert settings["data"] == str(rows)
+    assert "validation" not in settings
+
+
 @pytest.mark.parametrize(
     ("keys", "size", "times"),
     [

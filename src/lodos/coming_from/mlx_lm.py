@@ -94,12 +94,14 @@ def _schedule(value: Any, given: Mapping[str, Any]) -> Advice:
 
 
 def _folder(value: Any, given: Mapping[str, Any]) -> Advice:
-    """A folder with train.jsonl and, it may be, valid.jsonl; or a hub name."""
+    """A folder with train.jsonl and, it may be, valid.jsonl; or a hub name. A file is taken as meant."""
     if not isinstance(value, str) or not value:
         return Advice(text="Write data: a file, folder or hub name.")
     folder = Path(value)
     if not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", value):
         return Advice({"data": value})
+    if folder.is_file():
+        return Advice({"data": value}, "mlx-lm reads train.jsonl and valid.jsonl of a folder.")
     settings = {"data": str(folder / "train.jsonl")}
     if not folder.exists() or (folder / "valid.jsonl").exists():
         settings["validation"] = str(folder / "valid.jsonl")

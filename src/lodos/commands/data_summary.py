@@ -133,7 +133,8 @@ def _steps(config: TrainArgs, loader: TrainLoader) -> str:
         return f"{each}; the run's {trainer.num_train_steps:,} steps are {epochs:,.2f} epochs"
     epochs = trainer.num_epochs or DEFAULT_EPOCHS
     steps = loader.steps_for_epochs(epochs)
-    return f"{each}; the run's {epochs:g} epochs are {steps:,} step{'s' * (steps != 1)}"
+    run = "epoch is" if epochs == 1 else f"{epochs:g} epochs are"
+    return f"{each}; the run's {run} {steps:,} step{'s' * (steps != 1)}"
 
 
 def _files(report: PreparationReport) -> Iterable[str]:

@@ -177,7 +177,7 @@ def _look_at_prompting(folder: Path, found: Findings) -> None:
     template = tokenizer.chat_template
     if prompting.is_chat and isinstance(template, str) and prompting.chat_template not in (None, template):
         found.problems.append(f"the tokenizer's chat template is another one than {FILE} was written beside.")
-    found.seen.append(f"tokenizer and {len(ends)} end tokens of the training")
+    found.seen.append(f"tokenizer and {len(ends)} end token{'s' * (len(ends) != 1)} of the training")
 
 
 def _ending_problems(folder: Path, prompting: Prompting) -> Iterator[str]:
