@@ -38,7 +38,7 @@ def _stopped_at(run: Path, said: str, *, folders: Sequence[str] = ("peft", "merg
         assert not steps or steps == [0]
         return 0
     assert steps[-1] == step
-    parts = {part.name for part in (run / "train_state" / str(step) / "default").glob("ocdbt.process_*")}
+    parts = {part.name for part in (run / "train_state" / str(step)).glob("ocdbt.process_*")}
     assert parts == {"ocdbt.process_0", "ocdbt.process_1"}, "one of them was at another step"
     for folder in folders:
         assert (run / folder / f"step-{step}").is_dir()
