@@ -26,8 +26,8 @@ def unknown_names(cls: Any, values: Mapping[str, Any], prefix: str = "") -> Iter
 
 
 def nearest(name: str, known: Sequence[str], *, cutoff: float = 0.6) -> str | None:
-    """The known name that is most like it, also without its sections; or that ends like it, or has it as initials, or is
-    its own in the same section (`lora.rank`, `lora.r`)."""
+    """The known name that is most like it, also without its sections; or that ends like it, or has it as initials; or
+    is its initials in the same section (`lora.rank`, `lora.r`)."""
     name = name.lower()
     same = [other for other in known if _joined(other) == _joined(name)]
     last = _last(name)
