@@ -26,6 +26,7 @@ VERBS = {
     "chat": "talk with a model and an adapter in the terminal",
     "merge": "put an adapter into its base model, for transformers",
     "verify": "see whether an adapter, a merged model, a checkpoint or a run is what it should be",
+    "drill": "see whether a run that is killed again and again comes to the same",
     "doctor": "see whether a config trains the same on one device and on the mesh",
 }
 

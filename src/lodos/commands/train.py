@@ -8,6 +8,7 @@ import functools
 import shlex
 import sys
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 from jaxtyping import PRNGKeyArray
@@ -45,7 +46,11 @@ from lodos.train.failures import explained_failures
 from lodos.train.hooks import StepInfo
 from lodos.train.interrupt import ended_by_termination
 from lodos.train.kept_exports import remove_old_exports
+from lodos.train.state import TrainerState
 from lodos.train.trainer import Trainer, newest_step
+
+Witness = Callable[[Any, TrainerState], Any]
+"""From the loader of the batches and the state before the first step to what is iterated in the loader's place."""
 
 _STOPPED_UPLOAD_SECONDS = 15.0
 """How long a run that a signal stopped waits for what is under way to the hub: a preempted machine has some 30 s."""
@@ -86,8 +91,11 @@ def main(argv: list[str]) -> int:
     return 128 + result.stopped_by if result.interrupted else 0
 
 
-def train(config: TrainArgs) -> TrainResult:
+def train(config: TrainArgs, *, witness: Witness | None = None) -> TrainResult:
     """One run, from the files it starts from to the files it leaves.
+
+    Args:
+        witness: what hands the batches on, for whoever wants to see them.
 
     Raises:
         UserError: for what can be mended, another process that writes the same run among it.
@@ -96,10 +104,10 @@ def train(config: TrainArgs) -> TrainResult:
     _check_places(config, written)
     agree_on_settings(config, written)
     with sole_writer(config.trainer, written):
-        return _train(config)
+        return _train(config, witness)
 
 
-def _train(config: TrainArgs) -> TrainResult:
+def _train(config: TrainArgs, witness: Witness | None) -> TrainResult:
     step = newest_step(config.trainer) or 0
     uploads = checked_uploads(config)
     converter = HFCheckpointConverter.from_hf(
@@ -144,7 +152,7 @@ def _train(config: TrainArgs) -> TrainResult:
             _add_saving_hooks(trainer, config, converter, facts, uploads)
             if config.hf_save_keep is not None:
                 trainer.add_hook(_removing_hook(config, evaluation, uploads), every=config.hf_save_steps)
-            state = trainer.train(state, loaders.training)
+            state = trainer.train(state, loaders.training if witness is None else witness(loaders.training, state))
             if trainer.interrupted:
                 uploads.wait(seconds=_STOPPED_UPLOAD_SECONDS)
 
