@@ -16,6 +16,7 @@ from lodos.cli import VERBS, main
 from lodos.commands.chat import ChatArgs
 from lodos.commands.data import DataReportArgs
 from lodos.commands.doctor import DoctorArgs
+from lodos.commands.drill import DrillArgs
 from lodos.commands.generate import GenerateArgs
 from lodos.commands.merge import MergeArgs
 from lodos.commands.plan import PlanArgs
@@ -38,6 +39,7 @@ TEXTS = [
 ARGUMENTS = {
     "data": DataReportArgs,
     "doctor": DoctorArgs,
+    "drill": DrillArgs,
     "plan": PlanArgs,
     "train": TrainArgs,
     "generate": GenerateArgs,

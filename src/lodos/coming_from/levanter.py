@@ -117,8 +117,12 @@ ELSEWHERE: Mapping[str, Elsewhere] = {
     "trainer.shutdown_at_exit": Elsewhere(
         "Shut the machine down after the command: lodos train ...; sudo poweroff.", (False,)
     ),
-    "trainer.crash_on_nan": Elsewhere("Training always stops at a loss that is not finite.", (True,)),
-    "trainer.crash_on_inf": Elsewhere("Training always stops at a loss that is not finite.", (True,)),
+    "trainer.crash_on_nan": Elsewhere(
+        "Training stops at a loss that is not finite; trainer.on_nonfinite: skip leaves the step out.", (True,)
+    ),
+    "trainer.crash_on_inf": Elsewhere(
+        "Training stops at a loss that is not finite; trainer.on_nonfinite: skip leaves the step out.", (True,)
+    ),
     "trainer.quantization": Elsewhere("The frozen base is held in the compute dtype of mp. " + _LEAVE_OUT),
     "trainer.model_averaging": Elsewhere("There is no averaging of weights. " + _LEAVE_OUT),
     "trainer.watch": Elsewhere("Norms are in log.jsonl. " + _LEAVE_OUT, ({},)),

@@ -47,6 +47,8 @@ class RunLog:
         schedule = jax.vmap(config.optimizer.schedule(self._num_steps))
         self._learning_rates = np.asarray(schedule(np.arange(self._num_steps)))
         self._path = config.trainer.run_folder / "log.jsonl"
+        self.skipped = 0
+        """Steps of the run that were not finite and were skipped, by the first host's log."""
         self._flops: TrainingFlops | None = None
         self._peak = float("nan")
 
@@ -56,6 +58,7 @@ class RunLog:
             return self
         logged_step = max((record["step"] for record in read_records(self._path)), default=0)
         jsonl = JsonlTracker(self._path, resume_step=self._first_step)
+        self.skipped = sum("train/skipped_steps" in record for record in read_records(self._path))
         best = self._best_in_log()
         console = ConsoleTracker(
             self._num_steps, start_step=self._first_step, best=None if best is None else (best.loss, best.step)
@@ -108,7 +111,8 @@ class RunLog:
         metrics = {
             "train/loss": report.loss,
             "train/grad_norm": report.grad_norm,
-            "train/learning_rate": float(self._learning_rates[report.step - 1]),
+            # A step that is skipped does not count for the schedule.
+            "train/learning_rate": float(self._learning_rates[report.step - 1 - self.skipped]),
             "train/tokens_per_second": report.tokens / report.seconds,
             "train/trained_tokens_per_second": report.trained_tokens / report.seconds,
             "train/step_seconds": report.seconds,
@@ -122,6 +126,9 @@ class RunLog:
         metrics[f"train/{whose}_peak_bytes"] = peak_bytes
         if isinstance(self._loaders.training, TrainLoader):
             metrics["train/epoch"] = report.step / self._loaders.training.batches_per_epoch
+        if not report.finite and self._config.trainer.on_nonfinite == "skip":
+            self.skipped += 1
+            metrics["train/skipped_steps"] = self.skipped
         self._tracker.log(metrics, step=report.step)
 
     def on_evaluation(self, evaluation: Evaluation) -> None:

@@ -73,6 +73,8 @@ class TrainResult:
     """The adapted model, as trained."""
     stopped_by: int
     """The signal that stopped it early; 0 if none did."""
+    skipped: int = 0
+    """Steps of the run that were not finite and were skipped (`trainer.on_nonfinite`)."""
 
     @property
     def interrupted(self) -> bool:
@@ -167,6 +169,7 @@ def _train(config: TrainArgs, witness: Witness | None) -> TrainResult:
         merged=None if (folder := _merged_folder(config)) is None else folder / f"step-{step}",
         model=state.model,
         stopped_by=trainer.stopped_by,
+        skipped=log.skipped,
     )
 
 
@@ -305,6 +308,8 @@ def _print_outcome(result: TrainResult) -> None:
     lines = [f"Stopped at step {result.step}." if result.interrupted else f"Finished {result.step} steps."]
     if not result.interrupted and result.step < result.config.trainer.steps:
         lines = [f"Ended after {result.step} steps: the held-out loss has stopped falling (early_stopping)."]
+    if result.skipped:
+        lines.append(f"Skipped {result.skipped} steps whose loss or gradient was not finite; log.jsonl names them.")
     lines.append(f"Adapter: {result.adapter}")
     if result.best is not None:
         lines.append(f"Best held-out loss {result.best.loss:.4f} at step {result.best.step}: {result.best_adapter}")

@@ -32,6 +32,7 @@ from lodos.train.mesh import (
     mesh_shape,
     overlaid,
 )
+from lodos.train.nonfinite import OnNonfinite
 from lodos.train.precision import Policy
 from lodos.train.save_schedule import schedule_problems
 
@@ -79,6 +80,9 @@ class TrainerConfig:
     """Rows a device computes at once; smaller than its share of the batch accumulates gradients. -1: all at once."""
     per_device_eval_parallelism: int = -1
     """The same for evaluation; -1: as in training."""
+    on_nonfinite: OnNonfinite = "stop"
+    """What to do when a loss or gradient is not finite: stop saves the state before the step, and its batch with the
+    rows it is made of; skip leaves everything as it was, counts, and gives up when 11 of 100 steps were skipped."""
     steps_per_eval: int = 50
     """Steps between evaluations on the held-out rows; one is always done at the end."""
     load_checkpoint: bool | None = None

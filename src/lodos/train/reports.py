@@ -39,16 +39,23 @@ class StepReport:
     when the batch came."""
     watched: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """What the trainer's `watch` says of the model after the step."""
+    finite: bool = True
+    """Whether loss and gradient were; if not, nothing was updated."""
 
 
 ReportHook = Callable[[StepReport], Any]
 
 
 class Reports:
-    """Fetches the numbers of one step after the next has been dispatched, and hands them to the report hooks."""
+    """Fetches the numbers of one step after the next has been dispatched, and hands them to the report hooks.
 
-    def __init__(self) -> None:
+    Args:
+        on_nonfinite: is told of a step that was not finite, after the hooks; it raises what ends the run.
+    """
+
+    def __init__(self, on_nonfinite: ReportHook) -> None:
         self._hooks: list[ReportHook] = []
+        self._on_nonfinite = on_nonfinite
         self._pending: tuple[int, StepMetrics, float] | None = None
         self._since = 0.0
         self.latest: StepReport | None = None
@@ -81,11 +88,7 @@ class Reports:
             self._deliver(*before)
 
     def flush(self) -> None:
-        """Delivers what is pending.
-
-        Raises:
-            FloatingPointError: when the loss or the gradient is not finite.
-        """
+        """Delivers what is pending."""
         before, self._pending = self._pending, None
         if before is not None:
             self._deliver(*before)
@@ -102,6 +105,7 @@ class Reports:
             seconds=now - self._since,
             data_wait_seconds=data_wait_seconds,
             watched={name: float(value) for name, value in found.watched.items()},
+            finite=bool(found.finite),
         )
         self._since, self.latest = now, report
         if found.agreed is not None:
@@ -109,8 +113,5 @@ class Reports:
         # Told before it is refused: a log that hides the step which ended the run would be of no use.
         for fn in self._hooks:
             fn(report)
-        if not found.finite:
-            raise FloatingPointError(
-                f"Step {step}: the loss is {report.loss} and the gradient norm {report.grad_norm}. Nothing was "
-                "updated. A lower learning_rate, a longer warmup, or bfloat16 instead of float16 usually helps."
-            )
+        if not report.finite:
+            self._on_nonfinite(report)

@@ -15,7 +15,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from lodos.nn.dropout import row_keys
 from lodos.sharding import AxisMapping, compute_axis_mapping, shard
@@ -65,8 +65,15 @@ def train_step(
     compute_mapping: AxisMapping,
     parameter_mapping: AxisMapping,
     watch: Watch | None = None,
+    halted: Bool[Array, ""] | None = None,
 ) -> tuple[PyTree, optax.OptState, StepMetrics]:
-    """The trainable parameters and optimizer state after one step on `batch`, `[rows, ...]` arrays."""
+    """The trainable parameters and optimizer state after one step on `batch`, `[rows, ...]` arrays.
+
+    They are what they were where the loss or the gradient is not finite.
+
+    Args:
+        halted: whether they stay what they were in any case.
+    """
     total = batch_weight(batch)
     keys = row_keys(key, jax.tree.leaves(batch)[0].shape[0])
 
@@ -90,12 +97,13 @@ def train_step(
     grads = shard(grads, parameter_mapping)
     grad_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    updated = finite if halted is None else finite & ~halted
     updates, new_opt_state = optimizer.update(grads, opt_state, trainable)
     new_trainable = eqx.apply_updates(trainable, updates)
 
     def keep(new: Array, old: Array) -> Array:
         # Chosen, not multiplied by zero: zero times NaN is NaN.
-        return jnp.where(finite, new, old)
+        return jnp.where(updated, new, old)
 
     new_trainable = shard(jax.tree.map(keep, new_trainable, trainable), parameter_mapping)
     watched = {} if watch is None else dict(watch(combine(new_trainable, frozen)))

@@ -14,6 +14,7 @@ weights are loaded.
 It knows nothing of LoRA, files or logs. What is trained is a tree of booleans; whatever else should happen is a hook.
 """
 
+import collections
 import dataclasses
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,6 +22,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
@@ -38,8 +40,9 @@ from lodos.train.compilations import Compilations
 from lodos.train.config import TrainerConfig
 from lodos.train.hooks import CutShort, Hook, Hooks, StepInfo
 from lodos.train.interrupt import StopRequest, note_stop, stop_on_signal
+from lodos.train.nonfinite import NonFiniteError, Skips, dump_batch
 from lodos.train.placement import batch_shapes, placed_batch, placed_state, state_shapes
-from lodos.train.reports import ReportHook, Reports
+from lodos.train.reports import ReportHook, Reports, StepReport
 from lodos.train.save_schedule import SaveSchedule, newest_kept
 from lodos.train.state import TrainerState
 from lodos.train.step import ComputeLoss, StepMetrics, Watch, eval_step, train_step
@@ -82,7 +85,10 @@ class Trainer:
         self._eval_step = named_jit(self._evaluate_batch)
         self._checkpointer: Checkpointer | None = None
         self._fingerprint: Mapping[str, Any] | None = None
-        self._reports = Reports()
+        self._reports = Reports(self._on_nonfinite)
+        self._skips = Skips()
+        self._given: collections.deque[tuple[int, Any]] = collections.deque(maxlen=2)
+        """The steps that were dispatched last, counted from 1, and their batches."""
         self._schedule = SaveSchedule(config.checkpointer.save_interval, config.checkpointer.keep)
         self._hooks = Hooks()
         self._hooks.add(self._save_checkpoint, every=self._saves_at)
@@ -100,13 +106,18 @@ class Trainer:
         return self.stopped_by != 0
 
     @property
+    def skipped(self) -> int:
+        """Steps of the last `train` that were not finite and were skipped."""
+        return self._skips.count
+
+    @property
     def num_train_steps(self) -> int:
         return self.config.steps
 
     def add_hook(self, fn: Hook, *, every: int = 1, is_done: Callable[[int], bool] | None = None) -> None:
         """Calls `fn(info)` after every `every`-th step and once at the end, never twice for the same step.
 
-        The device waits meanwhile. Every report up to this step has been delivered, and its loss was finite.
+        The device waits meanwhile. Every report up to this step has been delivered; what was not finite was skipped.
 
         Args:
             is_done: whether an earlier process has called it for a step, the same on all hosts. A resumed run calls it
@@ -199,8 +210,10 @@ class Trainer:
                 run sees the batches it would have seen; any other is iterated from its start.
 
         Raises:
-            FloatingPointError: when a loss or gradient is not finite; the state of the step before is kept.
+            NonFiniteError: when a loss or gradient is not finite, as `on_nonfinite` has it; the state before that step
+                is saved, and its batch is written into the run's folder.
         """
+        self._skips = Skips()
         step = int(state.step)
         if step < self.num_train_steps:
             self.wait_until_compiled()
@@ -215,22 +228,26 @@ class Trainer:
                 is_whole = self._hooks.make_up(StepInfo(state, step, None, loader))
                 hosts.wait(f"what was left to do after step {step}", seconds=_WRITING_SECONDS)
                 self._reports.restart_clock()
-            while step < self.num_train_steps and not self._stopping and not self._ends_early:
-                try:
-                    batch, data_wait_seconds = self._next_batch(batches, step)
-                    self._wait_for_memory(state)
-                    if self._stopping:  # meanwhile
-                        break
-                    with self._compilations.watching(step + 1, batch):
-                        state, metrics = self.train_step(state, batch)
-                except Exception:
-                    self._reports.flush()
-                    raise
-                step += 1
-                self._reports.dispatched(step, metrics, data_wait_seconds)
-                if self._hooks.due(step):
-                    is_whole = self._run_hooks(state, step, loader)
-            is_whole = self._run_hooks(state, step, loader, end=True) and is_whole
+            try:
+                while step < self.num_train_steps and not self._stopping and not self._ends_early:
+                    try:
+                        batch, data_wait_seconds = self._next_batch(batches, step)
+                        self._wait_for_memory(state)
+                        if self._stopping:  # meanwhile
+                            break
+                        with self._compilations.watching(step + 1, batch):
+                            state, metrics = self.train_step(state, batch)
+                    except Exception:
+                        self._reports.flush()
+                        raise
+                    step += 1
+                    self._given.append((step, batch))
+                    self._reports.dispatched(step, metrics, data_wait_seconds)
+                    if self._hooks.due(step):
+                        is_whole = self._run_hooks(state, step, loader)
+                is_whole = self._run_hooks(state, step, loader, end=True) and is_whole
+            except NonFiniteError as error:
+                raise self._given_up(error, state, loader) from None
             self.stopped_by = self._stopping if step < self.num_train_steps or not is_whole else 0
             note_stop(self.stopped_by)
         return state
@@ -314,6 +331,33 @@ class Trainer:
         self._reports.restart_clock()
         return are_whole
 
+    def _on_nonfinite(self, report: StepReport) -> None:
+        said = f"Step {report.step}: the loss is {report.loss} and the gradient norm {report.grad_norm}."
+        if self.config.on_nonfinite == "skip":
+            self._skips.add(report.step, said)
+        else:
+            raise NonFiniteError(report.step, said)
+
+    def _given_up(self, error: NonFiniteError, state: TrainerState, loader: Iterable[Any]) -> NonFiniteError:
+        """The error, with what it has left behind it: a checkpoint, and the batch of the step."""
+        if self.config.on_nonfinite == "stop":
+            state = eqx.tree_at(lambda state: state.step, state, ~state.step)
+        step = int(state.step)
+        said = [str(error), "Nothing of it was taken over."]
+        if step:
+            self._open_checkpointer().save(state)
+            said.append(f"The state after step {step} is saved.")
+        origins = getattr(loader, "origins", None)
+        for given, batch in self._given:
+            if given == error.step:
+                known = origins and origins(given - 1)
+                said.append(dump_batch(self.config.run_folder / "nonfinite", given, batch, known))
+        said.append(
+            "Look at these rows. To go on past such steps, write trainer.on_nonfinite: skip and start the run again; "
+            "if they come again and again, a lower optimizer.learning_rate or a longer warmup, in a new run."
+        )
+        return NonFiniteError(error.step, " ".join(said))
+
     def _train_step(
         self,
         frozen: PyTree,
@@ -324,6 +368,10 @@ class Trainer:
         training_key: PRNGKeyArray,
         wished: Int[Array, "devices 2"] | None,
     ) -> tuple[PyTree, optax.OptState, Int[Array, ""], StepMetrics]:
+        # The host learns of a step that was not finite when the next one is on its way. Where the run is to stop there,
+        # the step's number is turned around (~step is below 0), and with such a one nothing changes any more.
+        stops = self.config.on_nonfinite == "stop"
+        halted = step < 0 if stops else None
         trainable, opt_state, metrics = train_step(
             frozen,
             batch,
@@ -337,10 +385,14 @@ class Trainer:
             compute_mapping=self.config.compute_axis_mapping,
             parameter_mapping=self.config.parameter_axis_mapping,
             watch=self._watch,
+            halted=halted,
         )
         if wished is not None:
             metrics = dataclasses.replace(metrics, agreed=jnp.max(wished, axis=0))
-        return trainable, opt_state, step + 1, metrics
+        following = step + 1
+        if halted is not None:
+            following = jnp.where(halted, step, jnp.where(metrics.finite, following, ~step))
+        return trainable, opt_state, following, metrics
 
     def _evaluate_batch(
         self, model: PyTree, batch: PyTree, wished: Int[Array, "devices 2"] | None

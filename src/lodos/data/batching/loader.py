@@ -117,6 +117,10 @@ class TrainLoader:
         """Which examples each row of `loader[k]` holds."""
         return self._maker.examples_of(self._batch_rows[_step(k)] or ())
 
+    def origins(self, k: int) -> list[list[str]]:
+        """File and row of the examples that each row of `loader[k]` holds."""
+        return [[self.examples[i].where for i in row] for row in self.rows(k)]
+
     def length_of(self, k: int) -> int:
         """Positions of `loader[k]`, without making it."""
         return self._maker.length_of(self._batch_rows[_step(k)] or ())

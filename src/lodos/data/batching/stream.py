@@ -15,6 +15,7 @@ An epoch is still every row exactly once, and the next epoch has another order.
 
 import itertools
 import logging
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
@@ -44,6 +45,8 @@ logger = logging.getLogger(__name__)
 
 PACKED_TOGETHER = 1000
 """Examples among which those that share a row are looked for: more would hardly leave less filler."""
+_REMEMBERED = READ_AHEAD + 4
+"""Batches of which it is known where their rows come from: those that are made ahead, and the last that were given."""
 
 
 class ExampleStream:
@@ -149,6 +152,7 @@ class StreamLoader:
         self.batch_size = batch_size
         self.lengths = (seq_len,) if seq_len is not None else _four_lengths(max_length - 1)
         """The lengths that batches have, ascending."""
+        self._origins: deque[tuple[int, list[list[str]]]] = deque(maxlen=_REMEMBERED)
         share = batch_size // host_count
         self._share = slice(host_index * share, (host_index + 1) * share)
 
@@ -161,11 +165,16 @@ class StreamLoader:
             logger.warning("Data that is streamed has no random access: reading the rows of %d steps again.", k)
         return read_ahead(self._batches(k), READ_AHEAD)
 
+    def origins(self, k: int) -> list[list[str]] | None:
+        """File and row of the examples that each row of batch k holds; None of one that was made long ago."""
+        return dict(self._origins).get(k)
+
     def _batches(self, k: int) -> Iterator[LmExample]:
         rows = itertools.chain.from_iterable(self._rows(epoch) for epoch in itertools.count())
         for number in itertools.count():
             batch = list(itertools.islice(rows, self.batch_size))
             if number >= k:
+                self._origins.append((number, [[example.where for example in row] for row in batch[self._share]]))
                 yield self._batch(batch)
 
     def _rows(self, epoch: int) -> Iterator[Sequence[TokenizedExample]]:
