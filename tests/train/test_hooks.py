@@ -121,3 +121,12 @@ def test_a_hook_that_is_cut_short_keeps_no_other_from_running() -> None:
     assert hooks.run(at(1))
     assert not hooks.run(at(2))
     assert called == [1, 2]
+
+
+def test_a_run_that_has_ended_does_nothing_again(table: Any, make_table_trainer: Any) -> None:
+    done: list[int] = []
+    for _ in range(2):
+        trainer = make_table_trainer(steps=3)
+        trainer.add_hook(lambda info: done.append(info.step), every=2, is_done=lambda step: step in done)
+        trainer.train(trainer.initial_state(jax.random.key(0), model=table), [make_batch(k) for k in range(3)])
+    assert done == [2, 3]

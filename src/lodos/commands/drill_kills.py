@@ -64,16 +64,17 @@ def random_moment(chance: random.Random, pace: Pace, *, done: int, steps: int, l
     Args:
         done: the last step that has begun so far.
         left: kills that are still to come, this one included.
-        interval: steps from checkpoint to checkpoint: a kill that comes sooner makes for no progress.
+        interval: steps from checkpoint to checkpoint.
     """
     kind = chance.choice(("starting", "step", "step", "save", "save", "save"))
     if kind == "starting":
         return Moment(None, saving=False, seconds=chance.uniform(0, pace.starting))
-    stride = max(interval, (steps - done) // left)
-    step = min(done + chance.randint(1, stride), steps - 1)
-    if kind == "save":
+    # With a save at the end the run would be over, and with it the drill.
+    last = max(steps - interval - 1, 1)
+    step = min(done + chance.randint(1, max(1, (last - done) // left)), steps - 1)
+    if kind == "save" and step <= last:
         return Moment(step, saving=True, seconds=chance.uniform(0, _SAVE_SECONDS))
-    return Moment(step, saving=False, seconds=chance.uniform(0, pace.step))
+    return Moment(min(step, last), saving=False, seconds=chance.uniform(0, pace.step))
 
 
 @dataclasses.dataclass(frozen=True)

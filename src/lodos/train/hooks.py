@@ -83,6 +83,12 @@ class Hooks:
         """
         return _run([entry for entry in self._entries if end or entry.is_due(info.step)], info)
 
+    def note_done(self, step: int) -> None:
+        """A run goes on from this step: what an earlier process has done of it is not done again, not at the end."""
+        for entry in self._entries:
+            if entry.is_done is not None and entry.is_done(step):
+                entry.last_step = step
+
     def undone(self, step: int) -> bool:
         """Whether hooks were due after this step that an earlier process has not done."""
         return any(self._undone(step))

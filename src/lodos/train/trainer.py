@@ -224,6 +224,8 @@ class Trainer:
             self._compilations.declare(getattr(loader, "lengths", None))
             self._reports.start()
             is_whole = True
+            if step:
+                self._hooks.note_done(step)
             if 0 < step < self.num_train_steps and self._hooks.undone(step):
                 is_whole = self._hooks.make_up(StepInfo(state, step, None, loader))
                 hosts.wait(f"what was left to do after step {step}", seconds=_WRITING_SECONDS)
