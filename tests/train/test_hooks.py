@@ -9,6 +9,7 @@ import pytest
 from lodos.train.hooks import CutShort, Hooks, StepInfo, When
 from lodos.train.reports import StepReport
 from lodos.train.state import TrainerState
+from tiny_training import make_batch
 
 
 def at(step: int, *, loss: float | None = None) -> StepInfo:
