@@ -57,6 +57,10 @@ class HubServer:
         """Set when bytes arrive."""
         self.refused_commits: list[tuple[int, str]] = []
         """Answers, status and text, to the next commits."""
+        self.broken = False
+        """Whether it answers 500 to everything."""
+        self.stalled = False
+        """Whether it takes requests and never answers."""
 
     def __enter__(self) -> "HubServer":
         hub = self
@@ -75,6 +79,11 @@ class HubServer:
         self._server.shutdown()
         self._server.server_close()
 
+    def die(self) -> None:
+        """Refuses whoever comes from now on."""
+        self._server.shutdown()
+        self._server.server_close()
+
     def asked(self, method: str, pattern: str) -> list[Request]:
         return [one for one in self.requests if one.method == method and re.search(pattern, one.path)]
 
@@ -89,6 +98,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._handle("GET")
 
+    def do_HEAD(self) -> None:
+        self._handle("GET")
+
     def do_POST(self) -> None:
         self._handle("POST")
 
@@ -99,6 +111,10 @@ class _Handler(BaseHTTPRequestHandler):
         hub = self.server_hub
         body = self._body()
         hub.requests.append(Request(method, self.path, {k.lower(): v for k, v in self.headers.items()}, body))
+        if hub.stalled:
+            threading.Event().wait()
+        if hub.broken:
+            return self._answer(500, {"error": "something went wrong here"})
         if method == "PUT" and (match := re.fullmatch(rf"/lfs/(\w+)\?signature={SIGNATURE}", self.path)):
             hub.receiving.set()
             hub.open.wait()
@@ -151,7 +167,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, text)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        self.wfile.write(data)
+        if self.command != "HEAD":
+            self.wfile.write(data)
 
     def _create(self, asked: dict[str, Any]) -> None:
         hub = self.server_hub

@@ -67,7 +67,8 @@ def test_a_failure_is_told_with_what_to_do_and_the_next_one_goes_up(
     uploads = Uploads()
     uploads.submit("me/a", step(tmp_path, 1), "1")
     uploads.wait()
-    (warning,) = [record for record in told.records if record.levelno == logging.WARNING]
+    warning, at_the_end = [record for record in told.records if record.levelno == logging.WARNING]
+    assert at_the_end.getMessage().startswith("Not uploaded: ")
     assert "storage limit reached, <token>" in warning.getMessage()
     assert f"By hand: hf upload me/a {tmp_path / 'step-1'}" in warning.getMessage()
     uploads.submit("me/a", step(tmp_path, 2), "2")
@@ -88,23 +89,57 @@ def test_an_unreachable_hub_is_a_warning_before_training_and_after_each_step(
         assert "me/a: the hub cannot be reached now, and will be tried again: ConnectError" in told.text
         uploads.submit("me/a", step(tmp_path, 1), "1")
     assert "not uploaded: ConnectError" in told.text
+    assert told.text.rstrip().endswith(
+        f"Not uploaded: {tmp_path / 'step-1'}. By hand: hf upload me/a {tmp_path / 'step-1'}"
+    )
 
 
-def test_a_hub_that_does_not_answer_is_not_waited_for_long(
-    told: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("fault", ["refuses", "stalls", "answers 500", "dies in the middle", "stalls in the middle"])
+def test_a_hub_that_fails_is_waited_for_ten_seconds_in_all(
+    hub: HubServer, tmp_path: Path, told: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     import socket
 
     from huggingface_hub import constants
 
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    monkeypatch.setattr(upload, "CHECK_SECONDS", 0.5)
+    folder = step(tmp_path, 1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        started = time.monotonic()
-        Uploads().check("hf_upload", "me/a")
-        assert time.monotonic() - started < 10
-    assert "no answer within 0.5 s" in told.text
+        if fault in ("refuses", "stalls"):
+            port = 9 if fault == "refuses" else silent.getsockname()[1]
+            monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{port}")
+        hub.broken = fault == "answers 500"
+        if "middle" in fault:
+            hub.open.clear()
+        uploads = Uploads()
+        waited = -time.monotonic()
+        uploads.check("hf_upload", "me/a")
+        uploads.submit("me/a", folder, "1")
+        waited += time.monotonic()
+        if "middle" in fault:
+            assert hub.receiving.wait(20)
+            hub.stalled = True
+        if fault == "dies in the middle":
+            hub.die()
+        waited -= time.monotonic()
+        uploads.wait()
+        waited += time.monotonic()
+    assert waited < upload.PATIENCE + 1
+    assert told.text.rstrip().endswith(f"Not uploaded: {folder}. By hand: hf upload me/a {folder}")
+    assert uploads.needs(folder) is False
+
+
+def test_a_hub_that_comes_back_gets_what_it_missed(
+    hub: HubServer, tmp_path: Path, told: pytest.LogCaptureFixture
+) -> None:
+    hub.broken = True
+    uploads = Uploads()
+    uploads.submit("me/a", step(tmp_path, 1), "1")
+    while "it is tried again" not in told.text:
+        time.sleep(0.05)
+    hub.broken = False
+    uploads.wait()
+    assert messages(hub, "me/a") == ["1"]
+    assert "Not uploaded: " not in told.text
 
 
 def test_what_the_hub_refuses_is_an_error_before_training(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:

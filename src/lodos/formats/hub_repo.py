@@ -105,6 +105,16 @@ class HubRepo:
         operations = [*additions, *(CommitOperationDelete(name) for name in stale)]
         return api.create_commit(self.repo, operations, commit_message=message).commit_url
 
+    def answers(self, *, seconds: float) -> bool:
+        """Whether the hub answers within so many seconds, whatever it says, short of an error of its own."""
+        from huggingface_hub.utils import get_session
+
+        try:
+            answer = get_session().head(f"{self._api().endpoint}/api/models/{self.repo}", timeout=seconds)
+        except Exception:  # of whatever kind its client gives
+            return False
+        return answer.status_code < 500
+
     def _files(self, api: "HfApi") -> list[str]:
         info = api.model_info(self.repo)
         if self._private and info.private is False:

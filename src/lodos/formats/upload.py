@@ -2,7 +2,12 @@
 
 One thread sends one folder at a time, in the order in which they were given. What waits is the newest folder of each
 repository and no other: a later folder replaces the files of an earlier one, so when uploading is slower than saving,
-the earlier one is passed over, and uploads never pile up. Nothing that goes wrong here stops training.
+the earlier one is passed over, and uploads never pile up. What fails for a reason that may pass is tried again, less
+and less often. Nothing that goes wrong here stops training, and what was not sent is said at the end, with the command
+that sends it.
+
+A hub that does not answer is waited for `PATIENCE` seconds in all, at the start and at the end together. One that
+answers has longer at the end, as long as what is left takes on a slow line.
 
 The thread is a daemon and waited for explicitly, because Python would otherwise wait for it after a second Ctrl-C too.
 """
@@ -11,6 +16,7 @@ import atexit
 import dataclasses
 import logging
 import threading
+import time
 from pathlib import Path
 from types import TracebackType
 
@@ -21,9 +27,16 @@ from lodos.places.place import Place, is_remote
 
 logger = logging.getLogger(__name__)
 
-CHECK_SECONDS = 30.0
-"""How long the hub has to answer before training begins."""
-_REFUSALS = (400, 401, 402, 403, 404, 409)
+PATIENCE = 10.0
+"""Seconds that a run waits in all for a hub that does not answer."""
+_CHECK_SECONDS = 6.0
+"""How many of them before training begins."""
+_SLOWEST = 100e3
+"""Bytes a second of a line that is worth waiting for at the end."""
+_RETRY_SECONDS = (1.0, 300.0)
+"""Before the first other try, and at most; it doubles from try to try."""
+_PROBE_SECONDS = 2.0
+_REFUSALS = (400, 401, 402, 403, 404, 409, 413, 422)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +48,13 @@ class _Job:
     @property
     def by_hand(self) -> str:
         return f"hf upload {self.repo.repo} {self.folder}"
+
+    @property
+    def size(self) -> int:
+        """Bytes; of a folder on a store nobody asks."""
+        if is_remote(self.folder):
+            return 0
+        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
 
 
 class Uploads:
@@ -54,7 +74,13 @@ class Uploads:
         self._changed = threading.Condition()
         self._waiting: dict[str, _Job] = {}
         self._current: _Job | None = None
+        self._refused: dict[str, _Job] = {}
+        """By repository what the hub would not take, and nothing newer has replaced there."""
         self._thread: threading.Thread | None = None
+        self._patience = PATIENCE
+        self._is_failing = False
+        self._hurry = threading.Event()
+        """Set when somebody waits."""
 
     def __enter__(self) -> "Uploads":
         return self
@@ -95,9 +121,11 @@ class Uploads:
 
         # huggingface_hub sets no time limit of its own.
         thread = threading.Thread(target=make, name="lodos-upload-check", daemon=True)
+        began = time.monotonic()
+        seconds = max(0.0, self._patience - (PATIENCE - _CHECK_SECONDS))  # of several repositories together
         thread.start()
-        thread.join(CHECK_SECONDS)
-        error = TimeoutError(f"no answer within {CHECK_SECONDS:g} s") if thread.is_alive() else None
+        thread.join(seconds)
+        error = TimeoutError(f"no answer within {seconds:.2g} s") if thread.is_alive() else None
         error = errors[0] if errors else error
         if isinstance(error, UserError):
             raise UserError(f"{setting}: {error}") from None
@@ -106,6 +134,7 @@ class Uploads:
                 f"{setting}: {repo}: the hub refuses: {reason(error)}. The token needs write access to this repository."
             ) from None
         if error is not None:
+            self._patience -= time.monotonic() - began
             logger.warning("%s: the hub cannot be reached now, and will be tried again: %s", repo, reason(error))
 
     def submit(self, repo: str, folder: Place, message: str) -> None:
@@ -119,6 +148,8 @@ class Uploads:
         with self._changed:
             passed_over = self._waiting.get(repo)
             self._waiting[repo] = job  # in the place of the older one, whose turn is next
+            self._refused.pop(repo, None)
+            self._hurry.clear()
             if self._thread is None:
                 _without_progress_bars()
                 atexit.register(self.wait)
@@ -131,23 +162,24 @@ class Uploads:
     def needs(self, folder: Place) -> bool:
         """Whether a folder is being uploaded, or will be."""
         with self._changed:
-            return any(job is not None and job.folder == folder for job in (self._current, *self._waiting.values()))
+            return any(job.folder == folder for job in self._left())
 
     def wait(self, *, seconds: float | None = None) -> None:
-        """Returns when everything is uploaded, or has failed. Ctrl-C leaves the rest undone, and says so.
+        """Returns when everything is uploaded, has failed, or is given up. Ctrl-C leaves the rest undone, and says so.
 
         Args:
-            seconds: after which the rest is left undone too.
+            seconds: after which the rest is left undone too, whatever the hub does.
 
         Raises:
             Stopped: after SIGTERM, where that is an exception; the rest is left undone.
         """
         try:
             with self._changed:
-                if self._current or self._waiting:
+                if self._left():
                     logger.info("Waiting for uploads to the hub. Ctrl-C leaves without them.")
-                if not self._changed.wait_for(lambda: not (self._current or self._waiting), timeout=seconds):
-                    self.abandon()
+            self._hurry.set()
+            self._wait(time.monotonic(), seconds)
+            self.abandon()
         except KeyboardInterrupt:
             self.abandon()
         except Stopped:
@@ -157,33 +189,80 @@ class Uploads:
     def abandon(self) -> None:
         """Gives up what is not uploaded yet, with the commands that upload it by hand."""
         with self._changed:
-            left = [job for job in (self._current, *self._waiting.values()) if job is not None]
+            left = [*self._left(), *self._refused.values()]
             self._waiting.clear()
+            self._refused.clear()
             self._current = None
         for job in left:
             logger.warning("Not uploaded: %s. By hand: %s", job.folder, job.by_hand)
+
+    def _left(self) -> list[_Job]:
+        return [job for job in (self._current, *self._waiting.values()) if job is not None]
+
+    def _wait(self, began: float, seconds: float | None) -> None:
+        """Returns when nothing is left, or what is left is not worth waiting for any longer."""
+        silent = 0.0
+        while True:
+            with self._changed:
+                if not (left := self._left()):
+                    return
+                sending = 0.0 if self._is_failing else sum(job.size for job in left) / _SLOWEST
+                passed = time.monotonic() - began
+                if passed > self._patience - _PROBE_SECONDS + sending or (seconds is not None and passed > seconds):
+                    return
+                if silent > self._patience - 2 * _PROBE_SECONDS:
+                    return
+                rest = _PROBE_SECONDS if seconds is None else min(_PROBE_SECONDS, seconds - passed + 0.01)
+                if self._changed.wait_for(lambda: not self._left(), timeout=max(rest, 0.0)):
+                    return
+            asked = time.monotonic()
+            answers = left[0].repo.answers(seconds=min(_PROBE_SECONDS, self._patience))
+            silent = 0.0 if answers else silent + rest + time.monotonic() - asked
 
     def _repo(self, repo: str) -> HubRepo:
         return self._repos.setdefault(repo, HubRepo(repo, private=self._private, endpoint=self._endpoint))
 
     def _work(self) -> None:
+        pause = _RETRY_SECONDS[0]
         while True:
             with self._changed:
                 while not self._waiting:
                     self._changed.wait()
                 job = self._current = self._waiting.pop(next(iter(self._waiting)))
-            try:
-                logger.info("Uploaded %s: %s", job.folder, job.repo.commit(_local(job.folder), job.message))
-            except Exception as error:
-                logger.warning(
-                    "%s: not uploaded: %s. Training goes on; the next upload tries again. By hand: %s",
-                    job.folder,
-                    reason(error),
-                    job.by_hand,
-                )
+            failed = self._send(job)
             with self._changed:
-                self._current = None
+                given_up, self._current = self._current is not job, None
+                self._is_failing = failed is not None
+                repo = job.repo.repo
+                if failed is None:
+                    pause = _RETRY_SECONDS[0]
+                elif not given_up and repo not in self._waiting:
+                    (self._waiting if failed else self._refused)[repo] = job
                 self._changed.notify_all()
+            if failed:
+                if self._hurry.wait(pause):
+                    time.sleep(_RETRY_SECONDS[0])
+                pause = min(2 * pause, _RETRY_SECONDS[1])
+
+    def _send(self, job: _Job) -> bool | None:
+        """None when it is there; else whether another try may help."""
+        from huggingface_hub.errors import HfHubHTTPError
+
+        try:
+            logger.info("Uploaded %s: %s", job.folder, job.repo.commit(_local(job.folder), job.message))
+        except Exception as error:
+            refused = isinstance(error, UserError) or (
+                isinstance(error, HfHubHTTPError) and error.response.status_code in _REFUSALS
+            )
+            logger.warning(
+                "%s: not uploaded: %s. Training goes on; %s. By hand: %s",
+                job.folder,
+                reason(error),
+                "the hub refuses it" if refused else "it is tried again",
+                job.by_hand,
+            )
+            return not refused
+        return None
 
 
 def _local(folder: Place) -> Path:
