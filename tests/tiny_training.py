@@ -1,12 +1,13 @@
 """The shape of a tiny model, and batches and a loss for tests that train one."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 
 from lodos.models.config import DecoderConfig
 from lodos.models.decoder import LmHeadModel
-from lodos.nn.rotary import RotaryConfig
+from lodos.models.llama import decoder_config
 from lodos.types import LmExample
 
 VOCAB = 64
@@ -24,8 +25,9 @@ def tiny_config(**changes: Any) -> DecoderConfig:
         head_dim=8,
     )
     shape |= changes
-    rotary = RotaryConfig(rotary_dim=shape["head_dim"], max_position_embeddings=64)
-    return DecoderConfig(**{"rotary": rotary, **shape})
+    own = {name: shape.pop(name) for name in ("sliding_windows",) if name in shape}
+    config = decoder_config({**shape, "hidden_act": "silu", "rms_norm_eps": 1e-6, "max_position_embeddings": 64})
+    return dataclasses.replace(config, **own)
 
 
 def compute_loss(model: LmHeadModel, example: LmExample, key: Any = None) -> Any:

@@ -5,8 +5,14 @@ Hugging Face name. Equal layers are stacked on a leading axis under an attribute
 is written `*`, where Hugging Face writes the layer's index:
 
     model.layers.stacked.self_attn.q_proj   ->   model.layers.*.self_attn.q_proj
+
+Where unlike layers follow one another again and again, those at the same place are stacked, and what stands before the
+star says which they are: `1+6*` is layers 1, 7, 13, ... (`lodos.nn.stacked`).
+
+    model.layers.stacks.0.stacked.members.1+6*.mlp   ->   model.layers.1+6*.mlp
 """
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +23,11 @@ from jaxtyping import PyTree
 
 STACKED = "stacked"
 """The attribute under which a stack keeps its layers; `*` in names."""
+MEMBERS = "members"
+"""The attribute under which unlike layers of a stack are kept, by `member_name`."""
+STACKS = "stacks"
+"""The attribute under which stacks that follow one another are kept; not in names."""
+_STAR = re.compile(r"(?:(\d+)\+(\d+))?\*")
 
 
 def path_name(path: tuple[Any, ...]) -> str:
@@ -24,8 +35,12 @@ def path_name(path: tuple[Any, ...]) -> str:
     parts = []
     for key in path:
         match key:
+            case jax.tree_util.GetAttrKey(name=name) if name == MEMBERS and parts[-1:] == ["*"]:
+                parts.pop()  # what follows has a star of its own
             case jax.tree_util.GetAttrKey(name=name):
                 parts.append("*" if name == STACKED else name)
+            case jax.tree_util.SequenceKey() if parts[-1:] == [STACKS]:
+                parts.pop()
             case jax.tree_util.SequenceKey(idx=index):
                 parts.append(str(index))
             case _:
@@ -34,11 +49,22 @@ def path_name(path: tuple[Any, ...]) -> str:
 
 
 def layer_names(name: str, num_layers: int | None) -> list[str]:
-    """The Hugging Face names that a stacked name stands for, in layer order; `[name]` if it is not stacked."""
-    if "*" not in name:
+    """The Hugging Face names that a stacked name stands for, in layer order; `[name]` if it is not stacked.
+
+    Args:
+        num_layers: how many there are in the stack.
+    """
+    star = _STAR.search(name)
+    if star is None:
         return [name]
     assert num_layers is not None
-    return [name.replace("*", str(index)) for index in range(num_layers)]
+    first, step = (0, 1) if star[1] is None else (int(star[1]), int(star[2]))
+    return [f"{name[: star.start()]}{first + step * index}{name[star.end() :]}" for index in range(num_layers)]
+
+
+def member_name(first: int, step: int) -> str:
+    """The name of the layers `first`, `first + step`, `first + 2 * step`, ..."""
+    return f"{first}+{step}*"
 
 
 def named_leaves(tree: PyTree, is_leaf: Callable[[Any], bool] | None = None) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from lodos.infer.sampling import Sampling, sample
 from lodos.models.config import DecoderConfig
 from lodos.models.decoder import LmHeadModel
 from lodos.nn.kv_cache import KVCache
+from lodos.nn.rotary import RotaryConfig
 
 # How many steps run between two looks at the host: Ctrl-C is heard then.
 _CHUNK = 64
@@ -122,9 +123,12 @@ def check_prompts(
 
 def longest_sequence(config: DecoderConfig) -> int:
     """How many positions the model has: those of its config, or what its rope scaling stretches them to."""
-    rotary = config.rotary
-    original = rotary.original_max_position_embeddings or rotary.max_position_embeddings
-    return max(rotary.max_position_embeddings, int(original * (rotary.factor or 1)))
+
+    def longest(rotary: RotaryConfig) -> int:
+        original = rotary.original_max_position_embeddings or rotary.max_position_embeddings
+        return max(rotary.max_position_embeddings, int(original * (rotary.factor or 1)))
+
+    return max(map(longest, config.rotaries))
 
 
 class _Ends(eqx.Module):

@@ -25,7 +25,7 @@ from lodos.models.decoder import LmHeadModel
 from lodos.nn.kv_cache import KVCache
 
 _LEAST_LENGTH = 256
-_OF_CHANGING_ROPE = ("dynamic", "longrope")
+_OF_CHANGING_ROPE = frozenset({"dynamic", "longrope"})
 
 
 class Session:
@@ -66,7 +66,8 @@ class Session:
 
     def shared_with(self, prompt: Sequence[int]) -> int:
         """How many tokens of `prompt` need not be read again; its last is read always, for what follows it."""
-        if self._cache is None or self._model.config.rotary.rope_type in _OF_CHANGING_ROPE:
+        rope_types = {rotary.rope_type for rotary in self._model.config.rotaries}
+        if self._cache is None or rope_types & _OF_CHANGING_ROPE:
             return 0
         most = min(len(self.read), len(prompt) - 1)
         return next((i for i in range(most) if self.read[i] != prompt[i]), most)

@@ -9,6 +9,7 @@ The base layer is wrapped, not subclassed: the model around it does not change a
     model.layers.*.self_attn.q_proj.lora_B               [layers, out, r]   float32, trained
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -76,6 +77,10 @@ class LoraLinear(LoraLayer):
 
     def finish(self, product: Float[Array, "*tokens out"]) -> Float[Array, "*tokens out"]:
         return self.base_layer.finish(product)
+
+    def rows(self, start: int, stop: int, axis: str) -> "LoraLinear":
+        base_layer = self.base_layer.rows(start, stop, axis)
+        return dataclasses.replace(self, base_layer=base_layer, lora_B=self.lora_B[start:stop])
 
     @property
     def first_layer(self) -> int:

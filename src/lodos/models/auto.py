@@ -6,7 +6,7 @@ from typing import Any
 from lodos.errors import UserError
 from lodos.models import llama, mistral, qwen2, qwen3
 from lodos.models.config import DecoderConfig
-from lodos.models.layers import ACTIVATIONS
+from lodos.models.mlp import ACTIVATIONS
 
 MODEL_TYPES = {
     "llama": llama.decoder_config,

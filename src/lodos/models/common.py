@@ -1,30 +1,65 @@
-"""What the config.json of every Llama-like model_type says in the same words."""
+"""What the config.json of many a model_type says in the same words."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lodos.models.config import DecoderConfig
+from lodos.errors import UserError
+from lodos.models.attention import Attention, AttentionConfig, SelfAttention
+from lodos.models.config import DecoderConfig, stacks_of
+from lodos.models.layers import LayerConfig
+from lodos.models.mlp import MLP, GatedMLP, MLPConfig
 from lodos.models.rope_parameters import rotary_config
+from lodos.nn.norm import NormConfig, RMSNorm
 
 
-def common_config(hf_config: Mapping[str, Any], **own: Any) -> DecoderConfig:
-    """The DecoderConfig of a config.json, with the fields in `own` as the model_type decides them."""
-    heads = hf_config["num_attention_heads"]
-    head_dim = hf_config.get("head_dim") or hf_config["hidden_size"] // heads
+def decoder(hf_config: Mapping[str, Any], layers: Sequence[LayerConfig], **own: Any) -> DecoderConfig:
+    """The decoder of these layers, with the fields in `own` as the model_type decides them."""
     return DecoderConfig(
         vocab_size=hf_config["vocab_size"],
         hidden_size=hf_config["hidden_size"],
-        intermediate_size=hf_config["intermediate_size"],
-        num_hidden_layers=hf_config["num_hidden_layers"],
-        num_attention_heads=heads,
-        num_key_value_heads=hf_config.get("num_key_value_heads") or heads,
-        head_dim=head_dim,
-        rotary=rotary_config(hf_config, head_dim),
-        hidden_act=hf_config["hidden_act"],
-        rms_norm_eps=hf_config["rms_norm_eps"],
+        stacks=stacks_of(layers),
+        norm=layers[0].norm,
         tie_word_embeddings=bool(hf_config.get("tie_word_embeddings", False)),
         **own,
     )
+
+
+def rms_norm(hf_config: Mapping[str, Any], kind: type[RMSNorm] = RMSNorm) -> NormConfig:
+    return NormConfig(hf_config["rms_norm_eps"], kind)
+
+
+def head_dim_of(hf_config: Mapping[str, Any]) -> int:
+    return hf_config.get("head_dim") or hf_config["hidden_size"] // hf_config["num_attention_heads"]
+
+
+def attention(hf_config: Mapping[str, Any], *, kind: type[Attention] = SelfAttention, **own: Any) -> AttentionConfig:
+    """The attention of a config.json; rotary positions are those of its rope settings if `own` does not say."""
+    heads, head_dim = hf_config["num_attention_heads"], head_dim_of(hf_config)
+    if "rotary" not in own:
+        own["rotary"] = rotary_config(hf_config, head_dim)
+    return AttentionConfig(
+        hidden_size=hf_config["hidden_size"],
+        num_attention_heads=heads,
+        num_key_value_heads=hf_config.get("num_key_value_heads") or heads,
+        head_dim=head_dim,
+        kind=kind,
+        **own,
+    )
+
+
+def mlp(hf_config: Mapping[str, Any], *, kind: type[GatedMLP] = MLP, bias: bool = False) -> MLPConfig:
+    return MLPConfig(hf_config["hidden_size"], hf_config["intermediate_size"], hf_config["hidden_act"], kind, bias)
+
+
+def layer_windows(hf_config: Mapping[str, Any]) -> tuple[int | None, ...]:
+    """The window of each layer from `layer_types` and `sliding_window`."""
+    return windows_by_layer_type(hf_config) or (None,) * hf_config["num_hidden_layers"]
+
+
+def refuse_dropout(hf_config: Mapping[str, Any], *names: str) -> None:
+    """Raises a `UserError` where the model drops hidden states in training: adapters drop their own input alone."""
+    if asked := [f"{name}: {hf_config[name]}" for name in names if hf_config.get(name)]:
+        raise UserError(f"{', '.join(asked)} is not implemented. Set it to 0 in config.json; lora.dropout is there.")
 
 
 def windows_by_layer_type(hf_config: Mapping[str, Any]) -> tuple[int | None, ...] | None:

@@ -1,9 +1,10 @@
 """A decoder-only language model: embeddings, stacked layers, a final norm and an output head.
 
-One implementation for every `model_type`: what differs between Llama, Mistral and Qwen is in `DecoderConfig`.
+One implementation for every `model_type`: it runs the layers that `DecoderConfig` has.
 It knows nothing of files, tokenizers or training.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
@@ -11,8 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from lodos.models.config import DecoderConfig
-from lodos.models.layers import Context, DecoderLayer
+from lodos.models.config import DecoderConfig, StackConfig
+from lodos.models.context import Context
+from lodos.models.layers import DecoderLayer
 from lodos.nn.attention.attention import AttentionImplementation
 from lodos.nn.attention.segments import segment_starts
 from lodos.nn.cross_entropy import WeightedLoss, next_token_loss
@@ -20,11 +22,12 @@ from lodos.nn.dropout import row_keys, split_key, token_keys
 from lodos.nn.embedding import Embedding, EmbeddingLike, TiedHead
 from lodos.nn.kv_cache import KVCache, LayerCache
 from lodos.nn.linear import Linear, LinearLike
-from lodos.nn.norm import RMSNorm
+from lodos.nn.norm import Norm
 from lodos.nn.rotary import rotary_tables
-from lodos.nn.stacked import GradientCheckpointing, Stacked
+from lodos.nn.stacked import GradientCheckpointing, Period, Stacked, Stacks
 from lodos.row_parts import own_part, whole_rows
 from lodos.sharding import constrain
+from lodos.tree import member_name
 from lodos.types import LmExample
 
 _NO_WINDOW = 2**30
@@ -35,8 +38,8 @@ class Decoder(eqx.Module):
     """Tokens in, the hidden states that the output head reads out."""
 
     embed_tokens: EmbeddingLike
-    layers: Stacked
-    norm: RMSNorm
+    layers: Stacked | Stacks
+    norm: Norm
     config: DecoderConfig = eqx.field(static=True)
     attn_implementation: AttentionImplementation = eqx.field(static=True, default="auto")
 
@@ -70,21 +73,28 @@ class Decoder(eqx.Module):
             )
             return constrain(x, "tokens", None), layer_cache
 
-        x = constrain(self.embed_tokens(tokens.reshape(-1)), "tokens", None)
+        x = self.embed_tokens(tokens.reshape(-1))
+        if self.config.embedding_multiplier is not None:
+            x = x * jnp.asarray(self.config.embedding_multiplier, x.dtype)
+        x = constrain(x, "tokens", None)
         x, layer_caches = self.layers.fold(layer, x, (windows, cache and cache.layers), key=key)
         if cache is not None:
             cache = KVCache(layer_caches, cache.segment_ids, cache.used)
-        return self.norm(x), cache
+        x = self.norm(x)
+        if self.config.logits_multiplier is not None:  # of hidden states, which are fewer; the head is linear
+            x = x * jnp.asarray(self.config.logits_multiplier, x.dtype)
+        return x, cache
 
     def _context(self, segment_ids: Array, positions: Array, cache: KVCache | None) -> tuple[Context, KVCache | None]:
-        cos, sin = rotary_tables(positions, segment_ids, self.config.rotary)
+        rotaries = self.config.rotaries
+        tables = tuple(rotary_tables(positions, segment_ids, rotary) for rotary in rotaries)
         if cache is None:
             starts = own_part(segment_starts(whole_rows(segment_ids)), segment_ids.shape[1])
-            return Context(cos, sin, starts, None, self.attn_implementation), None
+            return Context(tables, rotaries, starts, None, self.attn_implementation), None
         extended = cache.extend_segments(segment_ids)
         new = segment_ids.shape[1]
         starts = jax.lax.dynamic_slice_in_dim(segment_starts(extended.segment_ids), cache.used, new, axis=1)
-        return Context(cos, sin, starts, cache.used, self.attn_implementation), extended
+        return Context(tables, rotaries, starts, cache.used, self.attn_implementation), extended
 
 
 class LmHeadModel(eqx.Module):
@@ -105,11 +115,10 @@ class LmHeadModel(eqx.Module):
     ) -> "LmHeadModel":
         """A model with random weights."""
         embed_key, layer_key, head_key = jax.random.split(key, 3)
-        layer = DecoderLayer.init(config, (config.num_hidden_layers,), dtype, key=layer_key)
         decoder = Decoder(
             embed_tokens=Embedding.init(config.vocab_size, config.hidden_size, dtype=dtype, key=embed_key),
-            layers=Stacked(layer, config.num_hidden_layers, scan_layers, gradient_checkpointing),
-            norm=RMSNorm(jnp.ones((config.hidden_size,), dtype), config.rms_norm_eps),
+            layers=_layers(config.stacks, (scan_layers, gradient_checkpointing), dtype, key=layer_key),
+            norm=config.norm.init(config.hidden_size, (), dtype),
             config=config,
             attn_implementation=attn_implementation,
         )
@@ -140,7 +149,8 @@ class LmHeadModel(eqx.Module):
         self, hidden: Float[Array, "tokens embed"], key: PRNGKeyArray | None = None
     ) -> Float[Array, "tokens vocab"]:
         """What the output head makes of hidden states."""
-        return self.output_head(hidden, key=key)
+        logits, cap = self.output_head(hidden, key=key), self.config.final_logit_softcapping
+        return logits if cap is None else cap * jnp.tanh(logits / cap)
 
     @property
     def output_head(self) -> TiedHead | LinearLike:
@@ -164,7 +174,26 @@ class LmHeadModel(eqx.Module):
             head_key = token_keys(head_key, length)
         hidden, _ = self.model(example.tokens, example.segment_ids, example.positions, key=key)
         targets, weights = example.targets.reshape(-1), example.loss_weight.reshape(-1)
-        return next_token_loss(self.output_head, hidden, targets, weights, z_loss=z_loss, key=head_key)
+        soft_cap = self.config.final_logit_softcapping
+        head = self.output_head
+        return next_token_loss(head, hidden, targets, weights, soft_cap=soft_cap, z_loss=z_loss, key=head_key)
+
+
+def _layers(
+    stacks: Sequence[StackConfig], options: tuple[bool, GradientCheckpointing], dtype: Any, *, key: PRNGKeyArray
+) -> Stacked | Stacks:
+    if len(stacks) == 1 and len(stacks[0].period) == 1:
+        (layer,), repeats = stacks[0].period, stacks[0].repeats
+        return Stacked(layer.init((repeats,), dtype, key=key), repeats, *options)
+    made, first = [], 0
+    for stack in stacks:
+        members = {}
+        for place, layer in enumerate(stack.period, first):
+            own_key = jax.random.fold_in(key, place)
+            members[member_name(place, len(stack.period))] = layer.init((stack.repeats,), dtype, key=own_key)
+        made.append(Stacked(Period(members), stack.num_layers, *options))
+        first += stack.num_layers
+    return Stacks(tuple(made))
 
 
 def _windows(config: DecoderConfig) -> tuple[int | None, Int[Array, " layers"] | None]:

@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lodos.models.common import common_config
+from lodos.models.common import attention, decoder, mlp, rms_norm
 from lodos.models.config import DecoderConfig
+from lodos.models.layers import LayerConfig, PreNormLayer
 
 
 def decoder_config(hf_config: Mapping[str, Any]) -> DecoderConfig:
-    window = hf_config.get("sliding_window")
-    windows = None if window is None else (window,) * hf_config["num_hidden_layers"]
-    return common_config(hf_config, sliding_windows=windows)
+    self_attn = attention(hf_config, window=hf_config.get("sliding_window"))
+    layer = LayerConfig(PreNormLayer, self_attn, mlp(hf_config), rms_norm(hf_config))
+    return decoder(hf_config, [layer] * hf_config["num_hidden_layers"])

@@ -34,11 +34,16 @@ _WITHOUT_EFFECT = {
     "alpha": "Hunyuan's",
 }
 """What models in wide use have among their rope settings, and why it changes nothing."""
-_FIELDS = {field.name for field in dataclasses.fields(RotaryConfig)} - {"rotary_dim", "max_position_embeddings"}
+_DECIDED = {"rotary_dim", "max_position_embeddings", "interleaved"}
+_FIELDS = {field.name for field in dataclasses.fields(RotaryConfig)} - _DECIDED
 
 
-def rotary_config(hf_config: Mapping[str, Any], head_dim: int) -> RotaryConfig:
+def rotary_config(hf_config: Mapping[str, Any], head_dim: int, *, partial: bool = False, **own: Any) -> RotaryConfig:
     """The rotary embedding that a config.json describes.
+
+    Args:
+        partial: whether the model_type knows `partial_rotary_factor`, the part of a head that is turned.
+        own: what the model_type decides.
 
     Raises:
         UserError: for an unknown rope type, a parameter that is missing or one that is not implemented.
@@ -56,12 +61,17 @@ def rotary_config(hf_config: Mapping[str, Any], head_dim: int) -> RotaryConfig:
         for name in _REQUIRED.get(rope_type, ())
         if not parameters.get(name)
     ]
-    if parameters.pop("partial_rotary_factor", 1.0) not in (None, 1.0):
+    part = parameters.pop("partial_rotary_factor", None)
+    part = 1.0 if part is None else part
+    if not partial and part != 1.0:
         problems.append("partial_rotary_factor: only 1.0 is implemented for this model_type.")
+    rotary_dim = int(head_dim * part)
+    if not 0 < rotary_dim <= head_dim or rotary_dim % 2:
+        problems.append(f"partial_rotary_factor: {part} of a head of {head_dim} is {rotary_dim}, and pairs are turned.")
     for name in ("short_factor", "long_factor"):
         factors = parameters.get(name) or ()
-        if factors and len(factors) != head_dim // 2:
-            problems.append(f"{name}: {len(factors)} factors for the {head_dim // 2} frequencies of a head.")
+        if factors and len(factors) != rotary_dim // 2:
+            problems.append(f"{name}: {len(factors)} factors for the {rotary_dim // 2} frequencies of a head.")
     unread = [name for name in parameters if name not in _FIELDS]
     problems += [
         f"rope_parameters: {name}: settings for each kind of layer are not implemented for this model_type."
@@ -87,4 +97,4 @@ def rotary_config(hf_config: Mapping[str, Any], head_dim: int) -> RotaryConfig:
         if name in given:
             given[name] = tuple(given[name])
     longest = hf_config.get("max_position_embeddings") or 2048
-    return RotaryConfig(rotary_dim=head_dim, max_position_embeddings=longest, rope_type=rope_type, **given)
+    return RotaryConfig(rotary_dim=rotary_dim, max_position_embeddings=longest, rope_type=rope_type, **given, **own)

@@ -29,6 +29,11 @@ def dropout(
     return x if kept is None else drop(x, kept, rate)
 
 
+def split_keys(key: PRNGKeyArray | None, count: int) -> list[PRNGKeyArray | None]:
+    """So many keys from one, as `split_key`; none from none."""
+    return [None] * count if key is None else list(split_key(key, count))
+
+
 def drop(
     x: Float[Array, "*tokens features"], kept: Bool[Array, "*tokens features"], rate: float
 ) -> Float[Array, "*tokens features"]:

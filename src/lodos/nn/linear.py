@@ -47,6 +47,10 @@ class LinearLike(Protocol):
         """The output from the product, which is marked as what gradient checkpointing may keep."""
         ...
 
+    def rows(self, start: int, stop: int, axis: str) -> "LinearLike":
+        """The layer that makes these features of the output alone, under the name `axis`."""
+        ...
+
 
 class Linear(eqx.Module):
     """`y = x W^T + b`. With a leading `layers` axis it is a stack of layers, to be sliced by `Stacked`."""
@@ -96,6 +100,10 @@ class Linear(eqx.Module):
     def finish(self, product: Float[Array, "*tokens out"]) -> Float[Array, "*tokens out"]:
         product = checkpoint_name(product, PRODUCT_NAME)
         return product if self.bias is None else product + self.bias
+
+    def rows(self, start: int, stop: int, axis: str) -> "Linear":
+        bias = None if self.bias is None else self.bias[start:stop]
+        return Linear(self.weight[start:stop], bias, (axis, self.axes[1]))
 
     def logical_axes(self) -> Mapping[str, tuple[str, ...]]:
         return {"weight": self.axes, "bias": self.axes[:1]}

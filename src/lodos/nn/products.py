@@ -10,10 +10,12 @@ twice on the way forward and twice back. Of LoRA's factors, those that no device
 and B where columns are, have their gradients added up beside them: the numbers of r tokens, for each layer.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
@@ -39,6 +41,24 @@ def products(layers: Sequence[LinearLike], x: Float[Array, "tokens in"], keys: K
         outputs = _alike([layers[place] for place in places], x, [keys[place] for place in places], split)
         found |= zip(places, outputs, strict=True)
     return [found[place] for place in range(len(layers))]
+
+
+def fused_products(
+    layer: LinearLike, parts: Sequence[tuple[str, int]], x: Float[Array, "tokens in"], key: PRNGKeyArray | None
+) -> list[Float[Array, "tokens _"]]:
+    """The output of a layer whose weight is several, row under row, in its parts.
+
+    Where the mesh splits any of them, each is a layer of its own, since equal shares of the whole would be of unequal
+    meaning. Those of LoRA have one A, and one dropout before it.
+
+    Args:
+        parts: the name of each part's axis and its size, from the first row on.
+    """
+    stops = list(itertools.accumulate(size for _, size in parts))
+    if not any(axes_of_spec(computed_spec((axis, None), (size, layer.in_features))) for axis, size in parts):
+        return jnp.split(product(layer, x, key), stops[:-1], axis=-1)
+    bounds = zip([0, *stops], stops, parts, strict=False)
+    return products([layer.rows(start, stop, axis) for start, stop, (axis, _) in bounds], x, [key] * len(parts))
 
 
 def _alike(layers: Sequence[LinearLike], x: Array, keys: Keys, split: PartitionSpec) -> list[Array]:

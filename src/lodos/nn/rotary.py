@@ -48,6 +48,8 @@ class RotaryConfig:
     high_freq_factor: float | None = None
     short_factor: tuple[float, ...] = ()
     long_factor: tuple[float, ...] = ()
+    interleaved: bool = False
+    """Pairs are neighbours, `(2i, 2i+1)`, and not half of the turned features apart."""
 
 
 def rotary_tables(
@@ -68,11 +70,22 @@ def apply_rotary(
     x: Float[Array, "batch seq heads head_size"],
     cos: Float[Array, "batch seq half"],
     sin: Float[Array, "batch seq half"],
+    *,
+    interleaved: bool = False,
 ) -> Float[Array, "batch seq heads head_size"]:
-    """Turns the first `2 * half` features of each head; the rest pass through."""
+    """Turns the first `2 * half` features of each head; the rest pass through.
+
+    Args:
+        interleaved: pairs are neighbours.
+    """
     half = cos.shape[-1]
-    x1, x2, rest = jnp.split(x.astype(jnp.float32), (half, 2 * half), axis=-1)
     cos, sin = cos[:, :, None], sin[:, :, None]
+    if interleaved:
+        turned, rest = jnp.split(x.astype(jnp.float32), (2 * half,), axis=-1)
+        x1, x2 = turned[..., 0::2], turned[..., 1::2]
+        pairs = jnp.stack([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1)
+        return jnp.concatenate([pairs.reshape(turned.shape), rest], axis=-1).astype(x.dtype)
+    x1, x2, rest = jnp.split(x.astype(jnp.float32), (half, 2 * half), axis=-1)
     return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin, rest], axis=-1).astype(x.dtype)
 
 

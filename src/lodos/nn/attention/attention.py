@@ -19,8 +19,8 @@ from lodos.target import target
 
 AttentionImplementation = Literal["auto", "blockwise", "splash", "cudnn", "plain"]
 """How attention is computed; `auto` is splash on TPU where all layers have one window or none (on v2 and v3 in float32
-alone), cudnn on GPU in 16 bits where it takes the size of the heads, and blockwise everywhere else and where the mesh
-cuts rows in parts."""
+alone), cudnn on GPU in 16 bits where it takes the size of the heads and scores have no soft cap, and blockwise
+everywhere else and where the mesh cuts rows in parts."""
 
 Window = int | Int[Array, ""] | None
 
@@ -32,6 +32,8 @@ def attention(
     starts: Int[Array, "batch seq"],
     window: Window = None,
     *,
+    scale: float | None = None,
+    soft_cap: float | None = None,
     implementation: AttentionImplementation = "auto",
 ) -> Float[Array, "batch seq heads head_size"]:
     """`softmax(q k^T / sqrt(head_size)) v` of each token over its segment up to itself.
@@ -40,6 +42,8 @@ def attention(
         starts: the index at which each token's segment starts (`segment_starts`). Where a device has a part of each
             row (`row_parts`), the index in the whole row.
         window: how many tokens back a token sees, itself included; None for all.
+        scale: of the scores in place of `1 / sqrt(head_size)`.
+        soft_cap: scores are `soft_cap * tanh(scores / soft_cap)` (Gemma 2, arXiv:2408.00118).
 
     Raises:
         UserError: for an implementation that cannot do this.
@@ -47,17 +51,19 @@ def attention(
     offset, parts = first_place(q.shape[1]), row_parts()
     index = offset + jax.lax.broadcasted_iota(starts.dtype, (starts.shape[1],), 0)
     first = first_visible(starts, index, window)
-    match _choose(implementation, q.dtype, q.shape[3], window, parts):
+    options: dict[str, Any] = dict(scale=scale, soft_cap=soft_cap)
+    match _choose(implementation, q.dtype, q.shape[3], window, soft_cap, parts):
         case "splash":
             assert window is None or isinstance(window, int)
             interpret = target().platform != "tpu"
-            compute, keys = functools.partial(splash_attention, window=window, interpret=interpret), starts
+            options |= dict(window=window, interpret=interpret)
+            compute, keys = functools.partial(splash_attention, **options), starts
         case "cudnn":
-            compute, keys = cudnn_attention, first
+            compute, keys = functools.partial(cudnn_attention, scale=scale), first
         case "plain":
-            compute, keys = plain_attention, first
+            compute, keys = functools.partial(plain_attention, **options), first
         case _:
-            compute, keys = blockwise_attention, first
+            compute, keys = functools.partial(blockwise_attention, **options), first
     # The kernels are opaque to XLA's partitioner, so each device is given its rows, and its heads with their keys.
     heads = "heads" if shard_count("heads", q.shape[2]) == shard_count("heads", k.shape[2]) else None
     by_head = ("batch", None, heads, None)
@@ -68,9 +74,7 @@ def attention(
 
     def of_whole_rows(q: Array, k: Array, v: Array, first: Array, index: Array) -> Array:
         k, v = whole_rows(k), whole_rows(v)
-        if compute is plain_attention:
-            return plain_attention(q, k, v, first, index)
-        return blockwise_attention(q, k, v, first, index[0])
+        return compute(q, k, v, first, index if compute.func is plain_attention else index[0])
 
     run = on_each_device(of_whole_rows, in_axes=(by_head, by_head, by_head, by_token, (None,)), out_axes=by_head)
     return run(q, k, v, keys, index)
@@ -83,7 +87,12 @@ def _multiplies_on_tpu(dtype: Any) -> bool:
 
 
 def _choose(
-    implementation: AttentionImplementation, dtype: Any, head_size: int, window: Window, parts: int = 1
+    implementation: AttentionImplementation,
+    dtype: Any,
+    head_size: int,
+    window: Window,
+    soft_cap: float | None = None,
+    parts: int = 1,
 ) -> AttentionImplementation:
     platform = target().platform
     same_window = window is None or isinstance(window, int)
@@ -97,10 +106,12 @@ def _choose(
     if implementation == "auto":
         if platform == "tpu" and same_window and _multiplies_on_tpu(dtype):
             return "splash"
-        on_cudnn = platform == "gpu" and dtype in CUDNN_DTYPES and fits_cudnn(head_size)
+        on_cudnn = platform == "gpu" and dtype in CUDNN_DTYPES and fits_cudnn(head_size) and soft_cap is None
         return "cudnn" if on_cudnn else "blockwise"
     if implementation == "splash" and not same_window:
         raise UserError("attn_implementation: splash needs the same sliding window in every layer. Use blockwise.")
+    if implementation == "cudnn" and soft_cap is not None:
+        raise UserError("attn_implementation: cudnn has no soft cap, and this model's attention has one. Use auto.")
     if implementation == "cudnn" and platform != "gpu":
         raise UserError(f"attn_implementation: cudnn needs an NVIDIA GPU, and this runs on {platform}. Use auto.")
     if implementation == "cudnn" and dtype not in CUDNN_DTYPES:

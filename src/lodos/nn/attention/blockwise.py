@@ -39,12 +39,17 @@ def blockwise_attention(
     v: Float[Array, "batch seq kv_heads head_size"],
     first: Int[Array, "batch seq"],
     offset: int | Int[Array, ""] = 0,
+    *,
+    scale: float | None = None,
+    soft_cap: float | None = None,
 ) -> Float[Array, "batch seq heads head_size"]:
     """`softmax(q k^T / sqrt(head_size)) v` of each token over the keys from `first` to itself, softmax in float32.
 
     Args:
         first: the first key that each query sees, at most its own index.
         offset: the index of the first query among the keys, of which there may be more than queries.
+        scale: of the scores in place of `1 / sqrt(head_size)`.
+        soft_cap: scores are `soft_cap * tanh(scores / soft_cap)`.
     """
     seq, keys = q.shape[1], k.shape[1]
     block = min(BLOCK, -(-seq // _SMALLEST_BLOCK) * _SMALLEST_BLOCK)
@@ -55,13 +60,21 @@ def blockwise_attention(
         first = jnp.concatenate([first, jnp.broadcast_to(own, (first.shape[0], padding))], axis=1)
     if padding := -keys % block:
         k, v = (jnp.pad(x, ((0, 0), (0, padding), (0, 0), (0, 0))) for x in (k, v))
-    attended: Array = _attention(q, k, v, first, jnp.asarray(offset, first.dtype), block)
+    scores = _Scores(scale or q.shape[3] ** -0.5, soft_cap)
+    attended: Array = _attention(q, k, v, first, jnp.asarray(offset, first.dtype), block, scores)
     return attended[:, :seq]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
-def _attention(q: Array, k: Array, v: Array, first: Array, offset: Array, block: int) -> Array:
-    return _forward(q, k, v, first, offset, block)[0]
+class _Scores(NamedTuple):
+    """How scores are made of products."""
+
+    scale: float
+    soft_cap: float | None
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+def _attention(q: Array, k: Array, v: Array, first: Array, offset: Array, block: int, scores: _Scores) -> Array:
+    return _forward(q, k, v, first, offset, block, scores)[0]
 
 
 class _Blocks(NamedTuple):
@@ -92,9 +105,13 @@ class _Run(NamedTuple):
     v: Float[Array, "kv_heads run head_size"]
     scores: Float[Array, "kv_heads group*block run"]
     """Scaled, float32, masked."""
+    slopes: Float[Array, "kv_heads group*block run"] | None
+    """What a soft cap multiplies the gradients of scores by."""
 
 
-def _forward(q: Array, k: Array, v: Array, first: Array, offset: Array, block: int) -> tuple[Array, Array]:
+def _forward(
+    q: Array, k: Array, v: Array, first: Array, offset: Array, block: int, scores: _Scores
+) -> tuple[Array, Array]:
     """The output and, for each query, the log of the softmax's denominator `[blocks, kv_heads, group * block]`."""
     batch, _, heads, _ = q.shape
     kv_heads = k.shape[2]
@@ -103,7 +120,7 @@ def _forward(q: Array, k: Array, v: Array, first: Array, offset: Array, block: i
 
     def attend(size: int, t: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         out, log_sums = carry
-        run = _run(blocks, size, t, q_blocks, k, v, first)
+        run = _run(blocks, size, t, q_blocks, k, v, first, scores)
         largest = run.scores.max(axis=-1)
         # One pass makes the exponentials, another adds them up: fused, the sum would not be vectorised on CPU.
         weights = jax.lax.optimization_barrier(jnp.exp(run.scores - largest[..., None]))
@@ -120,14 +137,16 @@ def _forward(q: Array, k: Array, v: Array, first: Array, offset: Array, block: i
 
 
 def _attention_fwd(
-    q: Array, k: Array, v: Array, first: Array, offset: Array, block: int
+    q: Array, k: Array, v: Array, first: Array, offset: Array, block: int, scores: _Scores
 ) -> tuple[Array, tuple[Array, ...]]:
-    out, log_sums = _forward(q, k, v, first, offset, block)
+    out, log_sums = _forward(q, k, v, first, offset, block, scores)
     out, log_sums = checkpoint_name(out, OUT_NAME), checkpoint_name(log_sums, OUT_NAME)
     return out, (q, k, v, first, offset, out, log_sums)
 
 
-def _attention_bwd(block: int, residuals: tuple[Array, ...], d_out: Array) -> tuple[Array, Array, Array, None, None]:
+def _attention_bwd(
+    block: int, scores: _Scores, residuals: tuple[Array, ...], d_out: Array
+) -> tuple[Array, Array, Array, None, None]:
     q, k, v, first, offset, out, log_sums = residuals
     batch, _, heads, head_size = q.shape
     kv_heads = k.shape[2]
@@ -140,11 +159,14 @@ def _attention_bwd(block: int, residuals: tuple[Array, ...], d_out: Array) -> tu
 
     def differentiate(size: int, t: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
         dq, dk, dv = carry
-        run = _run(blocks, size, t, q_blocks, k, v, first)
+        run = _run(blocks, size, t, q_blocks, k, v, first, scores)
         d_attended = d_out_blocks[run.number]
         weights = jnp.exp(run.scores - log_sums[run.number][..., None])
         d_weights = _dot(d_attended, run.v, 2, 2)
-        d_scores = (weights * (d_weights - inner[run.number][..., None]) * head_size**-0.5).astype(q.dtype)
+        d_scores = weights * (d_weights - inner[run.number][..., None]) * scores.scale
+        if run.slopes is not None:
+            d_scores = d_scores * run.slopes
+        d_scores = d_scores.astype(q.dtype)
         weights = weights.astype(q.dtype)
         return (
             _put(dq, run.number, _dot(d_scores, run.k, 2, 1).astype(dq.dtype)),
@@ -191,7 +213,9 @@ def _for_each_block(blocks: _Blocks, body: Callable[..., Any], carry: Any) -> An
     return carry
 
 
-def _run(blocks: _Blocks, size: int, t: Array, q_blocks: Array, k: Array, v: Array, first: Array) -> _Run:
+def _run(
+    blocks: _Blocks, size: int, t: Array, q_blocks: Array, k: Array, v: Array, first: Array, made: _Scores
+) -> _Run:
     block = blocks.block
     number = blocks.order[t]
     row, column = number // blocks.per_row, number % blocks.per_row
@@ -201,13 +225,16 @@ def _run(blocks: _Blocks, size: int, t: Array, q_blocks: Array, k: Array, v: Arr
     k_run = jax.lax.dynamic_slice(k, (row, 0, start, 0), shape)[0]
     v_run = jax.lax.dynamic_slice(v, (row, 0, start, 0), shape)[0]
     q = q_blocks[number]
-    scores = _dot(q, k_run, 2, 2) * q.shape[-1] ** -0.5
+    scores, slopes = _dot(q, k_run, 2, 2) * made.scale, None
+    if made.soft_cap is not None:
+        tanh = jnp.tanh(scores / made.soft_cap)
+        scores, slopes = made.soft_cap * tanh, 1.0 - jnp.square(tanh)
     query, key = blocks.offset + column * block + jnp.arange(block)[:, None], start + jnp.arange(size * block)
     first_seen = jax.lax.dynamic_slice(first, (row, column * block), (1, block))[0][:, None]
     visible = (key <= query) & (key >= first_seen)
     by_group = scores.reshape(scores.shape[0], -1, block, size * block)
     scores = jnp.where(visible, by_group, _MASKED).reshape(scores.shape)
-    return _Run(number, row, start, q, k_run, v_run, scores)
+    return _Run(number, row, start, q, k_run, v_run, scores, slopes)
 
 
 def _dot(a: Array, b: Array, a_axis: int, b_axis: int) -> Array:

@@ -28,6 +28,7 @@ def cudnn_attention(
     v: Float[Array, "batch seq kv_heads head_size"],
     first: Int[Array, "batch seq"],
     *,
+    scale: float | None = None,
     implementation: Literal["cudnn", "xla"] = "cudnn",
 ) -> Float[Array, "batch seq heads head_size"]:
     """`softmax(q k^T / sqrt(head_size)) v` of each token over the keys from `first` to itself.
@@ -39,6 +40,7 @@ def cudnn_attention(
 
     Args:
         first: the first key that each query sees, at most its own index.
+        scale: of the scores in place of `1 / sqrt(head_size)`.
         implementation: `xla` computes the same on any platform.
     """
     seq = q.shape[1]
@@ -46,5 +48,7 @@ def cudnn_attention(
         q, k, v = (jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in (q, k, v))
         first = jnp.pad(first, ((0, 0), (0, 1)), constant_values=seq)  # it sees itself
     mask = jnp.arange(q.shape[1]) >= first[:, :, None]
-    out = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None], is_causal=True, implementation=implementation)
+    out = jax.nn.dot_product_attention(
+        q, k, v, mask=mask[:, None], is_causal=True, scale=scale, implementation=implementation
+    )
     return out[:, :seq]

@@ -21,12 +21,16 @@ def splash_attention(
     starts: Int[Array, "batch seq"],
     window: int | None,
     *,
+    scale: float | None = None,
+    soft_cap: float | None = None,
     interpret: bool = False,
 ) -> Float[Array, "batch seq heads head_size"]:
     """`softmax(q k^T / sqrt(head_size)) v` of each token over its segment up to itself.
 
     Args:
         starts: where the segment of each token starts, which tells segments apart as well as an id does.
+        scale: of the scores in place of `1 / sqrt(head_size)`.
+        soft_cap: scores are `soft_cap * tanh(scores / soft_cap)`.
         interpret: run the kernel's Python on any platform, very slowly.
     """
     from jax.experimental.pallas.ops.tpu.splash_attention import SegmentIds
@@ -36,12 +40,12 @@ def splash_attention(
     q, k, v = (jnp.pad(x, ((0, 0), (0, fill), (0, 0), (0, fill_head))).swapaxes(1, 2) for x in (q, k, v))
     own = jnp.broadcast_to(jnp.arange(seq, seq + fill, dtype=starts.dtype), (starts.shape[0], fill))
     ids = jnp.concatenate([starts, own], axis=1)
-    kernel = _kernel(q.shape[1], q.shape[2], window, interpret)
-    out = jax.vmap(kernel)(q * head_size**-0.5, k, v, SegmentIds(ids, ids))
+    kernel = _kernel(q.shape[1], q.shape[2], window, soft_cap, interpret)
+    out = jax.vmap(kernel)(q * (scale or head_size**-0.5), k, v, SegmentIds(ids, ids))
     return out.swapaxes(1, 2)[:, :seq, :, :head_size].astype(v.dtype)
 
 
-def _kernel(heads: int, seq: int, window: int | None, interpret: bool) -> Callable[..., Any]:
+def _kernel(heads: int, seq: int, window: int | None, soft_cap: float | None, interpret: bool) -> Callable[..., Any]:
     """Made anew in each trace: the mask is an array of it, since devices that are only described can hold no other."""
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
@@ -64,5 +68,6 @@ def _kernel(heads: int, seq: int, window: int | None, interpret: bool) -> Callab
         head_shards=1,
         q_seq_shards=1,
         residual_checkpoint_name=OUT_NAME,
+        attn_logits_soft_cap=soft_cap,
         interpret=interpret,
     )
