@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lodos.errors import UserError
-from lodos.models import llama, mistral, qwen2, qwen3
+from lodos.models import granite, llama, mistral, olmo2, phi3, qwen2, qwen3, smollm3
 from lodos.models.config import DecoderConfig
 from lodos.models.mlp import ACTIVATIONS
 
@@ -13,6 +13,10 @@ MODEL_TYPES = {
     "mistral": mistral.decoder_config,
     "qwen2": qwen2.decoder_config,
     "qwen3": qwen3.decoder_config,
+    "phi3": phi3.decoder_config,
+    "smollm3": smollm3.decoder_config,
+    "granite": granite.decoder_config,
+    "olmo2": olmo2.decoder_config,
 }
 
 

@@ -1,0 +1,27 @@
+"""Tiny models of each family, in odd shapes: a file for each model_type, which `tests/models/test_families.py` reads.
+
+CASES      name: what config.json has beside `SHAPE`; the first is trained, saved and split over devices
+REFUSED    name: (what config.json has, what the refusal says)
+NOT_SPLIT  parts of names of weights of the first case that tensor parallelism leaves whole
+"""
+
+import importlib
+from types import ModuleType
+from typing import Any
+
+from lodos.models.auto import MODEL_TYPES
+
+TESTED_APART = ("llama", "mistral", "qwen2", "qwen3")
+"""Those whose tests the rest of the tests are."""
+FAMILIES: dict[str, ModuleType] = {
+    model_type: importlib.import_module(f"family_cases.{model_type}")
+    for model_type in MODEL_TYPES
+    if model_type not in TESTED_APART
+}
+SHAPE: dict[str, Any] = dict(
+    hidden_size=24, intermediate_size=40, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2
+)
+
+
+def first_case(model_type: str) -> dict[str, Any]:
+    return {**SHAPE, **next(iter(FAMILIES[model_type].CASES.values()))}
