@@ -23,6 +23,7 @@ from lodos.commands.plan import PlanArgs
 from lodos.commands.verify import VerifyArgs
 from lodos.config import TrainArgs
 from lodos.config_parsing import known_names, parse_config
+from lodos.models.auto import MODEL_TYPES
 from programs import run_here
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -337,3 +338,17 @@ def test_the_names_for_levanters_users_are_there() -> None:
     assert len(ours) > 15
     assert set(ours) <= set(lodos.__all__)
     assert all(getattr(lodos, name) is not None for name in ours)
+
+
+def test_the_readme_lists_the_models_that_there_are() -> None:
+    (row,) = (line for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() if "| models |" in line)
+    assert re.findall(r"`(\w+)`", row) == list(MODEL_TYPES)
+
+
+def test_the_page_on_adding_a_family_quotes_files_that_there_are() -> None:
+    page = (ROOT / "docs/adding-a-family.md").read_text(encoding="utf-8")
+    (quoted,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert quoted in (ROOT / "src/lodos/models/granite.py").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:src|tests|docs)/[\w/]+(?:\.\w+)?)`", page)
+    assert named
+    assert [name for name in named if not (ROOT / name).exists()] == []

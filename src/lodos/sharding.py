@@ -37,6 +37,19 @@ class NamedAxes(Protocol):
         ...
 
 
+@runtime_checkable
+class FusedAxes(Protocol):
+    """A module with a weight that is several, row under row."""
+
+    def part_axes(self) -> Sequence[tuple[str, int]]:
+        """The name and size of each part's axis, in their order."""
+        ...
+
+
+FUSED_AXES = {"qkv": "heads", "gate_up": "mlp"}
+"""The axes of such weights, and the part's by which they are stored in shards: they are computed part by part."""
+
+
 class DeviceMesh:
     """A `jax.sharding.Mesh` that is entered with `with`, as often as wanted and in any thread."""
 
@@ -120,6 +133,9 @@ def axis_sizes(tree: PyTree) -> dict[str, set[int]]:
     sizes: dict[str, set[int]] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         for name, size in zip(_axis_names(tree, path, leaf) or (), getattr(leaf, "shape", ()), strict=False):
+            sizes.setdefault(name, set()).add(size)
+    for node in jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, FusedAxes)):
+        for name, size in node.part_axes() if isinstance(node, FusedAxes) else ():
             sizes.setdefault(name, set()).add(size)
     return sizes
 

@@ -59,6 +59,8 @@ def test_an_unknown_model_type_is_refused_with_those_that_are_known(folder: Path
     [
         ({"model_type": None, "architectures": ["LlamaForCausalLM"]}, 'LlamaForCausalLM: add "model_type": "llama"'),
         ({"model_type": None, "architectures": ["OddModel"]}, "config.json has none. Supported: llama"),
+        ({"model_type": "qwen2_moe"}, "Nearest: qwen2. Supported"),
+        ({"model_type": "gpt2"}, "takes a file in models/ and its tests: docs/adding-a-family.md"),
         ({"model_type": "bert"}, "'bert' is not supported: it is an encoder"),
         ({"model_type": "t5", "is_encoder_decoder": True}, "it reads a text and writes another"),
         ({"model_type": "llava", "text_config": {"model_type": "llama"}}, "a model of more than text"),

@@ -186,5 +186,8 @@ class FusedSelfAttention(Attention):
         )
 
     def qkv(self, x: Float[Array, "tokens embed"], keys: list[PRNGKeyArray | None]) -> list[Float[Array, "tokens _"]]:
-        parts = (("heads", self.config.width), ("kv_heads", self.config.kv_width), ("kv_heads", self.config.kv_width))
-        return fused_products(self.qkv_proj, parts, x, keys[0])
+        return fused_products(self.qkv_proj, self.part_axes(), x, keys[0])
+
+    def part_axes(self) -> tuple[tuple[str, int], ...]:
+        heads, kv_heads = ("heads", self.config.width), ("kv_heads", self.config.kv_width)
+        return heads, kv_heads, kv_heads

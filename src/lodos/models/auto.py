@@ -1,5 +1,6 @@
 """From a config.json to the decoder it describes, by its `model_type`."""
 
+import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +25,7 @@ _ENCODERS = {
     "albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "ernie", "modernbert", "mpnet",
     "nomic_bert", "roberta", "xlm-roberta",
 }  # fmt: skip
+_TAKES = "A decoder of text takes a file in models/ and its tests: docs/adding-a-family.md."
 
 
 def check_model_type(hf_config: Mapping[str, Any]) -> None:
@@ -34,12 +36,22 @@ def check_model_type(hf_config: Mapping[str, Any]) -> None:
     if model_type is None:
         problems.append(f"model_type: config.json has none.{_of_architecture(hf_config)} {supported}")
     elif model_type not in MODEL_TYPES:
-        problems.append(f"model_type: {model_type!r} is not supported{_kind(hf_config)}. {supported}")
+        what = _kind(hf_config)
+        problems.append(
+            f"model_type: {model_type!r} is not supported{what}.{_nearest(model_type)} {supported}"
+            + ("" if what else f" {_TAKES}")
+        )
     activation = hf_config.get("hidden_act") or "silu"
     if activation not in ACTIVATIONS:
         problems.append(f"hidden_act: {activation!r} is not supported. Supported: {', '.join(ACTIVATIONS)}.")
     if problems:
         raise UserError("\n".join(problems))
+
+
+def _nearest(model_type: str) -> str:
+    """Those that are written most like it: the ones before or after it in a family, or what was meant."""
+    near = difflib.get_close_matches(model_type, MODEL_TYPES, n=2)
+    return f" Nearest: {', '.join(near)}." if near else ""
 
 
 def _of_architecture(hf_config: Mapping[str, Any]) -> str:

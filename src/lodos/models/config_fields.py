@@ -46,6 +46,14 @@ FIELDS: Mapping[str, Kind] = {
     "sliding_window": _LENGTH,
     "max_window_layers": whole(0, 2**31 - 1),
     "layer_types": NAMES,
+    "no_rope_layers": list_of(whole(0, 1)),
+    "no_rope_layer_interval": whole(1, 10_000),
+    "resid_pdrop": NUMBER,
+    "embd_pdrop": NUMBER,
+    "embedding_multiplier": NUMBER,
+    "attention_multiplier": _POSITIVE,
+    "residual_multiplier": NUMBER,
+    "logits_scaling": _POSITIVE,
     "max_position_embeddings": _LENGTH,
     "original_max_position_embeddings": _LENGTH,
     "partial_rotary_factor": NUMBER,
@@ -94,6 +102,9 @@ def config_problems(hf_config: Any) -> list[str]:
     layers, kinds = hf_config.get("num_hidden_layers"), hf_config.get("layer_types")
     if layers is not None and kinds is not None and len(kinds) != layers:
         problems.append(f"layer_types: {len(kinds)} entries for num_hidden_layers {layers}.")
+    no_rope = hf_config.get("no_rope_layers")
+    if layers is not None and no_rope is not None and len(no_rope) != layers:
+        problems.append(f"no_rope_layers: {len(no_rope)} entries for num_hidden_layers {layers}.")
     heads, width = hf_config.get("num_attention_heads"), hf_config.get("hidden_size")
     kv_heads, head_dim = hf_config.get("num_key_value_heads"), hf_config.get("head_dim")
     if heads and kv_heads and heads % kv_heads:

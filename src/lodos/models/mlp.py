@@ -100,6 +100,8 @@ class FusedMLP(GatedMLP):
 
     def __call__(self, x: Float[Array, "tokens embed"], *, key: PRNGKeyArray | None) -> Float[Array, "tokens embed"]:
         gate_up_key, down_key = split_keys(key, 2)
-        inner = self.down_proj.in_features
-        gate, up = fused_products(self.gate_up_proj, (("mlp", inner), ("mlp", inner)), x, gate_up_key)
+        gate, up = fused_products(self.gate_up_proj, self.part_axes(), x, gate_up_key)
         return product(self.down_proj, ACTIVATIONS[self.hidden_act](gate) * up, down_key)
+
+    def part_axes(self) -> tuple[tuple[str, int], ...]:
+        return (("mlp", self.down_proj.in_features),) * 2

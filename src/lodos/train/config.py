@@ -16,7 +16,7 @@ from lodos.files import cache_folder
 from lodos.hosts import DistributedConfig
 from lodos.places.place import Place, is_remote, place_of
 from lodos.row_parts import SEQUENCE
-from lodos.sharding import AxisMapping, DeviceMesh
+from lodos.sharding import FUSED_AXES, AxisMapping, DeviceMesh
 from lodos.target import target
 from lodos.tracking.config import TrackerConfig, parse_trackers
 from lodos.train.mesh import (
@@ -263,6 +263,7 @@ class TrainerConfig:
     def parameter_axis_mapping(self) -> AxisMapping:
         """Logical axes to mesh axes for stored parameters and optimizer state."""
         tensor_parallel = dict.fromkeys(self.tensor_parallel_axes, MODEL)
+        tensor_parallel |= {fused: MODEL for fused, part in FUSED_AXES.items() if part in self.tensor_parallel_axes}
         fsdp = {} if self.fsdp_axis is None else {self.fsdp_axis: DATA}
         return overlaid({**fsdp, **tensor_parallel}, self.mesh.parameters)
 
