@@ -17,19 +17,23 @@ class Attended(NamedTuple):
     dv: Any
 
 
-def in_float64(q: Any, k: Any, v: Any, first: Any, d_out: Any) -> Attended:
+def in_float64(
+    q: Any, k: Any, v: Any, first: Any, d_out: Any, *, scale: float | None = None, soft_cap: float | None = None
+) -> Attended:
     """Each query sees the keys from `first[row, query]` to its own index; heads of a group read the same keys."""
     q, k, v, d_out = (np.asarray(x).astype(np.float64) for x in (q, k, v, d_out))
-    group, scale = q.shape[2] // k.shape[2], q.shape[3] ** -0.5
+    group, scale = q.shape[2] // k.shape[2], scale or q.shape[3] ** -0.5
     keys, values = (np.repeat(x, group, axis=2) for x in (k, v))
     index = np.arange(q.shape[1])
     visible = (index >= np.asarray(first)[:, :, None]) & (index <= index[:, None])
     scores = np.einsum("bqhd,bkhd->bhqk", q, keys) * scale
+    tanh = np.zeros_like(scores) if soft_cap is None else np.tanh(scores / soft_cap)
+    scores = scores if soft_cap is None else soft_cap * tanh
     scores = np.where(visible[:, None], scores, -np.inf)
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
     weights /= weights.sum(axis=-1, keepdims=True)
     d_weights = np.einsum("bqhd,bkhd->bhqk", d_out, values)
-    d_scores = weights * (d_weights - np.sum(weights * d_weights, axis=-1, keepdims=True)) * scale
+    d_scores = weights * (d_weights - np.sum(weights * d_weights, axis=-1, keepdims=True)) * scale * (1 - tanh**2)
 
     def of_groups(gradient: np.ndarray) -> np.ndarray:
         return gradient.reshape(*k.shape[:3], group, -1).sum(axis=3)

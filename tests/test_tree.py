@@ -6,11 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lodos.nn.stacked import Period, Stacked, Stacks
 from lodos.tree import (
     cast_floating,
     combine,
     layer_names,
     map_modules,
+    member_name,
     named_leaves,
     parameter_count,
     partition,
@@ -69,6 +71,13 @@ def test_a_path_is_written_with_dots_and_a_star_for_the_layer() -> None:
 def test_a_stacked_name_stands_for_one_name_a_layer() -> None:
     assert layer_names("model.layers.*.q_proj", 3) == [f"model.layers.{index}.q_proj" for index in range(3)]
     assert layer_names("lm_head", None) == ["lm_head"]
+
+
+def test_unlike_layers_have_the_names_of_their_places() -> None:
+    tree = Stacks((Stacked(Period({"0+2*": Inner(jnp.ones((3, 4))), "1+2*": Inner(jnp.ones((3, 4)))}), 6),))
+    assert list(named_leaves({"layers": tree})) == ["layers.0+2*.weight", "layers.1+2*.weight"]
+    assert member_name(1, 6) == "1+6*"
+    assert layer_names("layers.1+6*.q_proj", 3) == ["layers.1.q_proj", "layers.7.q_proj", "layers.13.q_proj"]
 
 
 def test_leaves_are_named_in_tree_order(tree: Outer) -> None:

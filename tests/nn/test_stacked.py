@@ -19,8 +19,8 @@ from lodos.models.decoder import LmHeadModel
 from lodos.nn.attention.blockwise import OUT_NAME
 from lodos.nn.dropout import dropout
 from lodos.nn.linear import PRODUCT_NAME, Linear
-from lodos.nn.stacked import Stacked
-from lodos.tree import combine, partition
+from lodos.nn.stacked import Period, Stacked, Stacks
+from lodos.tree import combine, member_name, partition
 from tiny_training import tiny_config
 
 LAYERS, WIDTH, INNER, TOKENS = 3, 6, 16, 9
@@ -239,3 +239,35 @@ def test_no_second_copy_of_the_base_is_made(mode: Any, first: int) -> None:
 
     memory = gradients.lower(trainable, frozen).compile().memory_analysis()
     assert memory.temp_size_in_bytes < 0.7 * base_bytes
+
+
+@pytest.mark.parametrize("scan", [True, False])
+@pytest.mark.parametrize("first", [0, 1, 4, 6])
+def test_unlike_layers_run_in_their_order(first: int, scan: bool) -> None:
+    """Two periods of three and a layer more, each with its own weight, input and key, from some layer on another."""
+    count = 7
+    numbers = jnp.arange(1.0, count + 1)
+    halves = jnp.where(jnp.arange(count) < first, 0.0, numbers)
+
+    def member(start: int, step: int, repeats: int) -> Any:
+        places = start + step * np.arange(repeats)
+        adapted = np.flatnonzero(places >= first)
+        half = Half(halves[places], int(adapted[0])) if adapted.size else None
+        return {"half": half, "whole": numbers[places]}
+
+    period = Period({member_name(place, 3): member(place, 3, 2) for place in range(3)})
+    stacks = Stacks((Stacked(period, 6, scan, "none"), Stacked(Period({"6+1*": member(6, 1, 1)}), 1, scan, "none")))
+
+    def apply(layer: Any, x: Any, offset: Any, key: Any) -> Any:
+        x = x * 2 + offset + layer["whole"] + (0 if layer["half"] is None else layer["half"].weight)
+        return x, (x, jax.random.uniform(key))
+
+    offsets = jnp.linspace(0.5, 2.0, count)
+    x, (outs, drawn) = stacks.fold(apply, jnp.zeros(()), offsets, key=KEY)
+    expected = [0.0]
+    for place in range(count):
+        expected.append(float(expected[-1] * 2 + offsets[place] + numbers[place] + halves[place]))
+    np.testing.assert_allclose(outs, expected[1:], rtol=1e-6)
+    assert float(x) == outs[-1]
+    np.testing.assert_allclose(drawn, [jax.random.uniform(key) for key in jax.random.split(KEY, count)])
+    assert (stacks.num_layers, stacks.first_layer) == (count, {0: 0, 1: 0, 4: 3, 6: 6}[first])

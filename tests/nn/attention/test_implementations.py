@@ -38,6 +38,25 @@ def test_it_is_the_formula(name: str, heads: int, kv_heads: int, window: int | N
     assert_close(found, in_float64(q, k, v, first, d_out), 2e-6)
 
 
+OPTIONS: dict[str, dict[str, float]] = {
+    "scale": dict(scale=1.3),
+    "soft cap": dict(soft_cap=1.1),
+    "both": dict(scale=1.3, soft_cap=1.1),
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("name", IMPLEMENTATIONS)
+def test_a_scale_and_a_soft_cap_are_in_the_formula(name: str, options: str) -> None:
+    asked = OPTIONS[options]
+    if "soft_cap" in asked and name.startswith("cudnn"):
+        pytest.skip("cuDNN's attention has no soft cap, and `auto` does not choose it then")
+    q, k, v, d_out = make_arrays(2, LENGTH, 4, 2)
+    first = first_of(SEGMENTS[:2], 20)
+    found = with_gradients(functools.partial(IMPLEMENTATIONS[name], **asked), q, k, v, first, d_out=d_out)
+    assert_close(found, in_float64(q, k, v, first, d_out, **asked), 2e-6)
+
+
 @pytest.mark.parametrize("length", [1, 15, 16, 17, 96])
 @pytest.mark.parametrize("name", IMPLEMENTATIONS)
 def test_any_length_will_do(name: str, length: int) -> None:
