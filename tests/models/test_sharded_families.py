@@ -1,7 +1,7 @@
 """Eight devices compute what one computes, for each family: FSDP, and layers split over four of them.
 
-This file is also a script: run with the number of devices and a file, it trains the first case of each family in each
-layout and writes losses and factors.
+This file is also a script: run with the number of devices, a layout and a file, it trains the first case of each
+family and writes losses and factors.
 """
 
 import sys
@@ -52,35 +52,31 @@ def train(model_type: str, **layout: Any) -> dict[str, Any]:
     return {"losses": losses, **factors}
 
 
-def main(devices: int, file: Path) -> None:
+def main(devices: int, layout: str, file: Path) -> None:
     assert jax.device_count() == devices
     found: dict[str, Any] = {}
     for model_type in FAMILIES:
-        for layout, options in LAYOUTS.items() if devices > 1 else [("", {})]:
-            numbers = train(model_type, **options)
-            found |= {f"{model_type}/{layout}/{name}": np.asarray(value) for name, value in numbers.items()}
+        numbers = train(model_type, **(LAYOUTS[layout] if devices > 1 else {}))
+        found |= {f"{model_type}/{name}": np.asarray(value) for name, value in numbers.items()}
     np.savez(file, **found)
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, np.ndarray]]:
+@pytest.fixture(scope="module", params=[pytest.param("fsdp", marks=pytest.mark.long), "fsdp x tensor parallel"])
+def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, np.ndarray]]:
+    """On one device, and on eight."""
     files = [tmp_path_factory.mktemp("families") / f"{devices}.npz" for devices in (1, 8)]
     for devices, file in zip((1, 8), files, strict=True):
-        run_with_devices(devices, __file__, str(devices), file)
+        run_with_devices(devices, __file__, str(devices), request.param, file)
     return [dict(np.load(file)) for file in files]
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("model_type", FAMILIES)
-def test_eight_devices_compute_what_one_does(model_type: str, layout: str, runs: list[dict[str, np.ndarray]]) -> None:
-    one, eight = (
-        {name.rsplit("/", 1)[-1]: value for name, value in run.items() if name.startswith(f"{model_type}/{of}/")}
-        for run, of in zip(runs, ("", layout), strict=True)
-    )
+def test_eight_devices_compute_what_one_does(model_type: str, runs: list[dict[str, np.ndarray]]) -> None:
+    one, eight = ({name: value for name, value in run.items() if name.startswith(f"{model_type}/")} for run in runs)
     assert one.keys() == eight.keys()
     for name, expected in one.items():
         np.testing.assert_allclose(eight[name], expected, rtol=0, atol=1e-4 * np.abs(expected).max(), err_msg=name)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))
+    main(int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))
