@@ -32,8 +32,8 @@ STEPS = 2
 def train(model_type: str, **layout: Any) -> dict[str, Any]:
     from transformers import AutoConfig
 
-    # Of heads and features as many as four devices divide, and of each device's own size.
-    shape = first_case(model_type) | dict(vocab_size=VOCAB, num_attention_heads=8, num_key_value_heads=4)
+    # As many key-value heads as devices.
+    shape = first_case(model_type) | dict(vocab_size=VOCAB, num_key_value_heads=4)
     config = decoder_config(AutoConfig.for_model(model_type, **shape).to_dict())
     model = loraize(
         LmHeadModel.init(config, key=jax.random.key(0)),

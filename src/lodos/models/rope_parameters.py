@@ -66,7 +66,7 @@ def rotary_config(hf_config: Mapping[str, Any], head_dim: int, *, partial: bool 
     if not partial and part != 1.0:
         problems.append("partial_rotary_factor: only 1.0 is implemented for this model_type.")
     rotary_dim = int(head_dim * part)
-    if not 0 < rotary_dim <= head_dim or rotary_dim % 2:
+    if partial and (not 0 < rotary_dim <= head_dim or rotary_dim % 2):
         problems.append(f"partial_rotary_factor: {part} of a head of {head_dim} is {rotary_dim}, and pairs are turned.")
     for name in ("short_factor", "long_factor"):
         factors = parameters.get(name) or ()
