@@ -25,10 +25,15 @@ VERBS = {
     "generate": "answer a prompt, or those of a file, with a model and an adapter",
     "chat": "talk with a model and an adapter in the terminal",
     "merge": "put an adapter into its base model, for transformers",
+    "export": "write an adapter, or the merged model, for llama.cpp, Ollama or MLX",
+    "import": "read an adapter of MLX or llama.cpp",
     "verify": "see whether an adapter, a merged model, a checkpoint or a run is what it should be",
     "drill": "see whether a run that is killed again and again comes to the same",
     "doctor": "see whether a config trains the same on one device and on the mesh",
 }
+
+_MODULES = {"import": "import_adapter"}
+"""Of verbs that Python keeps to itself."""
 
 HELP = """usage: lodos <verb> [options]
 
@@ -150,7 +155,7 @@ def _run(verb: str, rest: list[str]) -> int:
         hint = f"Did you mean {close[0]!r}?" if close else f"Verbs: {', '.join(VERBS)}."
         raise UserError(f"{verb!r} is not a verb. {hint}")
     set_up_process()
-    return importlib.import_module(f"lodos.commands.{verb}").main(rest)
+    return importlib.import_module(f"lodos.commands.{_MODULES.get(verb, verb)}").main(rest)
 
 
 def set_up_process() -> None:

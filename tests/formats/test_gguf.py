@@ -19,7 +19,8 @@ from gguf.quants import quantize
 from safetensors.numpy import load_file
 
 from lodos.errors import UserError
-from lodos.formats.gguf import convert_gguf, rows_for_half_rotation
+from lodos.formats.gguf import convert_gguf
+from lodos.formats.gguf_rotation import rows_for_half_rotation
 
 MakeModel = Callable[..., tuple[Path, Any]]
 Fields = dict[str, Any]

@@ -9,15 +9,13 @@ from typing import Literal
 
 from lodos.commands.base_model import base_converter, tokens_beyond, with_tokenizer_of_base
 from lodos.commands.merged_agreement import compared, prompt_ids
+from lodos.commands.output_folder import output_folder, refuse_to_lose
 from lodos.config_parsing import parse_config
 from lodos.errors import UserError
 from lodos.formats.folder_contents import adapter_folder
 from lodos.formats.model_card import RunFacts, merged_card
 from lodos.formats.peft import load_peft_pretrained
 from lodos.formats.safetensors_writer import MAX_SHARD_SIZE
-from lodos.places.looking import is_there
-from lodos.places.place import Place, is_remote, place_of
-from lodos.places.saving import check_writable
 from lodos.prompting.description import read_prompting
 from lodos.prompting.encode import end_token_ids
 
@@ -62,14 +60,7 @@ def merge(args: MergeArgs) -> None:
     Raises:
         UserError: before any weight is loaded if something is missing or in the way.
     """
-    output = place_of(args.output)
-    check_writable("output", output)
-    if is_there(output) and not args.overwrite:
-        raise UserError(f"output: {output} exists. Give another folder, or --overwrite to replace it.")
-    if not is_remote(output) and _holds_something_else(output):
-        raise UserError(
-            f"output: {output} is no folder of a model, and would be lost with what it holds. Give another."
-        )
+    output = output_folder(args.output, overwrite=args.overwrite, made_of="config.json")
     adapter = adapter_folder(args.adapter)
     prompting = read_prompting(adapter)
     converter = base_converter(args.adapter, adapter, args.model)
@@ -82,9 +73,7 @@ def merge(args: MergeArgs) -> None:
             "meets one. If it meets none (a PAD that was added for the training), add --tokenizer base. If rows were "
             "trained for them, give the base whose embedding has them: --model FOLDER."
         )
-    for what, folder in (("adapter", adapter), ("base model", converter.folder)):
-        if not is_remote(output) and folder.resolve().is_relative_to(output.resolve()):
-            raise UserError(f"output: {output} holds the {what}, which would be lost. Give another folder.")
+    refuse_to_lose({"adapter": adapter, "base model": converter.folder}, output)
     # Of the base, shapes alone: its tensors are read one by one as the merged ones are written.
     ids = None if args.prompt_file is None else prompt_ids(args.prompt_file, converter, adapter)
     costs: dict[str, float] = {}
@@ -107,11 +96,6 @@ def merge(args: MergeArgs) -> None:
     for line in () if ids is None else compared(converter, adapter, ids, dtype=args.dtype):
         print(line, file=sys.stderr)
     print(f"Next: lodos generate --model {shlex.quote(str(output))} --prompt '...'", file=sys.stderr)
-
-
-def _holds_something_else(output: Place) -> bool:
-    """Whether there is a folder of anything but a model."""
-    return output.is_dir() and any(output.iterdir()) and not (output / "config.json").is_file()
 
 
 def rounding_lines(costs: Mapping[str, float]) -> list[str]:

@@ -18,6 +18,8 @@ import numpy as np
 
 from lodos.errors import UserError
 from lodos.files import write_json, written_whole
+from lodos.formats.gguf_file import read_gguf
+from lodos.formats.gguf_rotation import rows_for_half_rotation
 from lodos.formats.gguf_tokenizer import save_tokenizer
 from lodos.formats.hf import HFCheckpointConverter
 from lodos.formats.progress import progress_bar
@@ -56,7 +58,7 @@ def convert_gguf(path: Path, folder: Path, *, progress: bool = False) -> None:
         UserError: for another architecture or tokenizer, or tensors that are missing or not understood; it lists
             them all, and nothing is left at `folder`.
     """
-    fields, tensors = _read(path)
+    fields, tensors = read_gguf(path)
     if (architecture := fields.get("general.architecture")) != ARCHITECTURE:
         raise UserError(f"{path}: general.architecture is {architecture!r}; only {ARCHITECTURE} can be converted.")
     _refuse_lost_settings(path, fields)
@@ -66,16 +68,6 @@ def convert_gguf(path: Path, folder: Path, *, progress: bool = False) -> None:
         sources = _sources(path, fields, tensors, place)
         with progress_bar("Converting GGUF", len(sources), enabled=progress) as advance:
             write_sharded(place, sources, max_shard_size=MAX_SHARD_SIZE, progress=lambda _: advance())
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, "ReaderTensor"]]:
-    """The settings by their GGUF names, and the tensors, memory-mapped."""
-    try:
-        reader = gguf.GGUFReader(path)
-    except (OSError, ValueError, IndexError) as error:
-        raise UserError(f"{path}: not a whole GGUF file: {error}.") from None
-    fields = {name: field.contents() for name, field in reader.fields.items()}
-    return fields, {tensor.name: tensor for tensor in reader.tensors}
 
 
 def _refuse_lost_settings(path: Path, fields: Mapping[str, Any]) -> None:
@@ -175,16 +167,6 @@ def _loader(tensor: "ReaderTensor", heads: int | None) -> Callable[[], np.ndarra
         return weight if heads is None else rows_for_half_rotation(weight, heads)
 
     return load
-
-
-def rows_for_half_rotation(weight: np.ndarray, heads: int) -> np.ndarray:
-    """Puts llama.cpp's rows of a q or k projection, `[heads * head_dim, ...]`, into Hugging Face's order.
-
-    llama.cpp pairs rows 2i and 2i+1 of a head where Hugging Face pairs i and i + head_dim/2; its own conversion
-    is `LlamaModel.permute` in convert_hf_to_gguf.py, of which this is the inverse.
-    """
-    pairs = weight.reshape(heads, -1, 2, *weight.shape[1:])
-    return pairs.swapaxes(1, 2).reshape(weight.shape)
 
 
 def _shortest(value: float) -> float:

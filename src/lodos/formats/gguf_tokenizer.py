@@ -1,7 +1,7 @@
 """The tokenizer inside a GGUF file as Hugging Face's files.
 
 Byte-level BPE ("gpt2" in GGUF's words) only: vocabulary and merges are in the file, how text is cut before the
-merges is only named (`tokenizer.ggml.pre`), so each name that is understood is listed here. transformers' own
+merges is only named (`tokenizer.ggml.pre`): `gguf_pre_tokenizers.py` has what each name means. transformers' own
 GGUF reader cuts all of them like GPT-2 and so joins digits that SmolLM2 keeps apart.
 """
 
@@ -9,19 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models
 
 from lodos.errors import UserError
+from lodos.formats.gguf_pre_tokenizers import IGNORE_MERGES, PRE_TOKENIZERS
 from lodos.formats.tokenizer_files import write_tokenizer
 
 _CONTROL, _USER_DEFINED = 3, 4  # of llama.cpp's token types
-
-_PRE_TOKENIZERS = {
-    "gpt-2": lambda: pre_tokenizers.ByteLevel(add_prefix_space=False),
-    "smollm": lambda: pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    ),
-}
 
 
 def save_tokenizer(fields: Mapping[str, Any], folder: Path, *, source: Path) -> None:
@@ -41,8 +35,8 @@ def save_tokenizer(fields: Mapping[str, Any], folder: Path, *, source: Path) -> 
     problems = []
     if model != "gpt2":
         problems.append(f"tokenizer.ggml.model: {model!r} is not understood; only gpt2 (byte-level BPE) is.")
-    if pre not in _PRE_TOKENIZERS:
-        problems.append(f"tokenizer.ggml.pre: {pre!r} is not understood; known: {', '.join(_PRE_TOKENIZERS)}.")
+    if pre not in PRE_TOKENIZERS:
+        problems.append(f"tokenizer.ggml.pre: {pre!r} is not understood; known: {', '.join(PRE_TOKENIZERS)}.")
     problems += [
         f"no tokenizer.ggml.{name}." for name in ("tokens", "merges") if f"tokenizer.ggml.{name}" not in fields
     ]
@@ -57,8 +51,9 @@ def save_tokenizer(fields: Mapping[str, Any], folder: Path, *, source: Path) -> 
     tokens: list[str] = fields["tokenizer.ggml.tokens"]
     types = fields.get("tokenizer.ggml.token_type") or [1] * len(tokens)
     merges = [tuple(merge.split(" ", 1)) for merge in fields["tokenizer.ggml.merges"]]
-    tokenizer = Tokenizer(models.BPE(vocab={token: index for index, token in enumerate(tokens)}, merges=merges))
-    tokenizer.pre_tokenizer = _PRE_TOKENIZERS[pre]()
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=pre in IGNORE_MERGES))
+    tokenizer.pre_tokenizer = PRE_TOKENIZERS[pre]()
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_tokens(
         [

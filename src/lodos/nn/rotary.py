@@ -89,6 +89,11 @@ def apply_rotary(
     return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin, rest], axis=-1).astype(x.dtype)
 
 
+def frequency_factors(config: RotaryConfig) -> np.ndarray:
+    """What the default frequency of each pair is divided by in `llama3`, `[half]`, float32."""
+    return _default(config) / _llama3(config)
+
+
 def _frequencies(config: RotaryConfig, length: Int[Array, "batch seq 1"]) -> tuple[Float[Array, "*batch half"], float]:
     """`inv_freq` and the factor on cosines and sines, for tokens of segments of these lengths."""
     match config.rope_type:

@@ -121,6 +121,18 @@ def fitted_turns(
     return forms.fitted(turns), forms.fitted_tools(tools)
 
 
+def rendered_turns(
+    tokenizer: "PreTrainedTokenizerBase", turns: Sequence[tuple[str, str]], prompting: Prompting = CHAT
+) -> str:
+    """The text before the answer to these turns, (role, content) each, and no others.
+
+    Raises:
+        UserError: when the chat template refuses them.
+    """
+    messages = [{"role": role, "content": content} for role, content in turns]
+    return _rendered(tokenizer, prompting, messages, None)
+
+
 def _rendered(tokenizer: "PreTrainedTokenizerBase", prompting: Prompting, turns: Messages, tools: Tools | None) -> str:
     try:
         return template_text(
