@@ -85,7 +85,7 @@ def with_factors_of(
             of_A, of_B = _IN_EMBEDDING if name == EMBEDDING else _IN_LINEAR
             tensors |= {peft_key(name, of_A): found.A, peft_key(name, of_B): found.B}
         save_and_compare(Path(folder, WEIGHTS_NAME), tensors)
-        write_json(Path(folder, CONFIG_NAME), to_peft(config, sorted(factors), ""))
+        write_json(Path(folder, CONFIG_NAME), to_peft(config, sorted(factors), "base"))
         return load_peft_pretrained(model, Path(folder), base=base)
 
 

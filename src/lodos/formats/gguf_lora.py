@@ -71,9 +71,7 @@ def save_gguf_lora(
     others = sorted(module for module, found in alphas.items() if found != alpha)
     if not others:
         return []
-    return [
-        f"llama.cpp has one alpha for all modules; of {len(others)} others, such as {others[0]}, the rest is in B."
-    ]
+    return [f"llama.cpp has one alpha for all modules; of {len(others)} others, such as {others[0]}, the rest is in B."]
 
 
 def read_gguf_lora(path: Path, architecture: GgufArchitecture, modules: list[str]) -> dict[str, Factors]:

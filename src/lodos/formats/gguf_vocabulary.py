@@ -74,9 +74,10 @@ def add_tokenizer(
             remarks.append(f"llama.cpp does not normalise text; the tokenizer does ({kind}).")
     for name, value in _special_ids(tokenizer, prompting).items():
         writer.add_uint32(f"tokenizer.ggml.{name}_token_id", value)
-    ends = [] if prompting is None else [token.id for token in prompting.end_tokens]
-    if len({*ends, tokenizer.eos_token_id}) > 2:
-        remarks.append(f"llama.cpp takes two tokens as the end of an answer; the training has {len(ends)}.")
+    if len(others := list(_other_ends(tokenizer, prompting))) > 1:
+        remarks.append(
+            f"llama.cpp takes one token besides EOS as the end of an answer; the training has {len(others)}."
+        )
     writer.add_add_bos_token(_begins_with_bos(tokenizer))
     writer.add_add_eos_token(False)
     return remarks
