@@ -17,7 +17,7 @@ test: $(VENV)/.installed-test $(VENV)/.installed-skypilot $(VENV)/.installed-lib
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(BIN)/pytest --numprocesses 2 --dist loadfile --max-worker-restart 0
 
-test-long: $(VENV)/.installed-test $(VENV)/.installed-skypilot $(VENV)/.installed-libtpu $(VENV)/.installed-cuda
+test-long: $(VENV)/.installed-test $(VENV)/.installed-skypilot $(VENV)/.installed-libtpu $(VENV)/.installed-cuda $(VENV)/.installed-llama-cpp
 	$(BIN)/pytest --numprocesses 2 --dist loadfile --max-worker-restart 0 -m 'long or not long'
 
 lint: $(VENV)/.installed-test
@@ -58,6 +58,11 @@ $(VENV)/.installed-libtpu: $(VENV)/.created
 # Apart too, and without NVIDIA's libraries: to compile for a card that is not there takes none of them.
 $(VENV)/.installed-cuda: $(VENV)/.installed-test
 	$(PIP_INSTALL) --target $(VENV)/cuda "jax-cuda13-plugin==$$($(BIN)/python -c 'import jaxlib; print(jaxlib.__version__)')"
+	@touch $@
+
+# For the long tests alone: it is compiled, which takes minutes.
+$(VENV)/.installed-llama-cpp: $(VENV)/.installed-test
+	$(PIP_INSTALL) 'llama-cpp-python>=0.3.36,<0.4'
 	@touch $@
 
 clean:

@@ -17,7 +17,9 @@ from lodos.commands.chat import ChatArgs
 from lodos.commands.data import DataReportArgs
 from lodos.commands.doctor import DoctorArgs
 from lodos.commands.drill import DrillArgs
+from lodos.commands.export import ExportArgs
 from lodos.commands.generate import GenerateArgs
+from lodos.commands.import_adapter import ImportArgs
 from lodos.commands.merge import MergeArgs
 from lodos.commands.plan import PlanArgs
 from lodos.commands.verify import VerifyArgs
@@ -46,6 +48,8 @@ ARGUMENTS = {
     "generate": GenerateArgs,
     "chat": ChatArgs,
     "merge": MergeArgs,
+    "export": ExportArgs,
+    "import": ImportArgs,
     "verify": VerifyArgs,
 }
 

@@ -233,12 +233,10 @@ def test_llama_cpp_computes_what_we_compute(adapter: Path, tmp_path: Path) -> No
     converter = HFCheckpointConverter.from_hf(base_of(adapter))
     ids = converter.tokenizer("Below is an instruction. Write a response.")["input_ids"]
     base_only = tmp_path / "base"
-    zero = adapter_of(Path(base_of(adapter)), tmp_path / "zero")
     for name, to in (("model", "gguf"), ("lora", "gguf-lora")):
         arguments = ["export", "--adapter", str(adapter), "--to", to, "--type", "f32", "--output"]
         assert main([*arguments, str(tmp_path / name)]) == 0
     _write_base(converter, base_only)
-    del zero
     merged, _ = load_peft_pretrained(converter.load_pretrained(), adapter)
     expected = np.asarray(_logits(merged, ids))
     for weights, lora in (
@@ -264,8 +262,7 @@ def _write_base(converter: HFCheckpointConverter, folder: Path) -> None:
 def _logits(model: Any, ids: list[int]) -> Any:
     import jax.numpy as jnp
 
-    tokens = jnp.asarray(ids)[None]
-    return model(tokens, jnp.ones_like(tokens), jnp.arange(len(ids))[None])[0]
+    return model(jnp.asarray(ids)[None])[0]
 
 
 @needs_mlx
