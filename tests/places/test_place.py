@@ -90,6 +90,7 @@ ALLOWED = {
     "formats/tokenizer_files.py": "a temporary folder",
     "data/tokens/cache.py": "a temporary folder",
     "train/staged.py": "a temporary folder",
+    "formats/factors.py": "a temporary folder",
     "formats/hub.py": "the hub's cache",
     "formats/safetensors.py": "whether a name is more than a name",
     "train/checkpoint.py": "etils' path, for Orbax",
