@@ -12,7 +12,8 @@ import numpy as np
 
 from lodos.errors import UserError
 from lodos.models.config import DecoderConfig
-from lodos.nn.rotary import frequency_factors
+from lodos.models.layers import LayerConfig
+from lodos.nn.rotary import RotaryConfig, frequency_factors
 
 _ARCHITECTURES = {
     "llama": gguf.MODEL_ARCH.LLAMA,
@@ -53,6 +54,15 @@ class GgufArchitecture:
         return GgufArchitecture(_ARCHITECTURES[model_type], config)
 
     @property
+    def layer(self) -> LayerConfig:
+        """Any layer: in these architectures all are alike, but for how far they see."""
+        return self.config.kinds[0]
+
+    @property
+    def rotary(self) -> RotaryConfig:
+        return _rotary(self.config)
+
+    @property
     def name(self) -> str:
         """`general.architecture`."""
         return gguf.MODEL_ARCH_NAMES[self.arch]
@@ -72,22 +82,22 @@ class GgufArchitecture:
 
     def extra_tensors(self) -> dict[str, np.ndarray]:
         """What llama.cpp keeps as a tensor and Hugging Face as settings."""
-        if self.config.rotary.rope_type != "llama3":
+        if self.rotary.rope_type != "llama3":
             return {}
-        return {ROPE_FREQS: frequency_factors(self.config.rotary)}
+        return {ROPE_FREQS: frequency_factors(self.rotary)}
 
     def add_settings(self, writer: gguf.GGUFWriter) -> None:
         """Writes the architecture's settings."""
-        config, rotary = self.config, self.config.rotary
+        config, rotary = self.config, self.rotary
         writer.add_block_count(config.num_hidden_layers)
         writer.add_context_length(rotary.max_position_embeddings)
         writer.add_embedding_length(config.hidden_size)
-        writer.add_feed_forward_length(config.intermediate_size)
+        writer.add_feed_forward_length(self.layer.mlp.intermediate_size)
         writer.add_head_count(config.num_attention_heads)
         writer.add_head_count_kv(config.num_key_value_heads)
         writer.add_key_length(config.head_dim)
         writer.add_value_length(config.head_dim)
-        writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+        writer.add_layer_norm_rms_eps(config.norm.eps)
         writer.add_vocab_size(config.vocab_size)
         writer.add_rope_dimension_count(rotary.rotary_dim)
         writer.add_rope_freq_base(rotary.rope_theta)
@@ -103,18 +113,24 @@ class GgufArchitecture:
 
     def remarks(self) -> Iterator[str]:
         """Where llama.cpp differs from the model, at lengths that a user may not reach."""
-        windows = [window for window in self.config.sliding_windows or () if window is not None]
-        if windows and min(windows) < self.config.rotary.max_position_embeddings:
+        windows = [*(self.config.sliding_windows or ()), *(layer.self_attn.window for layer in self.config.kinds)]
+        windows = [window for window in windows if window is not None]
+        if windows and min(windows) < self.rotary.max_position_embeddings:
             yield (
                 f"llama.cpp lets every layer see all earlier tokens; here some see the last {min(windows):,}. Answers "
                 "may differ in texts longer than that."
             )
 
 
+def _rotary(config: DecoderConfig) -> RotaryConfig:
+    (rotary,) = config.rotaries
+    return rotary
+
+
 def _not_computed(config: DecoderConfig) -> Iterator[str]:
-    rotary = config.rotary
-    if config.hidden_act not in ("silu", "swish"):
-        yield f"hidden_act: {config.hidden_act!r}; it has silu."
+    rotary, act = _rotary(config), config.kinds[0].mlp.hidden_act
+    if act not in ("silu", "swish"):
+        yield f"hidden_act: {act!r}; it has silu."
     if rotary.rope_type not in ("default", "linear", "yarn", "llama3"):
         yield f"rope_type: {rotary.rope_type!r}; it has default, linear, yarn and llama3."
     if rotary.rope_type == "yarn" and (rotary.mscale is not None or not rotary.truncate):
