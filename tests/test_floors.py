@@ -12,6 +12,7 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 # Files of floor 1 may use each other in this order only.
 GROUND = [
     "errors",
+    "signals",
     "config_secrets",
     "lost_hosts",
     "hosts",

@@ -11,7 +11,7 @@ import pytest
 from jobs import Job
 from lodos.errors import Stopped
 from lodos.hosts import _hearing_signals
-from lodos.train.interrupt import ended_by_termination
+from lodos.signals import listening
 
 SCRIPT = """
 import dataclasses, os, signal, sys, time
@@ -45,7 +45,7 @@ def test_a_wait_in_the_background_hears_signals() -> None:
     waits = threading.Event()
     sender = threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGTERM])
     sender.start()
-    with ended_by_termination(), pytest.raises(Stopped):
+    with listening(), pytest.raises(Stopped):
         _hearing_signals(waits.wait)
     waits.set()
 

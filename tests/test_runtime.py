@@ -60,7 +60,7 @@ def compile_step():
     print("compiled")
 threading.Thread(target=compile_step, name=COMPILER_THREAD + "_0").start()
 print("said")
-raise SystemExit(exit_process({status}))
+exit_process({status})
 """
 
 

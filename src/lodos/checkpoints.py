@@ -83,11 +83,13 @@ def save_merged_hf_checkpoint_callback(
     prompting: Prompting | None = None,
     facts: Callable[[StepInfo], RunFacts] | None = None,
     uploads: Uploads | None = None,
+    on_tensor: Callable[[], None] = lambda: None,
 ) -> Callable[[StepInfo], Place]:
     """A hook that writes the merged model to `<base_path>/step-<step>`, for transformers, and returns that folder.
 
     Args:
         dtype: of the tensors; None keeps each tensor's dtype in the base model's files.
+        on_tensor: called on the first host after each tensor; what it raises gives up the folder.
 
     The other arguments and the errors are those of `save_peft_checkpoint_callback`.
     """
@@ -107,6 +109,7 @@ def save_merged_hf_checkpoint_callback(
             prompting=asked,
             card=merged_card(base_model, known, tokenizer=converter.tokenizer, repo=upload_to_hf),
             progress=True,
+            on_tensor=on_tensor,
         )
         _verify(path)
         upload(path, f"Merged model of step {info.step}")

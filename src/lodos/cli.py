@@ -8,12 +8,14 @@ import importlib
 import logging
 import os
 import shutil
+import signal
 import sys
 import textwrap
 import traceback
 from collections.abc import Callable
 from typing import Any, get_type_hints
 
+from lodos import signals
 from lodos.errors import TRY_AGAIN, Stopped, UserError
 from lodos.version import __version__
 
@@ -80,7 +82,7 @@ def run_script(fn: Callable[[Any], Any], argv: list[str] | None = None) -> int:
         from lodos import hosts
         from lodos.config_parsing import parse_config
         from lodos.train.failures import explained_failures
-        from lodos.train.interrupt import ended_by_termination, exit_status
+        from lodos.train.interrupt import exit_status
 
         # The script has imported JAX before, which read the environment as it was then.
         jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
@@ -88,7 +90,7 @@ def run_script(fn: Callable[[Any], Any], argv: list[str] | None = None) -> int:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", least_seconds)
         config = parse_config(hint, arguments, prog=f"python {sys.argv[0]}", description=hint.__doc__ or "")
         trainer = getattr(config, "trainer", None)
-        with explained_failures(), ended_by_termination():
+        with explained_failures(), signals.listening():
             if trainer is not None:
                 hosts.join(trainer.distributed)
             fn(config)
@@ -103,22 +105,25 @@ def _reported(run: Callable[[], int]) -> int:
     try:
         status = run()
         sys.stdout.flush()
-        return status
+        # Some library's `except:` may have been where the exception of a signal ended.
+        return status or (128 + signals.received() if signals.received() else 0)
     except UserError as error:
+        if signals.received():
+            return _stopped(signals.received())
         if os.environ.get("LODOS_DEBUG"):
             traceback.print_exc()
         return _left(_fail(str(error)), str(error))
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return _left(130, "interrupted")
+        return _stopped(signal.SIGINT)
     except Stopped as stopped:
-        print("terminated", file=sys.stderr)
-        return _left(128 + stopped.signum, "terminated")
+        return _stopped(stopped.signum)
     except BrokenPipeError:
         # Whoever read the output has gone; Python would complain once more when it flushes at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
+        if signals.received():  # what it has become on its way
+            return _stopped(signals.received())
         if (status := _status_of_store(error)) is not None:
             _fail(getattr(error, "strerror", None) or str(error))
             return _left(status, str(error))
@@ -126,6 +131,11 @@ def _reported(run: Callable[[], int]) -> int:
             raise
         traceback.print_exc()
         return _left(TRY_AGAIN if isinstance(error, hosts.HostsError) else 1, f"{type(error).__name__}: {error}")
+
+
+def _stopped(signum: int) -> int:
+    signals.say(signum)
+    return _left(128 + signum, "it was told to")
 
 
 def _status_of_store(error: Exception) -> int | None:
@@ -155,7 +165,9 @@ def _run(verb: str, rest: list[str]) -> int:
         hint = f"Did you mean {close[0]!r}?" if close else f"Verbs: {', '.join(VERBS)}."
         raise UserError(f"{verb!r} is not a verb. {hint}")
     set_up_process()
-    return importlib.import_module(f"lodos.commands.{_MODULES.get(verb, verb)}").main(rest)
+    command = importlib.import_module(f"lodos.commands.{_MODULES.get(verb, verb)}")
+    signals.working(interrupts_only=verb == "chat")
+    return command.main(rest)
 
 
 def set_up_process() -> None:

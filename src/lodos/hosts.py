@@ -20,7 +20,6 @@ import json
 import logging
 import os
 import re
-import signal
 import socket
 import sys
 import threading
@@ -37,6 +36,7 @@ from jax._src import clusters, distributed
 from jax._src.lib import _jax  # pyright: ignore[reportPrivateImportUsage]
 from jax.sharding import NamedSharding, PartitionSpec
 
+from lodos import signals
 from lodos.errors import TRY_AGAIN, UserError
 from lodos.lost_hosts import LostHosts, named_absence, outlive_abort
 
@@ -165,6 +165,7 @@ def join(config: DistributedConfig) -> None:
     _job = _Job(client, names, lost)
     # From here on a host that ends is heard of, also while their names are asked for.
     lost.watch()
+    signals.add_farewell(lambda status: leave(status, "it was told to end at once"))
     client.key_value_set(f"lodos/name/{own}", socket.gethostname())
     for host in names:
         names[host] = _hearing_signals(
@@ -315,9 +316,7 @@ def finish() -> None:
     if _job is None or _job.is_finished:
         return
     wait("the end of the run", seconds=7 * 24 * 3600)
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signum, signal.SIG_IGN)
+    signals.deaf()
     # A host that a signal took out of the wait, when the others had come already, does not come here: it has them end.
     wait("that it is heard of by all")
     _job.is_finished = True

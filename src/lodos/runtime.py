@@ -3,6 +3,8 @@
 `lodos` does so on its own; a script over the library calls `prepare_runtime()` before it imports JAX.
 """
 
+import atexit
+import contextlib
 import ctypes
 import hashlib
 import os
@@ -10,7 +12,9 @@ import platform
 import sys
 import threading
 from pathlib import Path
+from typing import NoReturn
 
+from lodos import signals
 from lodos.errors import UserError
 from lodos.files import cache_folder
 
@@ -67,17 +71,21 @@ def compilation_cache() -> Path:
     return cache_folder() / "xla" / _processor()
 
 
-def exit_process(status: int) -> int:
-    """Hands a failure's status on, or ends the process with it while a program is being compiled in the background.
+def exit_process(status: int) -> NoReturn:
+    """Ends the process with this status, without taking apart what is in its memory.
 
-    XLA cannot be interrupted. The interpreter's end would wait for it, which takes minutes for a large model, after
-    everything has been said.
+    That would take a part of a second, in which a signal is lost. Neither does a failure wait for a program that is
+    being compiled in the background: XLA cannot be interrupted, and takes minutes for a large model.
     """
-    if status and any(thread.name.startswith(COMPILER_THREAD) for thread in threading.enumerate()):
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-    return status
+    if not status or not any(thread.name.startswith(COMPILER_THREAD) for thread in threading.enumerate()):
+        # As the interpreter does at its end, and multiprocessing at that of a process.
+        threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue]
+        signals.ending()
+        atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(status)
 
 
 def _keep_freed_memory() -> None:

@@ -17,7 +17,7 @@ from hub_server import TOKEN, HubServer, Repository
 from lodos.errors import Stopped, UserError
 from lodos.formats import upload
 from lodos.formats.upload import Uploads
-from lodos.train.interrupt import ended_by_termination
+from lodos.signals import listening
 
 
 @pytest.fixture(autouse=True)
@@ -192,7 +192,7 @@ def test_a_stop_does_not_wait_for_uploads_without_end(
     uploads.submit("me/a", step(tmp_path, 2), "2")
     timer = threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGTERM])
     timer.start()
-    with ended_by_termination(), pytest.raises(Stopped):
+    with listening(), pytest.raises(Stopped):
         uploads.wait()
     assert f"By hand: hf upload me/a {tmp_path / 'step-2'}" in told.text
     uploads.wait()  # as Python does at its exit
@@ -204,6 +204,7 @@ import logging, sys
 from pathlib import Path
 logging.basicConfig(level=logging.INFO)
 from lodos.formats.upload import Uploads
+from lodos.signals import listening
 mode, *folders = sys.argv[1:]
 if mode == "library":
     Uploads().submit("me/a", Path(folders[0]), "1")  # and the script is at its end

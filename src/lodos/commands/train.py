@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from jaxtyping import PRNGKeyArray
 
-from lodos import hosts
+from lodos import hosts, signals
 from lodos.checkpoints import prompting_of, save_merged_hf_checkpoint_callback, save_peft_checkpoint_callback
 from lodos.commands.agreement import agree_on_data, agree_on_settings
 from lodos.commands.fit import check_state_fits
@@ -44,7 +44,6 @@ from lodos.train.early_stopping import EarlyStopping
 from lodos.train.evaluation import Evaluation, EvaluationHook
 from lodos.train.failures import explained_failures
 from lodos.train.hooks import StepInfo
-from lodos.train.interrupt import ended_by_termination
 from lodos.train.kept_exports import remove_old_exports
 from lodos.train.state import TrainerState
 from lodos.train.trainer import Trainer, newest_step
@@ -69,6 +68,7 @@ class TrainResult:
     """The lowest held-out loss."""
     best_adapter: Place | None
     merged: Place | None
+    """None also where a signal stopped the run, which leaves no time for it; `lodos merge` makes it."""
     model: LmHeadModel
     """The adapted model, as trained."""
     stopped_by: int
@@ -82,9 +82,10 @@ class TrainResult:
 
 
 def main(argv: list[str]) -> int:
-    """Trains as the arguments say; 130 or 143 if SIGINT or SIGTERM stopped it, and it can be resumed."""
+    """Trains as the arguments say; 128 and its number if a signal stopped it, and it can be resumed."""
     config = parse_config(TrainArgs, argv, prog="lodos train", description=TrainArgs.__doc__ or "")
-    with explained_failures(), ended_by_termination():
+    with explained_failures(), signals.listening():
+        signals.stop_on_broken_pipes()
         hosts.join(config.trainer.distributed)
         result = train(config)
         if hosts.is_first():
@@ -160,13 +161,14 @@ def _train(config: TrainArgs, witness: Witness | None) -> TrainResult:
 
     step = int(state.step)
     best = evaluation.best if evaluation else None
+    merged = None if (folder := _merged_folder(config)) is None else folder / f"step-{step}"
     return TrainResult(
         config=config,
         step=step,
         adapter=adapter_folder(config) / f"step-{step}",
         best=best,
         best_adapter=adapter_folder(config) / "best" if best else None,
-        merged=None if (folder := _merged_folder(config)) is None else folder / f"step-{step}",
+        merged=None if merged is None or not is_there(merged) else merged,
         model=state.model,
         stopped_by=trainer.stopped_by,
         skipped=log.skipped,
@@ -275,9 +277,15 @@ def _add_saving_hooks(
     trainer.add_hook(save_adapter, every=config.hf_save_steps, is_done=_is_saved(adapter_folder(config)))
     if (folder := _merged_folder(config)) is not None:
         save_merged = save_merged_hf_checkpoint_callback(
-            folder, converter, config.merged_hf_upload, dtype=config.merged_dtype, facts=facts, uploads=uploads
+            folder,
+            converter,
+            config.merged_hf_upload,
+            dtype=config.merged_dtype,
+            facts=facts,
+            uploads=uploads,
+            on_tensor=trainer.stop_if_asked,
         )
-        trainer.add_hook(save_merged, every=config.hf_save_steps, is_done=_is_saved(folder))
+        trainer.add_hook(save_merged, every=config.hf_save_steps, is_done=_is_saved(folder), when_stopped=False)
 
 
 def _removing_hook(

@@ -174,6 +174,7 @@ class HFCheckpointConverter:
         card: str | None = None,
         rounding: Callable[[str, float], None] | None = None,
         progress: bool = False,
+        on_tensor: Callable[[], None] = lambda: None,
     ) -> None:
         """Writes `model`, adapters merged, as a folder that transformers loads.
 
@@ -188,6 +189,7 @@ class HFCheckpointConverter:
             prompting: how the model has to be asked, which is written beside it; its end tokens end an answer.
             card: the model card, README.md.
             rounding: told what rounding takes of the adapter, tensor by tensor, as `merged_tensors` has it.
+            on_tensor: called on the first host after each tensor; what it raises gives up the folder.
 
         Raises:
             OSError: if what is read back is not what was written; nothing is left at `path` then.
@@ -198,7 +200,12 @@ class HFCheckpointConverter:
             return
         with saved_whole(path) as folder:
             with progress_bar("Writing merged model", len(tensors), enabled=progress) as advance:
-                write_sharded(folder, tensors, max_shard_size=max_shard_size, progress=lambda _: advance())
+
+                def written(_: str) -> None:
+                    advance()
+                    on_tensor()
+
+                write_sharded(folder, tensors, max_shard_size=max_shard_size, progress=written)
             self._write_config(folder, dtype, model.config.vocab_size)
             if self.pad_token is None:
                 copy_tokenizer(self.tokenizer_folder or self.folder, folder, chat_template=self.chat_template)

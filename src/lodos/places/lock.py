@@ -25,6 +25,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lodos import signals
 from lodos.errors import TRY_AGAIN, UserError
 from lodos.files import flush
 from lodos.places.objects import read_object, remove_object
@@ -98,16 +99,21 @@ def only_writer(folder: Place) -> Iterator[None]:
     beating = threading.Thread(target=_beat, args=(lock, me, ended), name="lodos-lock", daemon=True)
     beating.start()
     try:
-        yield
+        with signals.farewell(lambda _: _let_go(lock, me)):
+            yield
     finally:
         ended.set()
         beating.join(BEAT_SECONDS)
-        with contextlib.suppress(OSError, StoreFailingError):
-            if _owner(lock) == me:
-                remove_object(lock) if is_remote(lock) else lock.unlink()
+        _let_go(lock, me)
         if not is_remote(folder):
             with contextlib.suppress(OSError):  # it holds something
                 folder.rmdir()
+
+
+def _let_go(lock: Place, me: Owner) -> None:
+    with contextlib.suppress(OSError, StoreFailingError):
+        if _owner(lock) == me:
+            remove_object(lock) if is_remote(lock) else lock.unlink()
 
 
 def _take(lock: Place, me: Owner) -> None:

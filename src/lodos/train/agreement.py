@@ -1,9 +1,9 @@
 """What several hosts do at the same step, whoever it was that had a reason to.
 
 With every step, and every batch of an evaluation, each host sends two numbers: the signal that asked it to stop, and
-whether it is time for a checkpoint by the first host's clock. The compiled step takes the largest of each, which all
-hosts read among the step's numbers: so they learn it at the same step, and nobody waits for it. One host alone sends
-nothing, and compiles nothing for it.
+whether it wants a checkpoint: by the first host's clock, or by SIGUSR1. The compiled step takes the largest of each,
+which all hosts read among the step's numbers: so they learn it at the same step, and nobody waits for it. One host
+alone sends nothing, and compiles nothing for it.
 """
 
 import dataclasses
@@ -48,5 +48,5 @@ def wishes(mesh: Mesh, *, signum: int, saves: bool) -> Int[Array, "devices 2"] |
     shape = wish_shapes(mesh)
     if shape is None:
         return None
-    own = np.array([[signum, saves and hosts.is_first()]], np.int32)
+    own = np.array([[signum, saves]], np.int32)
     return jax.make_array_from_callback(shape.shape, shape.sharding, lambda _: own)

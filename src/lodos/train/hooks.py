@@ -49,6 +49,7 @@ class _Entry:
     fn: Hook
     every: When
     is_done: Callable[[int], bool] | None
+    when_stopped: bool
     last_step: int | None = None
 
     def is_due(self, step: int) -> bool:
@@ -61,27 +62,39 @@ class Hooks:
     def __init__(self) -> None:
         self._entries: list[_Entry] = []
 
-    def add(self, fn: Hook, *, every: When = 1, is_done: Callable[[int], bool] | None = None) -> None:
+    def add(
+        self,
+        fn: Hook,
+        *,
+        every: When = 1,
+        is_done: Callable[[int], bool] | None = None,
+        when_stopped: bool = True,
+    ) -> None:
         """Calls `fn` after every step whose number `every` divides, or for which it is true, and at the end.
 
         Args:
             is_done: whether an earlier process has done it for a step.
+            when_stopped: whether it runs also where a signal has stopped the run.
         """
         if isinstance(every, int) and every < 1:
             raise ValueError(f"every: {every} must be at least 1.")
-        self._entries.append(_Entry(fn, every, is_done))
+        self._entries.append(_Entry(fn, every, is_done, when_stopped))
 
     def due(self, step: int) -> bool:
         """Whether some hook is to run after this step."""
         return any(entry.is_due(step) for entry in self._entries)
 
-    def run(self, info: StepInfo, *, end: bool = False) -> bool:
+    def run(self, info: StepInfo, *, end: bool = False, stopped: bool = False) -> bool:
         """Runs the hooks that are due; at the end those that have not run for this step yet.
+
+        Args:
+            stopped: whether a signal has stopped the run: what takes its time is left for when it goes on.
 
         Returns:
             whether all came to their end; one that is cut short keeps none of the others from running.
         """
-        return _run([entry for entry in self._entries if end or entry.is_due(info.step)], info)
+        due = [entry for entry in self._entries if end or entry.is_due(info.step)]
+        return _run([entry for entry in due if entry.when_stopped or not stopped], info)
 
     def note_done(self, step: int) -> None:
         """A run goes on from this step: what an earlier process has done of it is not done again, not at the end."""

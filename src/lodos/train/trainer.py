@@ -16,6 +16,7 @@ It knows nothing of LoRA, files or logs. What is trained is a tree of booleans; 
 
 import collections
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -47,6 +48,8 @@ from lodos.train.save_schedule import SaveSchedule, newest_kept
 from lodos.train.state import TrainerState
 from lodos.train.step import ComputeLoss, StepMetrics, Watch, eval_step, train_step
 from lodos.tree import combine, parameter_count, partition
+
+logger = logging.getLogger(__name__)
 
 _WRITING_SECONDS = 6 * 3600
 """How long hosts wait for the first one to have saved what it saves."""
@@ -114,7 +117,14 @@ class Trainer:
     def num_train_steps(self) -> int:
         return self.config.steps
 
-    def add_hook(self, fn: Hook, *, every: int = 1, is_done: Callable[[int], bool] | None = None) -> None:
+    def add_hook(
+        self,
+        fn: Hook,
+        *,
+        every: int = 1,
+        is_done: Callable[[int], bool] | None = None,
+        when_stopped: bool = True,
+    ) -> None:
         """Calls `fn(info)` after every `every`-th step and once at the end, never twice for the same step.
 
         The device waits meanwhile. Every report up to this step has been delivered; what was not finite was skipped.
@@ -122,8 +132,20 @@ class Trainer:
         Args:
             is_done: whether an earlier process has called it for a step, the same on all hosts. A resumed run calls it
                 before its first step if not; without it nothing is made up for.
+            when_stopped: whether it is called also when a signal has stopped the run, which may have seconds to end.
         """
-        self._hooks.add(fn, every=every, is_done=is_done)
+        self._hooks.add(fn, every=every, is_done=is_done, when_stopped=when_stopped)
+
+    def stop_if_asked(self) -> None:
+        """For a hook that takes its time: gives it up where a signal has asked the run to stop.
+
+        Several hosts give up together or not at all: there it does nothing.
+
+        Raises:
+            CutShort: which the hook need not catch.
+        """
+        if hosts.count() == 1:
+            self._cut_short_if_stopping()
 
     def end_early(self) -> None:
         """Has `train` end after the steps that are done, as if there were no more to do. All hosts call it."""
@@ -247,7 +269,8 @@ class Trainer:
                     self._reports.dispatched(step, metrics, data_wait_seconds)
                     if self._hooks.due(step):
                         is_whole = self._run_hooks(state, step, loader)
-                is_whole = self._run_hooks(state, step, loader, end=True) and is_whole
+                stopped = bool(self._stopping) and step < self.num_train_steps
+                is_whole = self._run_hooks(state, step, loader, end=True, stopped=stopped) and is_whole
             except NonFiniteError as error:
                 raise self._given_up(error, state, loader) from None
             self.stopped_by = self._stopping if step < self.num_train_steps or not is_whole else 0
@@ -262,7 +285,7 @@ class Trainer:
         """
         self._wait_for_memory(state)
         with self.config.device_mesh as mesh:
-            wished = wishes(mesh, signum=self._stop.signum, saves=self._schedule.is_time())
+            wished = wishes(mesh, signum=self._stop.signum, saves=self._wants_save)
             arguments = _step_arguments(state, placed_batch(batch, self.config), wished)
             trainable, opt_state, step, metrics = self._step(*arguments)
             model = combine(trainable, state.frozen)
@@ -307,8 +330,14 @@ class Trainer:
         """The signal for which to stop now: this host's own or, of several, the one they have all heard of."""
         return self._stop.signum if hosts.count() == 1 else self._reports.agreement.signum
 
+    @property
+    def _wants_save(self) -> bool:
+        """Whether this host has a reason for a checkpoint beside the number of the step."""
+        return self._stop.saves or (hosts.is_first() and self._schedule.is_time())
+
     def _saves_at(self, step: int) -> bool:
-        return self._schedule.is_due(step, is_time=None if hosts.count() == 1 else self._reports.agreement.saves)
+        wanted = self._wants_save if hosts.count() == 1 else self._reports.agreement.saves
+        return self._schedule.is_due(step, is_time=wanted)
 
     def _wait_for_memory(self, state: TrainerState) -> None:
         if not _dispatches_ahead():
@@ -323,11 +352,13 @@ class Trainer:
             raise UserError(f"The loader ended after {step} of {self.num_train_steps} steps.")
         return batch, seconds
 
-    def _run_hooks(self, state: TrainerState, step: int, loader: Iterable[Any], *, end: bool = False) -> bool:
+    def _run_hooks(
+        self, state: TrainerState, step: int, loader: Iterable[Any], *, end: bool = False, stopped: bool = False
+    ) -> bool:
         """Whether all came to their end."""
         # Refuses a step that was not finite, so that nothing of it is saved.
         self._reports.flush()
-        are_whole = self._hooks.run(StepInfo(state, step, self._reports.latest, loader), end=end)
+        are_whole = self._hooks.run(StepInfo(state, step, self._reports.latest, loader), end=end, stopped=stopped)
         # The first host may have written a large model meanwhile.
         hosts.wait(f"what follows step {step}{' at the end' if end else ''}", seconds=_WRITING_SECONDS)
         self._reports.restart_clock()
@@ -439,8 +470,11 @@ class Trainer:
                 self._checkpointer.wait()
 
     def _save_checkpoint(self, info: StepInfo) -> None:
+        if self._stop.saves:
+            logger.info("SIGUSR1: a checkpoint of step %d is saved.", info.step)
         self._open_checkpointer().save(info.state)
         self._schedule.saved()
+        self._stop.saves = False
         self._reports.agreement.saves = False
 
     def _resumed(self, state: TrainerState) -> TrainerState:
