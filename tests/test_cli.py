@@ -18,12 +18,15 @@ def run_python(script: str, **environment: str) -> subprocess.CompletedProcess[s
     return subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **environment})
 
 
+GROUND = {"lodos.cli", "lodos.errors", "lodos.signals", "lodos.version"}
+
+
 @pytest.mark.parametrize("argv", [[], ["--help"], ["-h"], ["help"], ["--version"], ["trian"]])
 def test_what_runs_no_verb_imports_no_library(argv: list[str]) -> None:
     script = f"import sys; from lodos.cli import main; main({argv!r}); print(*sys.modules, file=sys.stderr)"
     modules = set(run_python(script).stderr.splitlines()[-1].split())
     assert not modules & {"jax", "numpy", "transformers", "torch", "yaml", "draccus", "rich", "equinox"}
-    assert {name for name in modules if name.startswith("lodos.")} == {"lodos.cli", "lodos.errors", "lodos.version"}
+    assert {name for name in modules if name.startswith("lodos.")} == GROUND
 
 
 def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,9 @@ import time
 
 import pytest
 
-from lodos.train.interrupt import StopRequest, stop_on_signal
+from lodos.errors import Stopped
+from lodos.signals import STOPPING, StopRequest
+from lodos.train.interrupt import stop_on_signal
 
 
 def send(signum: signal.Signals) -> None:
@@ -15,30 +17,30 @@ def send(signum: signal.Signals) -> None:
 
 
 def handlers() -> list[object]:
-    return [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)]
+    return [signal.getsignal(signum) for signum in (*STOPPING, signal.SIGUSR1)]
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", STOPPING)
 def test_the_first_signal_only_asks(signum: signal.Signals) -> None:
     with stop_on_signal() as stop:
         assert not stop.requested
         send(signum)
-        assert stop.requested
+        assert stop.signum == signum
 
 
-@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_after_a_request_stops_at_once(first: signal.Signals) -> None:
+@pytest.mark.parametrize("first", STOPPING)
+@pytest.mark.parametrize("second", STOPPING)
+def test_a_signal_after_a_request_stops_at_once(first: signal.Signals, second: signal.Signals) -> None:
     with stop_on_signal():
         send(first)
-        with pytest.raises(KeyboardInterrupt):
-            send(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt if second == signal.SIGINT else Stopped):
+            send(second)
 
 
-def test_termination_may_be_asked_for_twice() -> None:
+def test_a_checkpoint_is_asked_for_without_an_end() -> None:
     with stop_on_signal() as stop:
-        send(signal.SIGTERM)
-        send(signal.SIGTERM)
-        assert stop.requested
+        send(signal.SIGUSR1)
+        assert (stop.saves, stop.requested) == (True, False)
 
 
 def test_handlers_are_put_back() -> None:
