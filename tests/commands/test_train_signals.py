@@ -21,7 +21,7 @@ from lodos.tracking.jsonl import read_records
 from train_args import named
 
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
-BOUND_SECONDS = 60
+BOUND_SECONDS = 180
 """Within which a tiny run has ended, on a machine that does much else."""
 
 PAUSED = """
