@@ -28,7 +28,7 @@ def _said(job: Job) -> str:
     return "\n\n".join(host.said for host in job.hosts)
 
 
-def _stopped_at(run: Path, said: str, *, folders: Sequence[str] = ("peft", "merged")) -> int | None:
+def _stopped_at(run: Path, said: str, *, folders: Sequence[str] = ("peft",)) -> int | None:
     """The step at which all stopped, of which there is a whole checkpoint of all; None where none was done."""
     steps = sorted(int(folder.name) for folder in (run / "train_state").glob("*") if folder.name.isdecimal())
     if "Stopped at step " not in said:
@@ -104,7 +104,7 @@ def test_a_signal_within_an_evaluation_ends_it_after_the_same_batch(base_args: T
         batches = [host.said.count("batch ") for host in job.hosts]
         assert batches[0] == batches[1]
         assert not any("evaluated" in host.said for host in job.hosts)
-        assert _stopped_at(run, job[0].said, folders=("peft",)) == 2
+        assert _stopped_at(run, job[0].said) == 2
     assert not any(name == "eval/loss" for _, name in numbers(run))
     with Job(tmp_path / "again", command(config), hosts=2) as job:
         assert job.statuses() == [0, 0], _said(job)
