@@ -4,6 +4,7 @@ A verb is imported when it is called.
 """
 
 import difflib
+import errno
 import importlib
 import logging
 import os
@@ -16,7 +17,7 @@ from collections.abc import Callable
 from typing import Any, get_type_hints
 
 from lodos import signals
-from lodos.errors import TRY_AGAIN, Stopped, UserError
+from lodos.errors import NOT_SAVED, TRY_AGAIN, Stopped, UserError
 from lodos.version import __version__
 
 VERBS = {
@@ -82,6 +83,7 @@ def run_script(fn: Callable[[Any], Any], argv: list[str] | None = None) -> int:
         from lodos import hosts
         from lodos.config_parsing import parse_config
         from lodos.train.failures import explained_failures
+        from lodos.train.failed_saves import unsaved
         from lodos.train.interrupt import exit_status
 
         # The script has imported JAX before, which read the environment as it was then.
@@ -95,7 +97,7 @@ def run_script(fn: Callable[[Any], Any], argv: list[str] | None = None) -> int:
                 hosts.join(trainer.distributed)
             fn(config)
             hosts.finish()
-        return exit_status()
+        return NOT_SAVED if unsaved() else exit_status()
 
     return _reported(run)
 
@@ -124,6 +126,9 @@ def _reported(run: Callable[[], int]) -> int:
     except Exception as error:
         if signals.received():  # what it has become on its way
             return _stopped(signals.received())
+        if (refused := _refused(error)) is not None:
+            _fail(f"{refused.filename or 'a disk'}: {refused.strerror}. Nothing that was whole is lost by it.")
+            return _left(NOT_SAVED, str(refused))
         if (status := _status_of_store(error)) is not None:
             _fail(getattr(error, "strerror", None) or str(error))
             return _left(status, str(error))
@@ -136,6 +141,14 @@ def _reported(run: Callable[[], int]) -> int:
 def _stopped(signum: int) -> int:
     signals.say(signum)
     return _left(128 + signum, "it was told to")
+
+
+def _refused(error: Exception) -> OSError | None:
+    """What a full or broken disk has said; None for other errors. A file that is not there may be our mistake."""
+    from lodos.files import disk_failure
+
+    refused = disk_failure(error)
+    return None if refused is None or refused.errno in (errno.ENOENT, errno.ENOTDIR, errno.EACCES) else refused
 
 
 def _status_of_store(error: Exception) -> int | None:

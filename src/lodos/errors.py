@@ -6,6 +6,9 @@ from contextlib import contextmanager
 TRY_AGAIN = 42
 """The exit code for what went wrong with machines, networks and stores, not with what the user gave."""
 
+NOT_SAVED = 74
+"""The exit code where a disk has refused what was to be saved last; EX_IOERR of sysexits.h."""
+
 _LONGEST_SAID = 500
 """Characters of another's error."""
 

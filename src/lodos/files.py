@@ -18,6 +18,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+_REFUSALS = {
+    getattr(errno, name)
+    for name in "ENOSPC EDQUOT EFBIG EROFS EIO ESTALE ENODEV ENXIO ENOENT ENOTDIR EACCES EPERM".split()
+    if hasattr(errno, name)
+}
+"""What a disk says that is full, broken, read-only, or not there any more."""
+_TENSORSTORE_CODE = re.compile(r"os_error_code='(\d+)'")
+
 _TEMPORARY = re.compile(r"\.(.+)\.[a-z0-9_]{8,32}\.(partial|old)")
 """The names of what is being written, or is being replaced."""
 
@@ -148,6 +156,29 @@ def move_whole(folder: Path, place: Path) -> None:
     """Renames a folder whose files are on the disk; returns when its new name is, too."""
     folder.rename(place)
     flush_folder(place.parent)
+
+
+def check_room(folder: Path, size: int) -> None:
+    """Sees that there is room for so many bytes in a folder that is there.
+
+    Raises:
+        OSError: ENOSPC, when there is not.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise OSError(
+            errno.ENOSPC, f"{size / 1e6:,.1f} MB are to be written, and {free / 1e6:,.1f} MB are free", folder
+        )
+
+
+def disk_failure(error: BaseException) -> OSError | None:
+    """An error as what a disk has said, by whatever library; None for other errors."""
+    if isinstance(error, OSError) and error.errno in _REFUSALS:
+        return error
+    if isinstance(error, ValueError) and (code := _TENSORSTORE_CODE.search(str(error))) is not None:
+        found = OSError(int(code[1]), os.strerror(int(code[1])))
+        return found if found.errno in _REFUSALS else None
+    return None
 
 
 def write_json(path: Path, value: Any) -> None:

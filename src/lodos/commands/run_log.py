@@ -49,6 +49,7 @@ class RunLog:
         self._path = config.trainer.run_folder / "log.jsonl"
         self.skipped = 0
         """Steps of the run that were not finite and were skipped, by the first host's log."""
+        self._jsonl: JsonlTracker | None = None
         self._flops: TrainingFlops | None = None
         self._peak = float("nan")
 
@@ -57,7 +58,7 @@ class RunLog:
             self._tracker = Trackers([])
             return self
         logged_step = max((record["step"] for record in read_records(self._path)), default=0)
-        jsonl = JsonlTracker(self._path, resume_step=self._first_step)
+        jsonl = self._jsonl = JsonlTracker(self._path, resume_step=self._first_step)
         self.skipped = sum("train/skipped_steps" in record for record in read_records(self._path))
         best = self._best_in_log()
         console = ConsoleTracker(
@@ -73,6 +74,11 @@ class RunLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._tracker.finish()
+
+    @property
+    def unwritten(self) -> int:
+        """Records that log.jsonl lacks, when all is over, since the disk refused them."""
+        return self._jsonl.unwritten if self._jsonl else 0
 
     def start(self, model: LmHeadModel, is_trainable: PyTree) -> None:
         """Says what is about to be trained on what, and measures how fast the machine could be."""

@@ -28,6 +28,7 @@ from lodos.config import TrainArgs
 from lodos.config_parsing import parse_config
 from lodos.data.batching.loader import EvalLoader
 from lodos.data.text.chat import read_template
+from lodos.errors import NOT_SAVED
 from lodos.formats.hf import HFCheckpointConverter
 from lodos.formats.model_card import RunFacts
 from lodos.formats.peft import save_peft_pretrained
@@ -71,6 +72,8 @@ class TrainResult:
     """None also where a signal stopped the run, which leaves no time for it; `lodos merge` makes it."""
     model: LmHeadModel
     """The adapted model, as trained."""
+    unsaved: tuple[str, ...]
+    """What a disk has refused when it was to be saved last."""
     stopped_by: int
     """The signal that stopped it early; 0 if none did."""
     skipped: int = 0
@@ -82,7 +85,8 @@ class TrainResult:
 
 
 def main(argv: list[str]) -> int:
-    """Trains as the arguments say; 128 and its number if a signal stopped it, and it can be resumed."""
+    """Trains as the arguments say; 128 and its number if a signal stopped it, and it can be resumed. 74 if what was to
+    be saved last was not, since a disk has refused it."""
     config = parse_config(TrainArgs, argv, prog="lodos train", description=TrainArgs.__doc__ or "")
     with explained_failures(), signals.listening():
         signals.stop_on_broken_pipes()
@@ -91,6 +95,8 @@ def main(argv: list[str]) -> int:
         if hosts.is_first():
             _print_outcome(result)
         hosts.finish()
+    if result.unsaved:
+        return NOT_SAVED
     return 128 + result.stopped_by if result.interrupted else 0
 
 
@@ -151,7 +157,9 @@ def _train(config: TrainArgs, witness: Witness | None) -> TrainResult:
             evaluation = None
             if loaders.held_out is not None:
                 evaluation = _evaluation_hook(trainer, config, converter, loaders.held_out, log, facts)
-                trainer.add_hook(evaluation, every=config.trainer.steps_per_eval, is_done=log.is_evaluated)
+                trainer.add_hook(
+                    evaluation, every=config.trainer.steps_per_eval, is_done=log.is_evaluated, saves="the best adapter"
+                )
             _add_saving_hooks(trainer, config, converter, facts, uploads)
             if config.hf_save_keep is not None:
                 trainer.add_hook(_removing_hook(config, evaluation, uploads), every=config.hf_save_steps)
@@ -170,6 +178,7 @@ def _train(config: TrainArgs, witness: Witness | None) -> TrainResult:
         best_adapter=adapter_folder(config) / "best" if best else None,
         merged=None if merged is None or not is_there(merged) else merged,
         model=state.model,
+        unsaved=(*trainer.failed_saves.last, *([f"{log.unwritten} records of log.jsonl"] if log.unwritten else [])),
         stopped_by=trainer.stopped_by,
         skipped=log.skipped,
     )
@@ -274,7 +283,9 @@ def _add_saving_hooks(
         facts=facts,
         uploads=uploads,
     )
-    trainer.add_hook(save_adapter, every=config.hf_save_steps, is_done=_is_saved(adapter_folder(config)))
+    trainer.add_hook(
+        save_adapter, every=config.hf_save_steps, is_done=_is_saved(adapter_folder(config)), saves="the adapter"
+    )
     if (folder := _merged_folder(config)) is not None:
         save_merged = save_merged_hf_checkpoint_callback(
             folder,
@@ -285,7 +296,13 @@ def _add_saving_hooks(
             uploads=uploads,
             on_tensor=trainer.stop_if_asked,
         )
-        trainer.add_hook(save_merged, every=config.hf_save_steps, is_done=_is_saved(folder), when_stopped=False)
+        trainer.add_hook(
+            save_merged,
+            every=config.hf_save_steps,
+            is_done=_is_saved(folder),
+            when_stopped=False,
+            saves="the merged model",
+        )
 
 
 def _removing_hook(
@@ -318,11 +335,14 @@ def _print_outcome(result: TrainResult) -> None:
         lines = [f"Ended after {result.step} steps: the held-out loss has stopped falling (early_stopping)."]
     if result.skipped:
         lines.append(f"Skipped {result.skipped} steps whose loss or gradient was not finite; log.jsonl names them.")
-    lines.append(f"Adapter: {result.adapter}")
+    if is_there(result.adapter):
+        lines.append(f"Adapter: {result.adapter}")
     if result.best is not None:
         lines.append(f"Best held-out loss {result.best.loss:.4f} at step {result.best.step}: {result.best_adapter}")
     if result.merged is not None:
         lines.append(f"Merged model: {result.merged}")
+    if result.unsaved:
+        lines.append(f"Not saved, since the disk refused it: {', '.join(result.unsaved)}. Make room, and run it again.")
     if result.interrupted:
         config_path = result.config.trainer.run_folder / "config.yaml"
         lines.append(f"Resume: lodos train {shlex.quote(str(config_path))}")

@@ -16,7 +16,7 @@ from typing import BinaryIO
 import numpy as np
 from huggingface_hub import StateDictSplit, split_state_dict_into_shards_factory
 
-from lodos.files import flush, write_json
+from lodos.files import check_room, flush, write_json
 from lodos.formats.safetensors import DTYPES, INDEX_NAME, SafetensorsReader, row_parts
 
 MAX_SHARD_SIZE = "5GB"
@@ -57,6 +57,7 @@ def write_sharded(
         OSError: if what is read back is not what was written.
     """
     split = _split(tensors, max_shard_size)
+    check_room(folder, sum(tensor.nbytes for tensor in tensors.values()))
     for filename, names in split.filename_to_tensors.items():
         write_file(folder / filename, {name: tensors[name] for name in names}, progress=progress)
     if split.is_sharded:
@@ -91,6 +92,7 @@ def write_file(path: Path, tensors: Mapping[str, TensorSource], *, progress: Cal
     """
     names, digests = _in_file_order(tensors), {}
     header = _header({name: tensors[name] for name in names})
+    check_room(path.parent, len(header) + sum(tensor.nbytes for tensor in tensors.values()))
     with path.open("wb") as file:
         file.write(header)
         for name in names:

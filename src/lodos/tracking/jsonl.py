@@ -9,9 +9,11 @@ records, as a disk may leave them, are passed over; the file as it was is kept b
 On a store, the log is a file here that goes there whole every few seconds and at the end.
 """
 
+import contextlib
 import json
 import logging
 import math
+import os
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -44,7 +46,11 @@ class JsonlTracker:
         save_text(path, text)
         self._mirror = Mirror.of_file(path, text) if is_remote(path) else None
         local = path if self._mirror is None else self._mirror.folder / path.name
-        self._file = local.open("a", encoding="utf-8")
+        self._local = local
+        self._file = local.open("a+b", buffering=0)
+        self._size = len(text.encode())
+        self._unwritten: list[bytes] = []
+        """Records that the disk has refused, which are written before the next one."""
 
     def log(self, metrics: Mapping[str, float], *, step: int) -> None:
         self._write({"step": step, "time": time.time(), **metrics})
@@ -52,14 +58,57 @@ class JsonlTracker:
     def log_summary(self, facts: Mapping[str, Any]) -> None:
         self._write({"step": facts.get("resumed_from_step", 0), "time": time.time(), "summary": dict(facts)})
 
+    @property
+    def unwritten(self) -> int:
+        """Records that could not be written."""
+        return len(self._unwritten)
+
     def finish(self) -> None:
+        self._write_all()
         self._file.close()
         if self._mirror is not None:
             self._mirror.close()
 
     def _write(self, record: dict[str, Any]) -> None:
-        self._file.write(_line(record))
-        self._file.flush()
+        self._unwritten.append(_line(record).encode())
+        self._write_all()
+
+    def _write_all(self) -> None:
+        is_first = len(self._unwritten) == 1
+        try:
+            if os.fstat(self._file.fileno()).st_nlink == 0:
+                self._begin_anew()
+            while self._unwritten:
+                self._append(self._unwritten[0])
+                del self._unwritten[0]
+        except OSError as error:
+            if is_first:
+                logger.warning(
+                    "%s: cannot be written: %s. Training goes on; its numbers are kept until it can.",
+                    self._local,
+                    error.strerror,
+                )
+
+    def _append(self, line: bytes) -> None:
+        """Writes a line, or leaves the file as it was."""
+        written = 0
+        try:
+            while written < len(line):
+                written += self._file.write(line[written:]) or 0
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._file.truncate(self._size)
+            raise
+        self._size += len(line)
+
+    def _begin_anew(self) -> None:
+        """The file was removed while the run was writing it, which keeps it readable to whoever has it open."""
+        content = os.pread(self._file.fileno(), self._size, 0)
+        self._local.parent.mkdir(parents=True, exist_ok=True)
+        file = self._local.open("a+b", buffering=0)
+        self._file.close()
+        self._file, self._size = file, 0
+        self._append(content)
 
 
 def read_records(path: Place) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ Where checkpoints lie, and which of them are whole: `lodos.train.checkpoint_fold
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -61,6 +62,8 @@ class Checkpointer:
         self._keep, self._stays, self._after = keep, stays, after
         self._fingerprint = None if fingerprint is None else json.loads(json.dumps(fingerprint))
         self._scratch = scratch_folder() if is_staged(folder) else None
+        # What it says of errors, with a traceback for each of its threads, is said by whoever waits.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         # Named, hosts wait for each other at barriers with a time limit.
         together = ocp.options.MultiprocessingOptions(primary_host=0, active_processes=set(range(hosts.count())))
         handler = ocp.StandardCheckpointHandler(multiprocessing_options=together)
@@ -76,13 +79,20 @@ class Checkpointer:
 
     def save(self, state: TrainerState) -> None:
         """Starts writing the state; the arrays are copied before this returns, the rest is done behind it."""
-        import orbax.checkpoint as ocp
-
         step = int(state.step)
         self.wait()
         if step == self._at:
             return
         self._at = step
+        try:
+            self._begin(step, state)
+        except Exception:
+            self._give_up()
+            raise
+
+    def _begin(self, step: int, state: TrainerState) -> None:
+        import orbax.checkpoint as ocp
+
         written_to = self._written_to(step)
         arrays = _to_tree(state)
         if hosts.count() == 1:
@@ -99,7 +109,16 @@ class Checkpointer:
         """
         if self._writing is not None:
             writing, self._writing = self._writing, None
-            writing.result()
+            try:
+                writing.result()
+            except Exception:
+                self._give_up()
+                raise
+
+    @property
+    def writing_step(self) -> int | None:
+        """The step of the checkpoint that is being written, or that nobody has waited for."""
+        return None if self._writing is None else self._at
 
     def restore(self, state: TrainerState, step: int) -> TrainerState:
         """`state` as it was at the checkpoint of a step, laid out on the devices as `state` is.
@@ -117,6 +136,12 @@ class Checkpointer:
         self._compare(step, restored)
         self._at = step
         return _from_tree(state, restored)
+
+    def _give_up(self) -> None:
+        """Leaves nothing of a checkpoint that could not be written, which takes the room of the next one."""
+        if self._at is not None and hosts.is_first():
+            self.folder.give_up(self._at)
+        self._at = None
 
     def _written_to(self, step: int) -> Place:
         if self._scratch is not None:

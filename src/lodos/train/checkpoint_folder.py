@@ -166,6 +166,13 @@ class CheckpointFolder:
             self.remove(step)
         move_whole(partial, place)
 
+    def give_up(self, step: int) -> None:
+        """Removes what was written after `begin` and did not become a checkpoint; on a store the next start does."""
+        partial = self.writing(step)
+        if not is_remote(partial):
+            for path in partial.parent.glob(f".{step}.partial*") if partial.parent.is_dir() else ():
+                shutil.rmtree(path, ignore_errors=True)
+
     def send(self, step: int, folder: Path, facts: Mapping[str, Any]) -> None:
         """Makes a checkpoint of a folder that was written here, and removes it; for stores that Orbax knows not."""
         assert is_remote(self.place)

@@ -42,6 +42,7 @@ class EvaluationHook:
         evaluation = Evaluation(info.step, self._evaluate(info.model, self._batches))
         # A NaN is never below anything, so it is never the best.
         is_best = evaluation.loss < (self.best.loss if self.best else float("inf"))
+        self._on_evaluation(info, evaluation, is_best)
+        # What could not be kept is no best.
         if is_best:
             self.best = evaluation
-        self._on_evaluation(info, evaluation, is_best)

@@ -5,9 +5,12 @@ tell whether it was done is then made up for before the next step, so that a res
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
+from lodos import hosts
+from lodos.train.failed_saves import FailedSaves
 from lodos.train.reports import StepReport
 from lodos.train.state import TrainerState
 
@@ -61,6 +64,7 @@ class Hooks:
 
     def __init__(self) -> None:
         self._entries: list[_Entry] = []
+        self.failed = FailedSaves()
 
     def add(
         self,
@@ -69,16 +73,18 @@ class Hooks:
         every: When = 1,
         is_done: Callable[[int], bool] | None = None,
         when_stopped: bool = True,
+        saves: str | None = None,
     ) -> None:
         """Calls `fn` after every step whose number `every` divides, or for which it is true, and at the end.
 
         Args:
             is_done: whether an earlier process has done it for a step.
             when_stopped: whether it runs also where a signal has stopped the run.
+            saves: what it saves, if the run goes on where a disk refuses it.
         """
         if isinstance(every, int) and every < 1:
             raise ValueError(f"every: {every} must be at least 1.")
-        self._entries.append(_Entry(fn, every, is_done, when_stopped))
+        self._entries.append(_Entry(fn, every, is_done, when_stopped, saves))
 
     def due(self, step: int) -> bool:
         """Whether some hook is to run after this step."""
@@ -94,7 +100,7 @@ class Hooks:
             whether all came to their end; one that is cut short keeps none of the others from running.
         """
         due = [entry for entry in self._entries if end or entry.is_due(info.step)]
-        return _run([entry for entry in due if entry.when_stopped or not stopped], info)
+        return self._run([entry for entry in due if entry.when_stopped or not stopped], info)
 
     def note_done(self, step: int) -> None:
         """A run goes on from this step: what an earlier process has done of it is not done again, not at the end."""
@@ -108,20 +114,23 @@ class Hooks:
 
     def make_up(self, info: StepInfo) -> bool:
         """Runs those; whether all came to their end."""
-        return _run(self._undone(info.step), info)
+        return self._run(self._undone(info.step), info)
 
     def _undone(self, step: int) -> list[_Entry]:
         known = [entry for entry in self._entries if entry.is_done is not None and entry.is_due(step)]
         return [entry for entry in known if entry.last_step != step and entry.is_done and not entry.is_done(step)]
 
-
-def _run(entries: list[_Entry], info: StepInfo) -> bool:
-    are_whole = True
-    for entry in entries:
-        if entry.last_step != info.step:
-            entry.last_step = info.step
-            try:
-                entry.fn(info)
-            except CutShort:
-                are_whole = False
-    return are_whole
+    def _run(self, entries: list[_Entry], info: StepInfo) -> bool:
+        are_whole = True
+        for entry in entries:
+            if entry.last_step != info.step:
+                entry.last_step = info.step
+                try:
+                    # Where hosts save together, one that gives up would leave the others waiting for it.
+                    if entry.saves is None or hosts.count() > 1:
+                        entry.fn(info)
+                    else:
+                        self.failed.attempt(entry.saves, info.step, functools.partial(entry.fn, info))
+                except CutShort:
+                    are_whole = False
+        return are_whole

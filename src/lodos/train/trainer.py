@@ -16,6 +16,7 @@ It knows nothing of LoRA, files or logs. What is trained is a tree of booleans; 
 
 import collections
 import dataclasses
+import functools
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -39,6 +40,7 @@ from lodos.train.checkpoint import Checkpointer
 from lodos.train.checkpoint_folder import CheckpointFolder
 from lodos.train.compilations import Compilations
 from lodos.train.config import TrainerConfig
+from lodos.train.failed_saves import FailedSaves, note_unsaved
 from lodos.train.hooks import CutShort, Hook, Hooks, StepInfo
 from lodos.train.interrupt import StopRequest, note_stop, stop_on_signal
 from lodos.train.nonfinite import NonFiniteError, Skips, dump_batch
@@ -51,6 +53,7 @@ from lodos.tree import combine, parameter_count, partition
 
 logger = logging.getLogger(__name__)
 
+_CHECKPOINT = "the checkpoint"
 _WRITING_SECONDS = 6 * 3600
 """How long hosts wait for the first one to have saved what it saves."""
 
@@ -114,6 +117,11 @@ class Trainer:
         return self._skips.count
 
     @property
+    def failed_saves(self) -> FailedSaves:
+        """What a disk has refused, checkpoints among it."""
+        return self._hooks.failed
+
+    @property
     def num_train_steps(self) -> int:
         return self.config.steps
 
@@ -124,6 +132,7 @@ class Trainer:
         every: int = 1,
         is_done: Callable[[int], bool] | None = None,
         when_stopped: bool = True,
+        saves: str | None = None,
     ) -> None:
         """Calls `fn(info)` after every `every`-th step and once at the end, never twice for the same step.
 
@@ -133,8 +142,10 @@ class Trainer:
             is_done: whether an earlier process has called it for a step, the same on all hosts. A resumed run calls it
                 before its first step if not; without it nothing is made up for.
             when_stopped: whether it is called also when a signal has stopped the run, which may have seconds to end.
+            saves: what it saves, if the run is to go on where a disk refuses it; that is said, and counted in
+                `failed_saves`. On several hosts it ends the run.
         """
-        self._hooks.add(fn, every=every, is_done=is_done, when_stopped=when_stopped)
+        self._hooks.add(fn, every=every, is_done=is_done, when_stopped=when_stopped, saves=saves)
 
     def stop_if_asked(self) -> None:
         """For a hook that takes its time: gives it up where a signal has asked the run to stop.
@@ -275,6 +286,7 @@ class Trainer:
                 raise self._given_up(error, state, loader) from None
             self.stopped_by = self._stopping if step < self.num_train_steps or not is_whole else 0
             note_stop(self.stopped_by)
+        note_unsaved(self.failed_saves.last)
         return state
 
     def train_step(self, state: TrainerState, batch: PyTree) -> tuple[TrainerState, StepMetrics]:
@@ -466,16 +478,29 @@ class Trainer:
         try:
             yield
         finally:
-            if self._checkpointer is not None:
-                self._checkpointer.wait()
+            self._finish_checkpoint()
 
     def _save_checkpoint(self, info: StepInfo) -> None:
         if self._stop.saves:
             logger.info("SIGUSR1: a checkpoint of step %d is saved.", info.step)
-        self._open_checkpointer().save(info.state)
+        self._finish_checkpoint()
+        save = functools.partial(self._open_checkpointer().save, info.state)
+        if hosts.count() > 1:
+            save()
+        else:
+            self.failed_saves.attempt(_CHECKPOINT, info.step, save)
         self._schedule.saved()
         self._stop.saves = False
         self._reports.agreement.saves = False
+
+    def _finish_checkpoint(self) -> None:
+        """Returns when the checkpoint that is being written is on the disk, or was refused."""
+        if self._checkpointer is None:
+            return
+        if hosts.count() > 1:
+            self._checkpointer.wait()
+        elif (step := self._checkpointer.writing_step) is not None:
+            self.failed_saves.attempt(_CHECKPOINT, step, self._checkpointer.wait)
 
     def _resumed(self, state: TrainerState) -> TrainerState:
         step = newest_step(self.config)
