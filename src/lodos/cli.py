@@ -82,8 +82,8 @@ def run_script(fn: Callable[[Any], Any], argv: list[str] | None = None) -> int:
 
         from lodos import hosts
         from lodos.config_parsing import parse_config
-        from lodos.train.failures import explained_failures
         from lodos.train.failed_saves import unsaved
+        from lodos.train.failures import explained_failures
         from lodos.train.interrupt import exit_status
 
         # The script has imported JAX before, which read the environment as it was then.

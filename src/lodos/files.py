@@ -20,7 +20,20 @@ from typing import Any
 
 _REFUSALS = {
     getattr(errno, name)
-    for name in "ENOSPC EDQUOT EFBIG EROFS EIO ESTALE ENODEV ENXIO ENOENT ENOTDIR EACCES EPERM".split()
+    for name in [
+        "ENOSPC",
+        "EDQUOT",
+        "EFBIG",
+        "EROFS",
+        "EIO",
+        "ESTALE",
+        "ENODEV",
+        "ENXIO",
+        "ENOENT",
+        "ENOTDIR",
+        "EACCES",
+        "EPERM",
+    ]
     if hasattr(errno, name)
 }
 """What a disk says that is full, broken, read-only, or not there any more."""

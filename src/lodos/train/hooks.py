@@ -53,6 +53,7 @@ class _Entry:
     every: When
     is_done: Callable[[int], bool] | None
     when_stopped: bool
+    saves: str | None
     last_step: int | None = None
 
     def is_due(self, step: int) -> bool:
