@@ -18,24 +18,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-_REFUSALS = {
-    getattr(errno, name)
-    for name in [
-        "ENOSPC",
-        "EDQUOT",
-        "EFBIG",
-        "EROFS",
-        "EIO",
-        "ESTALE",
-        "ENODEV",
-        "ENXIO",
-        "ENOENT",
-        "ENOTDIR",
-        "EACCES",
-        "EPERM",
-    ]
-    if hasattr(errno, name)
-}
+_FULL = {"ENOSPC", "EDQUOT", "EFBIG"}
+_BROKEN = {"EROFS", "EIO", "ESTALE", "ENODEV", "ENXIO"}
+_GONE = {"ENOENT", "ENOTDIR", "EACCES", "EPERM"}
+_REFUSALS = {getattr(errno, name) for name in _FULL | _BROKEN | _GONE if hasattr(errno, name)}
 """What a disk says that is full, broken, read-only, or not there any more."""
 _TENSORSTORE_CODE = re.compile(r"os_error_code='(\d+)'")
 
@@ -179,9 +165,8 @@ def check_room(folder: Path, size: int) -> None:
     """
     free = shutil.disk_usage(folder).free
     if free < size:
-        raise OSError(
-            errno.ENOSPC, f"{size / 1e6:,.1f} MB are to be written, and {free / 1e6:,.1f} MB are free", folder
-        )
+        said = f"{size / 1e6:,.1f} MB are to be written, and {free / 1e6:,.1f} MB are free"
+        raise OSError(errno.ENOSPC, said, folder)
 
 
 def disk_failure(error: BaseException) -> OSError | None:

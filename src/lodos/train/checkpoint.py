@@ -11,12 +11,15 @@ array under its name. The frozen base has no place in a checkpoint.
 Where checkpoints lie, and which of them are whole: `lodos.train.checkpoint_folder`.
 """
 
+import functools
 import hashlib
 import json
 import logging
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import jax
@@ -62,8 +65,7 @@ class Checkpointer:
         self._keep, self._stays, self._after = keep, stays, after
         self._fingerprint = None if fingerprint is None else json.loads(json.dumps(fingerprint))
         self._scratch = scratch_folder() if is_staged(folder) else None
-        # What it says of errors, with a traceback for each of its threads, is said by whoever waits.
-        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        _quieten()
         # Named, hosts wait for each other at barriers with a time limit.
         together = ocp.options.MultiprocessingOptions(primary_host=0, active_processes=set(range(hosts.count())))
         handler = ocp.StandardCheckpointHandler(multiprocessing_options=together)
@@ -208,6 +210,20 @@ class Checkpointer:
         for name, found in _described(whole).items():
             if found["dtype"] == written[name]["dtype"] and found != written[name]:
                 raise OSError(f"{self.folder.place / str(step)}: {name} is read differently than it was written.")
+
+
+@functools.cache
+def _quieten() -> None:
+    """An error is said by whoever waits for the checkpoint. Orbax logs it for each of its threads, and TensorStore's
+    threads show one more where they come too late to be heard."""
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    hook = sys.excepthook
+
+    def shown(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not (kind is RuntimeError and str(error) == "Event loop is closed"):
+            hook(kind, error, trace)
+
+    sys.excepthook = shown
 
 
 def read_arrays(place: Place) -> dict[str, Any]:

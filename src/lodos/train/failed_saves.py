@@ -39,8 +39,7 @@ class FailedSaves:
             self.count += 1
             self._failing[what] = step
             logger.warning(
-                "step %d: %s was not saved: %s: %s. Training goes on, and it is tried again at the next save (%d failed so "
-                "far).",
+                "step %d: %s was not saved: %s: %s. Training goes on; the next save tries again (%d failed so far).",
                 step,
                 what,
                 refused.filename or "the disk",
