@@ -6,8 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from safetensors.numpy import load_file, save_file
 
@@ -17,7 +20,13 @@ from lodos.formats.peft import save_peft_pretrained
 from lodos.lora.config import LoraConfig
 from lodos.lora.transform import lora_layers, loraize, with_factors
 from lodos.places.manifest import MANIFEST
+from lodos.places.place import place_of
+from lodos.places.sending import send_folder
 from lodos.prompting.description import EndToken, Prompting
+from lodos.train.checkpoint import Checkpointer
+from lodos.train.config import TrainerConfig
+from lodos.train.trainer import Trainer
+from tiny_training import table_loss
 
 pytest.importorskip("torch")
 
@@ -103,6 +112,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
         lambda folder: edit_json(folder, "adapter_config.json", target_modules=["q_proj", "lm_head"]),
         "lm_head have no tensors",
     ),
+    "a regex of other targets": (
+        lambda folder: edit_json(folder, "adapter_config.json", target_modules=".*(q|k)_proj"),
+        "does not match",
+    ),
     "another end": (
         lambda folder: edit_json(folder, "prompting.json", end_tokens=[{"id": 5, "text": "<|im_end|>"}]),
         "not the one of the training",
@@ -153,3 +166,38 @@ def test_a_merged_model_is_verified_and_compared(
 def test_a_folder_with_nothing_in_it_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", str(tmp_path)]) == 1
     assert "nothing to verify" in capsys.readouterr().err
+
+
+def test_a_checkpoint_with_numbers_that_are_not_finite_is_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = {"table": jnp.linspace(0.0, 1.0, 8)}
+    trainer = Trainer(
+        TrainerConfig(id="run", run_dir=str(tmp_path), num_train_steps=1),
+        optax.adam(1e-2),
+        table_loss,
+        is_trainable=True,
+    )
+    state = trainer.initial_state(jax.random.key(0), model=table)
+    for name, value in (("sound", 0.5), ("broken", float("nan"))):
+        changed = eqx.tree_at(lambda state: state.model["table"], state, table["table"].at[3].set(value))
+        checkpointer = Checkpointer(tmp_path / name, keep=1)
+        checkpointer.save(eqx.tree_at(lambda state: state.step, changed, jnp.asarray(1, jnp.int32)))
+        checkpointer.wait()
+    assert main(["verify", str(tmp_path / "sound")]) == 0
+    assert "every file as written; every array finite" in capsys.readouterr().out
+    assert main(["verify", str(tmp_path / "broken" / "1")]) == 1
+    said = capsys.readouterr()
+    assert "table: numbers that are not finite" in said.out
+
+
+def test_what_is_on_a_store_is_verified_there(adapter: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = place_of("memory://verified/run/peft/step-1")
+    send_folder(adapter, store)
+    assert main(["verify", "memory://verified/run"]) == 0
+    assert "run/peft/step-1: verified: every file as written" in capsys.readouterr().out
+    data = bytearray((store / "adapter_model.safetensors").read_bytes())
+    data[-3] ^= 1
+    (store / "adapter_model.safetensors").write_bytes(bytes(data))
+    assert main(["verify", str(store)]) == 1
+    assert "holds other bytes than were written" in capsys.readouterr().out

@@ -3,9 +3,10 @@
 import dataclasses
 import re
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from lodos.commands.base_model import base_converter
 from lodos.config_parsing import parse_config
@@ -13,7 +14,12 @@ from lodos.errors import UserError
 from lodos.formats.folder_contents import ADAPTER_CONFIG, MODEL_CONFIG
 from lodos.formats.verified import Findings, verified_checkpoint, verified_export
 from lodos.places.manifest import MANIFEST
+from lodos.places.objects import fetch_file, objects_below
 from lodos.places.place import is_remote, place_of
+from lodos.train.checkpoint import names_not_finite
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 
 @dataclasses.dataclass
@@ -48,33 +54,65 @@ def verify(args: VerifyArgs) -> int:
         UserError: when there is nothing to verify.
     """
     place = place_of(args.path)
-    if is_remote(place):
-        raise UserError(f"path: {place}: on a store. Copy it here first; what is written there is read back when sent.")
-    if not place.is_dir():
-        raise UserError(f"path: {place}: there is no such folder.")
-    adapter = place if (place / ADAPTER_CONFIG).is_file() else None
-    if args.prompt_file is not None and adapter is None:
-        raise UserError(f"prompt_file: compares an adapter with its merged model, and {place} is no adapter.")
     wrong = 0
-    for folder, found in _found(place):
-        print(found.line(folder))
+    found_one = False
+    for shown, folder in _on_store(place) if is_remote(place) else _here(place):
+        found_one = True
+        is_itself = str(shown) == str(place)
+        if args.prompt_file is not None and not (is_itself and _kind(folder) == "adapter"):
+            raise UserError(f"prompt_file: compares an adapter with its merged model, and {place} is no adapter.")
+        found = _verified(folder)
+        print(found.line(shown))
         for problem in found.problems:
             print(f"  {problem}", file=sys.stderr)
         wrong += bool(found.problems)
-    if not wrong and adapter is not None and args.prompt_file is not None:
-        _compare(args, adapter)
-    return 1 if wrong else 0
-
-
-def _found(place: Path) -> Iterator[tuple[Path, Findings]]:
-    folders = [place] if _kind(place) else [path for path in sorted(place.rglob("*")) if _kind(path)]
-    if not folders:
+        if args.prompt_file is not None and not wrong:
+            _compare(args, folder)
+    if not found_one:
         raise UserError(
             f"path: {place}: nothing to verify: no adapter ({ADAPTER_CONFIG}), no model ({MODEL_CONFIG}) and no "
             f"checkpoint ({MANIFEST}) in it."
         )
-    for folder in folders:
-        yield folder, verified_checkpoint(folder) if _kind(folder) == "checkpoint" else verified_export(folder)
+    return 1 if wrong else 0
+
+
+def _verified(folder: Path) -> Findings:
+    if _kind(folder) != "checkpoint":
+        return verified_export(folder)
+    found = verified_checkpoint(folder)
+    if not found.problems:
+        wrong = names_not_finite(folder)
+        found.problems += [f"{name}: numbers that are not finite (NaN or infinite)." for name in wrong]
+        found.seen.append("every array finite")
+    return found
+
+
+def _here(place: Path) -> Iterator[tuple[Path, Path]]:
+    """The folders to look at, twice each."""
+    if not place.is_dir():
+        raise UserError(f"path: {place}: there is no such folder.")
+    for folder in [place] if _kind(place) else sorted(place.rglob("*")):
+        if _kind(folder):
+            yield folder, folder
+
+
+def _on_store(place: "UPath") -> Iterator[tuple["UPath", Path]]:
+    """The same of a store: each with a copy of it here, which is gone when the next one is asked for."""
+    files = objects_below(place)
+    marks = (ADAPTER_CONFIG, MODEL_CONFIG, MANIFEST)
+    folders = {name.rpartition("/")[0] for name in files if name.rpartition("/")[2] in marks}
+    for folder in sorted(folders):
+        below = f"{folder}/" if folder else ""
+        with tempfile.TemporaryDirectory(prefix="lodos-verified-") as scratch:
+            # Of the same name, by which a checkpoint is known.
+            copy = Path(scratch) / ((place / folder).name if folder else place.name)
+            for name, info in files.items():
+                if name.startswith(below) and not name.endswith("/"):
+                    file = copy / name.removeprefix(below)
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    fetch_file(place / name, file, info["size"])
+            if _kind(copy):
+                yield place / folder if folder else place, copy
 
 
 def _kind(path: Path) -> str | None:

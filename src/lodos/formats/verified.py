@@ -130,7 +130,9 @@ def _target_problems(config: AdapterConfig, modules: list[str]) -> Iterator[str]
     if targets is None or targets == "all-linear":
         return
     if isinstance(targets, str):
-        return  # a regex of somebody's: what it matches is not tried here
+        if outside := [name for name in modules if not matches(targets, name)]:
+            yield f"target_modules: {targets!r} does not match {_listed(outside)}, which have tensors."
+        return
     if outside := [name for name in modules if not matches(targets, name)]:
         yield f"target_modules: {_listed(outside)} have tensors, and are no targets of {ADAPTER_CONFIG}."
     if idle := [target for target in targets if not any(matches([target], name) for name in modules)]:

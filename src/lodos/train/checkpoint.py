@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
@@ -229,6 +230,15 @@ def _quieten() -> None:
 def read_arrays(place: Place) -> dict[str, Any]:
     """The arrays of a checkpoint, as NumPy's: `trainable` and `opt_state` by name, `step` and `training_key`."""
     return _read_alone(local_copy(place) if is_staged(place) else place)
+
+
+def names_not_finite(place: Place) -> list[str]:
+    """The arrays of a checkpoint that hold NaN or infinity."""
+    return [
+        name
+        for name, array in named_leaves(read_arrays(place)).items()
+        if jnp.issubdtype(array.dtype, jnp.floating) and not np.isfinite(np.asarray(array, np.float32)).all()
+    ]
 
 
 def _read_alone(place: Place) -> Any:
