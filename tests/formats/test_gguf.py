@@ -4,9 +4,12 @@ The GGUF files are made here from a tiny model by the rules of llama.cpp's conve
 out below: the names, and the reordered rows of q and k.
 """
 
+import contextlib
 import json
+import random
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -396,3 +399,25 @@ def test_the_converted_smollm2_reads_digits_one_by_one(smollm2: Path) -> None:
     assert tokenizer.tokenize("1984") == ["1", "9", "8", "4"]
     for text in TEXTS:
         assert tokenizer.decode(tokenizer(text).input_ids) == text
+
+
+def test_a_changed_file_is_refused_or_converted(parts: Parts, tmp_path: Path) -> None:
+    """Bytes of what stands before the weights, changed, and the end cut off."""
+    sound = write_gguf(tmp_path / "sound.gguf", *parts).read_bytes()
+    before_weights = sound.index(b"output_norm.weight")
+    for seed in range(60):
+        choice = random.Random(seed)
+        data = bytearray(sound)
+        match seed % 3:
+            case 0:
+                data = data[: choice.randrange(len(data))]
+            case 1:
+                data[choice.randrange(before_weights)] = choice.randrange(256)
+            case _:
+                start = choice.randrange(8, before_weights)
+                data[start : start + 8] = choice.choice([b"\xff" * 8, b"\x00" * 8, b"\xff\xff\xff\x7f" + b"\x00" * 4])
+        (tmp_path / "changed.gguf").write_bytes(data)
+        began = time.process_time()
+        with contextlib.suppress(UserError):
+            convert_gguf(tmp_path / "changed.gguf", tmp_path / "converted")
+        assert time.process_time() - began < 5, seed

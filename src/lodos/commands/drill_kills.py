@@ -51,7 +51,10 @@ class Kill:
 
 @dataclasses.dataclass(frozen=True)
 class Moment:
-    """When to kill: once a step has begun, if one is named, and something is being saved, if so; and so much later."""
+    """When to kill: once a step has begun, and something is being saved, if so, and so much later.
+
+    Where no step is named, so much after the start of the process, or with its first step if that comes sooner.
+    """
 
     step: int | None
     saving: bool
@@ -120,7 +123,12 @@ class Run:
 
         def kill(process: "subprocess.Popen[bytes]") -> None:
             lives = lambda: process.poll() is None  # noqa: E731
-            while moment.step is not None and self._newest_step(lines) < moment.step and lives():
+            until = time.monotonic() + moment.seconds
+            while moment.step is None and self._newest_step(lines) == 0 and time.monotonic() < until and lives():
+                time.sleep(_POLL_SECONDS)
+            if moment.step is None:
+                return
+            while self._newest_step(lines) < moment.step and lives():
                 time.sleep(_POLL_SECONDS)
             while moment.saving and not self._saves() and lives():
                 time.sleep(_POLL_SECONDS)

@@ -58,6 +58,17 @@ def convert_gguf(path: Path, folder: Path, *, progress: bool = False) -> None:
         UserError: for another architecture or tokenizer, or tensors that are missing or not understood; it lists
             them all, and nothing is left at `folder`.
     """
+    try:
+        _convert(path, folder, progress=progress)
+    except (UserError, OSError):
+        raise
+    # gguf, tokenizers and transformers each have their own for what they are not made for.
+    except Exception as error:
+        said = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: not a sound GGUF file: {type(error).__name__}: {said}") from None
+
+
+def _convert(path: Path, folder: Path, *, progress: bool) -> None:
     fields, tensors = read_gguf(path)
     if (architecture := fields.get("general.architecture")) != ARCHITECTURE:
         raise UserError(f"{path}: general.architecture is {architecture!r}; only {ARCHITECTURE} can be converted.")

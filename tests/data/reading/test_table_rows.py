@@ -132,3 +132,16 @@ def test_what_datasets_saves_is_read(tmp_path: Path) -> None:
     datasets.DatasetDict({"train": saved, "test": saved.select([0])}).save_to_disk(tmp_path / "saved")
     assert [r.fields for r in read_rows(tmp_path / "saved" / "train")] == ROWS
     assert [r.fields for r in read_rows(tmp_path / "saved")] == ROWS  # the split train
+
+
+def test_a_parquet_file_that_unpacks_beyond_measure_is_refused_unread(tmp_path: Path) -> None:
+    file = tmp_path / "bomb.parquet"
+    part = pa.table({"text": ["a" * 2**20] * 32})
+    with pq.ParquetWriter(file, part.schema, compression="zstd", use_dictionary=False) as writer:
+        for _ in range(17):
+            writer.write_table(part)
+    assert file.stat().st_size < 2**20
+    before = pa.total_allocated_bytes()
+    with pytest.raises(UserError, match=r"bomb.parquet: unpacks to 57\d,\d{3},\d{3} bytes, .* a decompression bomb"):
+        next(iter(read_rows(str(file))))
+    assert pa.total_allocated_bytes() - before < 2**24

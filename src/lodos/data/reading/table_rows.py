@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from lodos.data.reading.open_file import MAX_ROW_BYTES, DamagedFileError
+from lodos.data.reading.open_file import BOMB_BYTES, BOMB_RATIO, MAX_ROW_BYTES, DamagedFileError
 from lodos.data.reading.rows import Row
 from lodos.errors import UserError
 
@@ -34,8 +34,8 @@ def parquet_rows(source: "pa.NativeFile", file: str, *, max_row: int = MAX_ROW_B
         max_row: most bytes of a row in memory.
 
     Raises:
-        UserError: for a file that is no Parquet file or has no rows, columns of one name, a value that Python cannot
-            hold (with its row and column) and a row longer than `max_row`.
+        UserError: for a file that is no Parquet file or has no rows, one that unpacks beyond measure, columns of one
+            name, a value that Python cannot hold (with its row and column) and a row longer than `max_row`.
         DamagedFileError: when it cannot be read on.
     """
     import pyarrow.parquet as pq
@@ -45,6 +45,11 @@ def parquet_rows(source: "pa.NativeFile", file: str, *, max_row: int = MAX_ROW_B
         columns = table.schema_arrow.names
         rows = table.metadata.num_rows
         size = sum(table.metadata.row_group(i).total_byte_size for i in range(table.metadata.num_row_groups))
+        if size > max(BOMB_BYTES, BOMB_RATIO * source.size()):
+            raise UserError(
+                f"{file}: unpacks to {size:,} bytes, more than {BOMB_RATIO} times its size, as text does not: a "
+                "decompression bomb. If it is meant, write it uncompressed."
+            )
     at_once = max(1, min(ROWS_AT_ONCE, BYTES_AT_ONCE * rows // max(size, 1)))
     yield from _rows(table.iter_batches(batch_size=at_once), columns, rows, file, max_row)
 
