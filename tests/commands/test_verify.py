@@ -201,3 +201,20 @@ def test_what_is_on_a_store_is_verified_there(adapter: Path, capsys: pytest.Capt
     (store / "adapter_model.safetensors").write_bytes(bytes(data))
     assert main(["verify", str(store)]) == 1
     assert "holds other bytes than were written" in capsys.readouterr().out
+
+
+def test_a_dtype_in_which_the_merged_model_would_answer_otherwise_is_said_with_one_in_which_not(
+    sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("".join(f"Say {word} and what a lodos is, {word}?\n" for word in "abcdefgh"), encoding="utf-8")
+    verify = ["verify", str(sound), "--prompt_file", str(prompts)]
+    assert main([*verify, "--dtype", "bfloat16"]) == 0
+    said = capsys.readouterr().out
+    assert "merged in bfloat16 the model would answer otherwise than the adapter" in said
+    better = said.rpartition("--dtype ")[2].strip(" .\n")
+    assert better in ("float16", "float32")
+    assert main([*verify, "--dtype", better]) == 0
+    said = capsys.readouterr().out
+    assert "otherwise" not in said
+    assert "the same likeliest token 100.0%" in said
