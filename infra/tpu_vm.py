@@ -18,6 +18,9 @@ _RUNTIMES = {
 }
 """The runtime version of each generation: https://cloud.google.com/tpu/docs/runtimes."""
 
+_SECONDS = {"describe": 300, "create": 3600, "delete": 3600}
+"""How long gcloud may take, which has no limit of its own."""
+
 _CAPACITY = re.compile(
     r"(?i:no (more )?capacity|not enough resources|stockout|timed? ?out|connection (reset|refused|aborted))|"
     r"RESOURCE_EXHAUSTED|UNAVAILABLE|INTERNAL|DEADLINE_EXCEEDED|\b(429|500|502|503|504)\b"
@@ -182,8 +185,16 @@ class TpuVm:
     def _gcloud(self, *arguments: str) -> str:
         try:
             done = subprocess.run(
-                self._command(*arguments), capture_output=True, text=True, check=False, env=_unasked()
+                self._command(*arguments),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=False,
+                env=_unasked(),
+                timeout=_SECONDS[arguments[1]],
             )
+        except subprocess.TimeoutExpired as error:
+            raise GcloudError(f"{shlex.join(arguments)}: timed out after {error.timeout:.0f} s") from None
         except FileNotFoundError:
             raise GcloudError(
                 "it does not exist here: no such command. Install it: https://cloud.google.com/sdk/docs/install"

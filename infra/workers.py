@@ -1,5 +1,6 @@
 """One command on all workers of a VM at once: its environment through standard input, its output line by line."""
 
+import os
 import re
 import secrets
 import shlex
@@ -11,10 +12,13 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
-from tpu_vm import TpuVm
+from tpu_vm import GcloudError, State, TpuVm
 
 SECONDS_AFTER_THE_FIRST = 300.0
 """How long workers may go on when one has failed; lodos ends the others within about two minutes."""
+SECONDS_WITHOUT_A_VM = float(os.environ.get("BABYSIT_SECONDS_WITHOUT_A_VM", "120"))
+"""How long connections may stay open to a VM that is gone, and between two looks at whether it is: a machine that is
+taken away takes no connection down."""
 SECONDS_TO_SAVE = 180.0
 """How long a command may take to stop when it is asked to."""
 
@@ -73,9 +77,15 @@ class Workers:
             self._hang_up()
 
     def wait(self) -> list[int]:
-        """The exit code of each worker, when all are done, or a while after the first has failed."""
-        deadline = None
+        """The exit code of each worker, when all are done, or a while after the first has failed or the VM has gone."""
+        deadline, look, missed = None, time.monotonic() + SECONDS_WITHOUT_A_VM, 0
         while any(process.poll() is None for process in self._processes):
+            if time.monotonic() > look:
+                missed = 0 if self._is_there() else missed + 1
+                look = time.monotonic() + SECONDS_WITHOUT_A_VM
+                if missed == 2:
+                    self._hang_up()
+                    break
             if deadline is None and any(self._codes.values()):
                 deadline = time.monotonic() + SECONDS_AFTER_THE_FIRST
             if deadline is not None and time.monotonic() > deadline:
@@ -96,6 +106,12 @@ class Workers:
             except subprocess.TimeoutExpired:
                 process.kill()
         self._hang_up()
+
+    def _is_there(self) -> bool:
+        try:
+            return self._vm.state() is State.READY
+        except GcloudError:  # which says nothing of the VM
+            return True
 
     def _start(self, worker: int, script: str) -> subprocess.Popen[bytes]:
         process = self._vm.ssh(worker, "bash -s")

@@ -19,6 +19,8 @@ BUCKET = "lodos-tests"
 
 # Read when gcsfs is imported. Asked over gRPC what kind of bucket it has, an emulator never answers.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+# Read by TensorStore at its first request.
+os.environ["TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS"] = "2"
 
 
 @contextmanager
@@ -52,7 +54,7 @@ def s3_store() -> Iterator["FaultProxy"]:
 
 
 @contextmanager
-def gcs_store() -> Iterator[str]:
+def gcs_store() -> Iterator["FaultProxy"]:
     """A GCS emulator in this process with a bucket `BUCKET`, and the environment that leads to it."""
     import gcsfs
     from gcp_storage_emulator.server import create_server
@@ -62,14 +64,13 @@ def gcs_store() -> Iterator[str]:
         port = free.getsockname()[1]
     server = create_server("localhost", port, in_memory=True, default_bucket=BUCKET)
     server.start()
-    with pytest.MonkeyPatch.context() as patch:
+    with FaultProxy(f"http://localhost:{port}") as proxy, pytest.MonkeyPatch.context() as patch:
         _with_generations(patch)
-        url = f"http://localhost:{port}"
         for name, value in {
-            "STORAGE_EMULATOR_HOST": url,
-            "TENSORSTORE_GCS_HTTP_URL": url,
-            "FSSPEC_GS_ENDPOINT_URL": url,
-            "FSSPEC_GCS_ENDPOINT_URL": url,
+            "STORAGE_EMULATOR_HOST": proxy.url,
+            "TENSORSTORE_GCS_HTTP_URL": proxy.url,
+            "FSSPEC_GS_ENDPOINT_URL": proxy.url,
+            "FSSPEC_GCS_ENDPOINT_URL": proxy.url,
             "FSSPEC_GS_TOKEN": "anon",
             "FSSPEC_GCS_TOKEN": "anon",
         }.items():
@@ -80,7 +81,7 @@ def gcs_store() -> Iterator[str]:
         set_conf_env(conf)
         gcsfs.GCSFileSystem.clear_instance_cache()
         try:
-            yield url
+            yield proxy
         finally:
             conf.clear()
             conf.update(before)

@@ -27,6 +27,8 @@ _GPU_MEMORY_SHARE = "0.9"
 _SHARE, _SHARE_BEFORE = "XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"
 """JAX's names of it, the newer first; it refuses both at once."""
 
+_SILENCE = "60"
+
 COMPILER_THREAD = "lodos-compile"
 """How threads are called that compile in the background."""
 
@@ -40,6 +42,10 @@ def prepare_runtime() -> None:
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         # Orbax, JAX and XLA report their routine at this level through absl and C++.
         "TF_CPP_MIN_LOG_LEVEL": "2",
+        # Seconds after which TensorStore gives up a connection that is not made, or over which nothing comes; by itself
+        # it waits for ever.
+        "TENSORSTORE_CURL_CONNECT_TIMEOUT_SECONDS": _SILENCE,
+        "TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS": _SILENCE,
         # Nothing is reported to anyone unless asked for.
         "HF_HUB_DISABLE_TELEMETRY": "1",
         # transformers is used without torch, and says so on every import.

@@ -4,6 +4,7 @@ Hosts are processes of several CPU devices each. The file is also a script: `lod
 order.
 """
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,28 @@ def test_hosts_train_what_one_does(name: str, base_args: TrainArgs, alone: Path,
     with Job(tmp_path, start, hosts=hosts, devices=devices) as job:
         assert job.statuses() == [0] * hosts, [host.said for host in job.hosts]
     _assert_same(alone.parent / config.stem, alone)
+
+
+def test_hosts_that_share_rows_train_what_one_does(make_model: Any, base_args: TrainArgs, tmp_path: Path) -> None:
+    """Parts of each row are on either host; the data is streamed, packed, and turned by angles that go by its length."""
+    rope = dict(rope_type="dynamic", factor=4.0, rope_theta=100.0)
+    model, _ = make_model(max_position_embeddings=8, rope_parameters=rope)
+    args = dataclasses.replace(
+        base_args,
+        model_name_or_path=str(model),
+        streaming=True,
+        validation=base_args.data,
+        save_merged=False,
+        trainer=dataclasses.replace(base_args.trainer, run_dir=str(tmp_path / "runs"), num_train_steps=4),
+    )
+    config = written(args, "parts-of-rows", mesh=MeshConfig(axes={"sequence": 4, "data": 1}))
+    alone = train(dataclasses.replace(args, trainer=dataclasses.replace(args.trainer, id="alone"))).config
+    with Job(tmp_path, command(config), hosts=2, devices=2) as job:
+        assert job.statuses() == [0, 0], [host.said for host in job.hosts]
+    found, expected = numbers(args.trainer.run_folder.parent / config.stem), numbers(alone.trainer.run_folder)
+    assert len(expected) == 4 * 2 + 2
+    assert found.keys() == expected.keys()
+    np.testing.assert_allclose([found[key] for key in expected], list(expected.values()), rtol=1e-5)
 
 
 def _assert_same(run: Path, alone: Path) -> None:

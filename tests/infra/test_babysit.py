@@ -73,6 +73,18 @@ def test_preemptions_do_not_count_and_the_run_goes_on_by_its_name(cloud: Cloud) 
     assert len(cloud.calls("create")) == 4
 
 
+def test_a_machine_that_goes_without_a_word_is_noticed(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BABYSIT_SECONDS_WITHOUT_A_VM", "0.2")
+    (cloud.folder / "silent").touch()
+    with cloud.start(*counting(cloud, until=[2]), flags=("--retries", "0")) as process:
+        for worker in (0, 1):
+            wait_for(reached(cloud.folder / f"llama-32-{worker}", 2))
+        cloud.preempt()
+        output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert output.count("the VM was taken away") == 1
+
+
 def test_what_the_user_has_to_mend_ends_it_at_once(cloud: Cloud) -> None:
     code, output = cloud.run("bash", "-c", "echo 'error: lora.rank: unknown' >&2; exit 1")
     assert code == 1

@@ -2,17 +2,18 @@
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from lodos import cli
 from lodos.errors import TRY_AGAIN, UserError
-from lodos.places import store
+from lodos.places import place, store
 from lodos.places.objects import read_object, write_object
 from lodos.places.place import place_of
 from lodos.places.saving import check_writable
-from lodos.places.store import StoreFailingError
-from stores import BUCKET, FaultProxy, s3_store
+from lodos.places.store import RefusedError, StoreFailingError
+from stores import BUCKET, FaultProxy, gcs_store, s3_store
 
 PLACE = place_of(f"s3://{BUCKET}/object")
 
@@ -88,3 +89,47 @@ def test_the_exit_code_says_whether_to_try_again(
     assert cli.main(["train", f"s3://{BUCKET}/config.yaml"]) == expected
     assert "Traceback" not in (said := capsys.readouterr().err)
     assert "error: " in said
+
+
+def test_what_tensorstore_meets_is_said_as_what_we_do() -> None:
+    """It ends, whatever the store does, a connection over which nothing comes included."""
+    import tensorstore as ts
+
+    folder_of_it = place_of(f"gs://{BUCKET}/folder")
+    retries = {"max_retries": 1, "initial_delay": "10ms", "max_delay": "10ms"}
+    with gcs_store() as gcs:
+        where = {"driver": "gcs", "bucket": BUCKET, "path": "folder/"}
+        folder: Any = ts.KvStore.open(where, context=ts.Context({"gcs_request_retries": retries})).result()
+        folder.write("object", b"bytes").result()
+        assert folder.read("object").result().value == b"bytes"
+        gcs.stall_seconds = 60.0
+        for fault, expected in [(fault, StoreFailingError) for fault in (503, 500, 429, "reset", "half", "stall")] + [
+            (403, RefusedError)
+        ]:
+            gcs.spoil = lambda method, path, fault=fault: fault
+            with pytest.raises(expected, match=f"gs://{BUCKET}/folder|refuses"), store.failures_of(folder_of_it):
+                folder.read("object").result()
+    with pytest.raises(ValueError, match="no store"), store.failures_of(folder_of_it):
+        raise ValueError("of no store")
+
+
+def test_orbax_does_not_wait_for_silence_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files that it does not leave to TensorStore; with a file system of its own."""
+    from etils import epath
+    from fsspec.config import conf
+    from gcsfs import GCSFileSystem
+
+    monkeypatch.setattr(place, "_SILENCE", 0.3)
+    monkeypatch.setattr(GCSFileSystem, "retries", 1)
+    with gcs_store() as gcs:
+        monkeypatch.setitem(conf, "gcs", {name: value for name, value in conf["gcs"].items() if "timeout" not in name})
+        folder = place_of(f"gs://{BUCKET}/folder")
+        write_object(folder / "object", b"bytes")  # pyright: ignore[reportArgumentType]
+        path = epath.Path(f"gs://{BUCKET}/folder/object")
+        assert path.read_bytes() == b"bytes"
+        gcs.stall_seconds = 60.0
+        gcs.spoil = lambda method, path: "stall"
+        start = time.monotonic()
+        with pytest.raises(StoreFailingError), store.failures_of(folder):
+            path.read_bytes()
+        assert time.monotonic() - start < 30

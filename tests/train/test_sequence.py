@@ -21,6 +21,7 @@ from lodos.lora.filters import lora_trainable_params_filter
 from lodos.lora.transform import loraize
 from lodos.models.decoder import LmHeadModel
 from lodos.nn.attention.attention import _choose
+from lodos.row_parts import first_place
 from lodos.target import Target, compiling_for, target
 from lodos.train.config import TrainerConfig
 from lodos.train.mesh import MeshConfig, mapping_problems
@@ -42,17 +43,22 @@ KINDS: dict[str, dict[str, Any]] = {
     "unpacked": {},
     "packed": {},
     "windows": dict(sliding_windows=(None, 7), attn_implementation="plain"),
+    "unweighted": {},
 }
 TRAINED = [
     ("unpacked", "sequence"),
     ("packed", "sequence x data"),
     ("packed", "sequence x data x model"),
     ("windows", "sequence x data"),
+    ("unweighted", "sequence x data"),
 ]
 
 
-def batch(kind: str, seed: int, length: int = LENGTH, rows: int = 4) -> LmExample:
+def batch(kind: str, seed: int, length: int = LENGTH, rows: int = 4) -> Any:
+    """Rows of a kind; unweighted ones are a batch of one's own, with names that nothing but its loss knows."""
     example = make_batch(seed, rows=rows, length=length)
+    if kind == "unweighted":
+        return {"ids": example.tokens, "next": example.targets}
     if kind == "unpacked":
         return example
     rng = np.random.default_rng(seed)
@@ -73,6 +79,14 @@ def model(kind: str, **shape: int) -> LmHeadModel:
     return loraize(base, config, key=jax.random.key(1))
 
 
+def loss_of_any(model: Any, batch: Any, key: Any = None) -> Any:
+    if isinstance(batch, dict):
+        tokens, ones = batch["ids"], jnp.ones_like(batch["ids"])
+        places = first_place(tokens.shape[1]) + jnp.arange(tokens.shape[1]) * ones
+        batch = LmExample(tokens, batch["next"], ones.astype(jnp.float32), ones, places)
+    return compute_loss(model, batch, key=key)
+
+
 def trainer_of(folder: Path, structure: Any, axes: dict[str, int], rows: int = 4) -> tuple[Trainer, Any]:
     config = TrainerConfig(
         id="run",
@@ -83,7 +97,7 @@ def trainer_of(folder: Path, structure: Any, axes: dict[str, int], rows: int = 4
         mesh=MeshConfig(axes=axes, parameters={"embed": ["data", "sequence"]} if "data" in axes else {}),
     )
     optimizer = OptimizerConfig(learning_rate=1e-2).build(3)
-    return Trainer(config, optimizer, compute_loss, lora_trainable_params_filter(structure)), optimizer
+    return Trainer(config, optimizer, loss_of_any, lora_trainable_params_filter(structure)), optimizer
 
 
 def course(folder: Path, kind: str, axes: dict[str, int]) -> dict[str, Any]:

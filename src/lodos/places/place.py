@@ -25,7 +25,7 @@ _SECRETS = re.compile(
     r"|([A-Za-z][A-Za-z0-9+.-]*://[^\s/@:'\"]*):[^\s/@'\"]*(@)"
 )
 _SILENCE = 60.0
-"""Seconds without a byte after which a web server is given up."""
+"""Seconds without a byte after which a web server, or Google's, is given up."""
 _EXTRAS = {"gs": "gcs", "gcs": "gcs", "s3": "s3", "s3a": "s3"}
 
 
@@ -60,12 +60,16 @@ def place_of(path: "str | os.PathLike[str] | UPath") -> Place:
 
     # Others write to the store meanwhile, so what was listed once is not kept.
     options: dict[str, Any] = {"use_listings_cache": False}
-    if scheme in ("http", "https"):
+    if scheme in ("http", "https", "gs", "gcs"):
         import aiohttp
+        from fsspec.config import conf
 
-        # aiohttp ends whatever takes five minutes; here, what is silent for one.
+        # aiohttp ends whatever takes five minutes, and gcsfs nothing; here, what is silent for one.
         silence = aiohttp.ClientTimeout(total=None, sock_connect=_SILENCE, sock_read=_SILENCE)
-        options["client_kwargs"] = {"timeout": silence}
+        if scheme in ("http", "https"):
+            options["client_kwargs"] = {"timeout": silence}
+        else:  # for Orbax as well, which makes a file system of its own
+            conf.setdefault("gcs", {}).setdefault("requests_timeout", silence)
     return UPath(text, **options)
 
 

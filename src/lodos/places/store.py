@@ -10,6 +10,7 @@ import asyncio
 import errno
 import logging
 import random
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lodos.errors import UserError
-from lodos.places.place import shown_path
+from lodos.places.place import Place, is_remote, shown_path
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -36,6 +37,8 @@ BYTES_PER_SECOND = 500_000
 
 _PASSING_STATUS = {408, 425, 429, 500, 502, 503, 504}
 _LASTING = (FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError)
+_STATUS_OF_TENSORSTORE = re.compile(r"\[http_response_code='(\d+)'\]")
+"""In the text of its errors, which are `ValueError`s."""
 
 
 class StoreError(OSError):
@@ -112,6 +115,23 @@ def is_passing(error: BaseException) -> bool:
 
 
 @contextmanager
+def failures_of(place: Place) -> Iterator[None]:
+    """Turns errors of those who speak to the place's store by themselves, Orbax and TensorStore, into those of `ask`.
+
+    They have tried again before. What has nothing to do with the store goes on as it is.
+    """
+    try:
+        yield
+    except SAID:
+        raise
+    except Exception as error:
+        is_of_store = is_passing(error) or any(_status(one) is not None for one in _with_causes(error))
+        if not is_remote(place) or not is_of_store:
+            raise
+        raise _translated(str(place), error, 1) from error
+
+
+@contextmanager
 def refusals(setting: str | None, place: Any) -> Iterator[None]:
     """Turns what a store refuses, or does not have, into an error for the user, who named the place in `setting`.
 
@@ -168,9 +188,12 @@ def _with_causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _status(error: BaseException) -> int | None:
-    """The HTTP status that an error of gcsfs, aiohttp, botocore, requests or httpx carries."""
+    """The HTTP status that an error of gcsfs, aiohttp, botocore, requests, httpx or TensorStore carries."""
     response = getattr(error, "response", None)
-    if isinstance(response, dict):
+    if isinstance(error, ValueError):
+        found = _STATUS_OF_TENSORSTORE.search(str(error))
+        status = found[1] if found else None
+    elif isinstance(response, dict):
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     elif response is not None:
         status = getattr(response, "status_code", None)
@@ -185,7 +208,7 @@ def _status(error: BaseException) -> int | None:
 
 
 def _of_network(error: BaseException) -> bool:
-    if (package := _package(error)) == "aiohttp":
+    if (package := _package(error)) == "aiohttp" or (isinstance(error, ValueError) and "[curl_code='" in str(error)):
         return True
     words = ("Connect", "Connection", "Timeout", "HTTPClient", "Incomplete", "Streaming")
     return package in ("botocore", "aiobotocore") and any(word in type(error).__name__ for word in words)

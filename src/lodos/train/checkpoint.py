@@ -30,6 +30,7 @@ from jaxtyping import PyTree
 from lodos import hosts
 from lodos.errors import UserError
 from lodos.places.place import Place, is_remote
+from lodos.places.store import failures_of
 from lodos.target import target
 from lodos.train.checkpoint_folder import CheckpointFolder
 from lodos.train.staged import is_staged, local_copy, refuse_together, scratch_folder
@@ -101,7 +102,8 @@ class Checkpointer:
         if hosts.count() == 1:
             arrays = _on_host(arrays)  # which Orbax writes as they are, while the device's are used up by the next step
         hosts.wait(f"the checkpoint of step {step} begins")  # of several, the first one has made room for it
-        self._orbax.save(_for_orbax(written_to), args=ocp.args.StandardSave(arrays))
+        with failures_of(written_to):
+            self._orbax.save(_for_orbax(written_to), args=ocp.args.StandardSave(arrays))
         self._writing = self._behind.submit(self._finish, step, written_to, arrays if hosts.count() == 1 else None)
 
     def wait(self) -> None:
@@ -160,7 +162,8 @@ class Checkpointer:
     def _finish(self, step: int, written_to: Place, arrays: PyTree | None) -> None:
         """What is left to do behind the training when Orbax has the arrays."""
         meant = None if arrays is None else _described(arrays)
-        self._orbax.wait_until_finished()
+        with failures_of(written_to):
+            self._orbax.wait_until_finished()
         if not hosts.is_first():
             return
         found = _described(self._read(written_to, None))
@@ -185,11 +188,12 @@ class Checkpointer:
         """The arrays of a checkpoint: laid out as `wanted` is, or without it as they are, on this host alone."""
         import orbax.checkpoint as ocp
 
-        if wanted is not None:
+        if wanted is None:
+            return _read_alone(place)
+        with failures_of(place):
             return self._orbax.restore(
                 _for_orbax(place), args=ocp.args.StandardRestore(jax.tree.map(_abstract, wanted))
             )
-        return _read_alone(place)
 
     def _check(self, step: int, wanted: PyTree) -> None:
         arrays = self.folder.manifest(step).facts["arrays"]
@@ -246,7 +250,7 @@ def _read_alone(place: Place) -> Any:
 
     alone = ocp.options.MultiprocessingOptions(primary_host=hosts.index(), active_processes={hosts.index()})
     handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
-    with ocp.Checkpointer(handler, multiprocessing_options=alone) as orbax:
+    with failures_of(place), ocp.Checkpointer(handler, multiprocessing_options=alone) as orbax:
         path = _for_orbax(place)
         tree = orbax.metadata(path).item_metadata.tree
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)

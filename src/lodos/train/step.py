@@ -18,6 +18,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from lodos.nn.dropout import row_keys
+from lodos.row_parts import row_parts
 from lodos.sharding import AxisMapping, compute_axis_mapping, shard
 from lodos.shares import shares_batch, sum_over_shares
 from lodos.train.precision import Policy
@@ -138,7 +139,7 @@ def batch_weight(batch: PyTree) -> Float[Array, ""]:
     """The sum of the loss weights; of a batch without weights, the number of its rows."""
     weights = getattr(batch, "loss_weight", None)
     if weights is None:
-        return jnp.asarray(jax.tree.leaves(batch)[0].shape[0], jnp.float32)
+        return jnp.asarray(jax.tree.leaves(batch)[0].shape[0] / row_parts(), jnp.float32)
     return jnp.sum(weights.astype(jnp.float32))
 
 
