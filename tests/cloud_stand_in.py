@@ -34,7 +34,7 @@ class Cloud:
 
     def run(self, *command: str, flags: tuple[str, ...] = ()) -> tuple[int, str]:
         with self.start(*command, flags=flags) as process:
-            output, _ = process.communicate(timeout=120)
+            output, _ = process.communicate(timeout=600)
         return process.returncode, output
 
     def calls(self, verb: str) -> list[list[str]]:
@@ -50,7 +50,7 @@ def reached(path: Path, step: int) -> Callable[[], bool]:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)

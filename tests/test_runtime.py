@@ -19,7 +19,7 @@ print(int(status.split("VmRSS:")[1].split()[0]) // 1024)
 
 
 # Commands that other tests run in this process leave these behind, as would a user's own settings.
-SETTINGS = ("JAX_", "XLA_", "MALLOC_", "GLIBC_TUNABLES")
+SETTINGS = ("JAX_", "XLA_", "MALLOC_", "GLIBC_TUNABLES", "TENSORSTORE_")
 
 
 def run(script: str, **environment: str) -> str:
@@ -92,3 +92,15 @@ from jaxlib import xla_client
 print(xla_client.generate_pjrt_gpu_plugin_options()["memory_fraction"], gpu_memory_share())
 """
     assert run(script, **given).split() == [fraction, fraction]
+
+
+@pytest.mark.parametrize(("given", "seconds"), [({}, "60"), ({"TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS": "7"}, "7")])
+def test_tensorstore_waits_for_silence_no_longer_than_is_said(given: dict[str, str], seconds: str) -> None:
+    """Not for ever, as by itself."""
+    script = """
+import os
+from lodos.runtime import prepare_runtime
+prepare_runtime()
+print(os.environ["TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS"])
+"""
+    assert run(script, **given) == seconds

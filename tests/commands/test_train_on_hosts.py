@@ -60,7 +60,7 @@ def test_hosts_train_what_one_does(name: str, base_args: TrainArgs, alone: Path,
 
 
 def test_hosts_that_share_rows_train_what_one_does(make_model: Any, base_args: TrainArgs, tmp_path: Path) -> None:
-    """Parts of each row are on either host; the data is streamed, packed, and turned by angles that go by its length."""
+    """Parts of each row are on either host; data is streamed and packed, angles go by the length of examples."""
     rope = dict(rope_type="dynamic", factor=4.0, rope_theta=100.0)
     model, _ = make_model(max_position_embeddings=8, rope_parameters=rope)
     args = dataclasses.replace(

@@ -13,10 +13,31 @@ from cloud_stand_in import Cloud, wait_for
 
 STEPS = 16
 
+HELD = """
+import os, sys, time
+from pathlib import Path
+from lodos.cli import main
+from lodos.train.trainer import Trainer
+
+folder, steps = Path(sys.argv[1]), sys.argv[2].split(",")
+train_step = Trainer.train_step
+
+def held(trainer, state, batch):
+    step = str(int(state.step))
+    if step in steps and not (folder / f"passed-{step}").exists():
+        (folder / f"at-{step}-{os.environ['JAX_PROCESS_ID']}").touch()
+        time.sleep(600)
+    return train_step(trainer, state, batch)
+
+Trainer.train_step = held
+sys.exit(main(sys.argv[3:]))
+"""
+"""`lodos`, which waits for its end after the steps named, once each."""
+
 
 @pytest.fixture
 def job(cloud: Cloud, make_model: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
-    """`job(*flags)`: a training whose two workers find each other over loopback."""
+    """`job(*flags)`: a training whose two workers find each other over loopback; held, it waits after these steps."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
@@ -30,7 +51,9 @@ def job(cloud: Cloud, make_model: Any, monkeypatch: pytest.MonkeyPatch) -> Calla
     data = cloud.folder / "rows.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
-    def command(*flags: str) -> list[str]:
+    (cloud.folder / "held.py").write_text(HELD, encoding="utf-8")
+
+    def command(*flags: str, held: tuple[int, ...] = ()) -> list[str]:
         given = {
             "model_name_or_path": folder,
             "data": data,
@@ -42,7 +65,8 @@ def job(cloud: Cloud, make_model: Any, monkeypatch: pytest.MonkeyPatch) -> Calla
             "trainer.checkpointer.save_interval": 1,
         }
         words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
-        return [sys.executable, "-m", "lodos", "train", *words, *flags]
+        steps = ",".join(map(str, held))
+        return [sys.executable, str(cloud.folder / "held.py"), str(cloud.folder), steps, "train", *words, *flags]
 
     return command
 
@@ -59,9 +83,12 @@ def test_a_preempted_training_ends_as_an_undisturbed_one(
     code, output = cloud.run("RUN_ID=undisturbed", *job())
     assert code == 0, output
     runs = cloud.folder / "runs"
-    with cloud.start(*job(), flags=("--retries", "0")) as process:
+    with cloud.start(*job(held=preempted_at), flags=("--retries", "0")) as process:
         for step in preempted_at:
-            wait_for(lambda step=step: steps_of(runs / "llama-32" / "log.jsonl") >= step or process.poll() is not None)
+            for worker in (0, 1):
+                at = cloud.folder / f"at-{step}-{worker}"
+                wait_for(lambda at=at: at.exists() or process.poll() is not None)
+            (cloud.folder / f"passed-{step}").touch()
             cloud.preempt()
         output, _ = process.communicate(timeout=400)
     assert process.returncode == 0, output
