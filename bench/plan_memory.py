@@ -2,7 +2,7 @@
 
     python -m bench.plan_memory
 
-Each setting is planned in one process, which leaves the compiled step in a cache, and trained for a few steps in
+Each setting is planned in one process, which leaves the compiled step in a cache, and trained for two steps in
 another, with random tokens; the second measures how far its resident memory rises from before the weights are loaded.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 
 from bench.measure import peak_resident, print_table
 
-STEPS = 3
+STEPS = 2
 SETTINGS: list[dict[str, Any]] = [
     {"rows": rows, "length": length, "checkpointing": checkpointing, "r": r, "at_once": at_once}
     for (rows, length), checkpointing, r, at_once in [

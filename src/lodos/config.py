@@ -32,8 +32,9 @@ class FineTuneArgs(DataArgs):
     """Model to start from: a Hugging Face folder or a hub name."""
     trainer: TrainerConfig = TrainerConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
-    gradient_checkpointing: GradientCheckpointing = "dots"
-    """What the backward pass recomputes to save memory: none, dots (all but large products and attention) or full."""
+    gradient_checkpointing: GradientCheckpointing = "auto"
+    """What the backward pass recomputes to save memory: none, dots (all but large products and attention) or full; auto
+    is dots, or full where that is what fits the memory."""
     attn_implementation: AttentionImplementation = "auto"
     """How attention is computed: blockwise (anywhere), splash (TPU), cudnn (GPU), plain; auto goes by the device."""
     z_loss: float = 0.0

@@ -217,6 +217,11 @@ def same(what: str, values: Mapping[str, str]) -> None:
         raise UserError(f"The hosts do not agree ({what}):\n  " + "\n  ".join(problems))
 
 
+def least(what: str, number: int) -> int:
+    """The smallest of the numbers that the hosts have."""
+    return number if _job is None else min(map(int, _exchanged(what, str(number))))
+
+
 def from_first(what: str, make: Callable[[], str], *, seconds: float = WAIT_SECONDS) -> str:
     """What `make` gives on the first host, which alone calls it.
 

@@ -1,6 +1,7 @@
 """A config's train step and evaluation step, compiled from `config.json` alone for whatever is compiled for."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Mapping
 
@@ -13,6 +14,7 @@ from lodos.errors import UserError
 from lodos.formats.hf import HFCheckpointConverter
 from lodos.models.flops import training_flops
 from lodos.plan.footprint import Footprint, bytes_per_device, bytes_refused, temporaries_of
+from lodos.plan.liveness import estimated_temporaries, least_temporaries
 from lodos.plan.traffic import has_all_of, traffic_of_jaxpr, traffic_of_text
 from lodos.target import target
 from lodos.train.axes import check_axes
@@ -67,16 +69,33 @@ class TracedStep:
     traced: jax.stages.Traced
     holds: Footprint
     """Without temporaries."""
-    tokens: int
+    length: int
+    """Positions of a row."""
     flops: float
     traffic: Mapping[str, int]
     """Of the traced program."""
 
+    @property
+    def tokens(self) -> int:
+        return self.config.trainer.train_batch_size * self.length
 
-def trace_step(config: TrainArgs, converter: HFCheckpointConverter) -> TracedStep:
+    @functools.cached_property
+    def estimated(self) -> int:
+        """Bytes of a device as the program is written; compiled it mostly needs less."""
+        return self.holds.total + estimated_temporaries(self.traced.jaxpr.jaxpr, target().device_count)
+
+    @functools.cached_property
+    def least(self) -> int:
+        """Bytes below which no compiled program gets."""
+        return self.holds.total + least_temporaries(self.traced.jaxpr.jaxpr, target().device_count)
+
+
+def trace_step(config: TrainArgs, converter: HFCheckpointConverter, *, length: int | None = None) -> TracedStep:
     """The train step of a config for the devices that are compiled for, from shapes alone.
 
-    Rows are as long as they may be: packed rows are, others are padded to the longest of their batch.
+    Args:
+        length: positions of a row; by default as many as there may be: packed rows have them, others are padded to the
+            longest of their batch.
 
     Raises:
         UserError: when the devices cannot be arranged as the config asks, or layers or axes are not there.
@@ -88,7 +107,7 @@ def trace_step(config: TrainArgs, converter: HFCheckpointConverter) -> TracedSte
     shapes = lora_structure(config, converter)
     check_axes(config.trainer, shapes)
     trainer = lora_trainer(config, shapes)
-    length = _positions(config)
+    length = length or _longest(config)
     with config.trainer.device_mesh:
         batch = batch_shapes(blank_batch(config, length), config.trainer)
         state = state_shapes(key, shapes, trainer.is_trainable, trainer.optimizer, config.trainer)
@@ -96,7 +115,7 @@ def trace_step(config: TrainArgs, converter: HFCheckpointConverter) -> TracedSte
     holds = dataclasses.replace(state_footprint(state), batch=bytes_per_device((batch, state.step, state.training_key)))
     tokens = config.trainer.train_batch_size * length
     flops = training_flops(shapes, trainer.is_trainable).of(tokens, tokens)
-    return TracedStep(config, trainer, state, traced, holds, tokens, flops, traffic_of_jaxpr(traced.jaxpr.jaxpr))
+    return TracedStep(config, trainer, state, traced, holds, length, flops, traffic_of_jaxpr(traced.jaxpr.jaxpr))
 
 
 def compile_step(step: TracedStep, *, read_text: bool = True, evaluates: bool = False) -> Plan:
@@ -153,10 +172,10 @@ def state_footprint(state: TrainerState) -> Footprint:
 def _evaluation(step: TracedStep) -> Footprint:
     config, trainer = step.config, step.trainer
     rows = config.trainer.eval_batch_size // config.trainer.batch_share.count
-    batch = batch_shapes(blank_batch(config, _positions(config), rows=rows), config.trainer)
+    batch = batch_shapes(blank_batch(config, step.length, rows=rows), config.trainer)
     compiled = trainer.trace_evaluation(step.state.model, batch).lower().compile()
     return dataclasses.replace(step.holds, batch=bytes_per_device(batch), temporaries=temporaries_of(compiled))
 
 
-def _positions(config: TrainArgs) -> int:
+def _longest(config: TrainArgs) -> int:
     return config.positions if config.packing else config.longest_row

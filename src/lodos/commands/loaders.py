@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -56,6 +56,17 @@ class Loaders:
         if len(self.training.lengths) == 1:
             return self.training.lengths[0]
         return self.training.length_of(k) if isinstance(self.training, TrainLoader) else None
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """The lengths that batches have."""
+        return [*self.training.lengths, *(self.held_out.lengths if self.held_out else ())]
+
+    def with_eval_batch_size(self, batch_size: int) -> "Loaders":
+        """The same with so many rows in a batch of the held-out ones, over all devices."""
+        if self.held_out is None or self.held_out.batch_size == batch_size:
+            return self
+        return dataclasses.replace(self, held_out=self.held_out.with_batch_size(batch_size))
 
     def resolve(self, config: Args) -> Args:
         """The config with the run's name, its number of steps and its day decided, as it is written into the run

@@ -6,29 +6,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from lodos.commands.compiled_plan import Plan, TracedStep, compile_step, trace_step
+from lodos.commands.step_time import Speeds
 from lodos.config import TrainArgs
 from lodos.errors import UserError
 from lodos.formats.hf import HFCheckpointConverter
 from lodos.nn.stacked import GradientCheckpointing
 
-_RECOMPUTED: dict[GradientCheckpointing, float] = {"none": 0.0, "dots": 0.05, "full": 0.5}
-"""Operations done a second time, as a share of the step's: with a frozen base a forward pass is half of them."""
 _SHORTEST = 128
-
-
-@dataclasses.dataclass(frozen=True)
-class Speeds:
-    """Of one device, by which candidates are put in order."""
-
-    flops: float
-    """Operations a second, as it can be expected to reach."""
-    link_bytes: float
-    """Bytes a second to and from other devices."""
-
-    def seconds(self, step: TracedStep, devices: int) -> float:
-        """Of a step: computing it, and moving what it moves, one after the other."""
-        again = 1 + _RECOMPUTED[step.config.gradient_checkpointing]
-        return step.flops * again / devices / self.flops + sum(step.traffic.values()) / self.link_bytes
 
 
 def cheapest_that_fits(
@@ -39,11 +23,16 @@ def cheapest_that_fits(
     What leaves the loss as it is comes first: rows at once, checkpointing, shards, layers split over devices. Only when
     none of that fits are rows cut shorter.
     """
+
+    def seconds(step: TracedStep) -> float:
+        moved = sum(step.traffic.values())
+        return speeds.seconds(step.flops, step.config.gradient_checkpointing, moved, devices)
+
     tried: list[Plan] = []
     for group in (_same_layout(config), _more_shards(config, devices), _shorter(config)):
         steps = [step for candidate in group if (step := _traced(candidate, converter)) is not None]
-        for step in sorted(steps, key=lambda step: speeds.seconds(step, devices)):
-            if step.holds.total > memory:
+        for step in sorted(steps, key=seconds):
+            if step.least > memory:
                 continue
             plan = compile_step(step, read_text=False, evaluates=True)
             if plan.fits(memory):

@@ -5,6 +5,7 @@ What can be wrong is looked at before any weight is loaded: the config, the data
 
 import dataclasses
 import functools
+import logging
 import shlex
 import sys
 from collections.abc import Callable, Mapping
@@ -16,7 +17,8 @@ from jaxtyping import PRNGKeyArray
 from lodos import hosts, signals
 from lodos.checkpoints import prompting_of, save_merged_hf_checkpoint_callback, save_peft_checkpoint_callback
 from lodos.commands.agreement import agree_on_data, agree_on_settings
-from lodos.commands.fit import check_state_fits
+from lodos.commands.fit import check_step_fits
+from lodos.commands.fitting import fitted, is_open
 from lodos.commands.loaders import blank_batch, make_loaders
 from lodos.commands.lora_model import load_lora_model, lora_structure, lora_trainer
 from lodos.commands.run_facts import run_facts
@@ -48,6 +50,8 @@ from lodos.train.hooks import StepInfo
 from lodos.train.kept_exports import remove_old_exports
 from lodos.train.state import TrainerState
 from lodos.train.trainer import Trainer, newest_step
+
+logger = logging.getLogger(__name__)
 
 Witness = Callable[[Any, TrainerState], Any]
 """From the loader of the batches and the state before the first step to what is iterated in the loader's place."""
@@ -130,7 +134,8 @@ def _train(config: TrainArgs, witness: Witness | None) -> TrainResult:
     # The step is compiled while the rest is made ready, from when its schedule and the shape of its batches are known.
     trainer = None
     if config.packing and config.trainer.num_train_steps is not None:
-        trainer = _compiling_trainer(config, shapes, training_key, step, config.positions)
+        config, shapes, trainer = _fitted(config, converter, shapes, config.positions)
+        _compile_ahead(trainer, config, shapes, training_key, step, config.positions)
     loaders = make_loaders(config, converter)
     config = loaders.resolve(config)
     fingerprint = {**loaders.fingerprint, **initialize_fingerprint(config)}
@@ -138,9 +143,11 @@ def _train(config: TrainArgs, witness: Witness | None) -> TrainResult:
     if step:
         check_fingerprint(CheckpointFolder(config.trainer.checkpoint_folder), step, fingerprint)
     if trainer is None:
-        trainer = _compiling_trainer(config, shapes, training_key, step, loaders.length_of(step))
+        config, shapes, trainer = _fitted(config, converter, shapes, max(loaders.lengths))
+        loaders = loaders.with_eval_batch_size(config.trainer.eval_batch_size)
+        _compile_ahead(trainer, config, shapes, training_key, step, loaders.length_of(step))
 
-    check_state_fits(config, trainer, shapes, training_key)
+    check_step_fits(config, trainer, shapes, training_key)
     with config.trainer.device_mesh:
         model = load_lora_model(config, converter, key=lora_key)
         model = model if start is None else start.model(model)
@@ -211,19 +218,36 @@ def _merged_folder(config: TrainArgs) -> Place | None:
     return config.trainer.save_folder(config.merged_hf_save_path, "merged")
 
 
-def _compiling_trainer(
-    config: TrainArgs, shapes: LmHeadModel, key: PRNGKeyArray, step: int, length: int | None
-) -> Trainer:
-    """The trainer of a model of these shapes, compiling its step.
+def _fitted(
+    config: TrainArgs, converter: HFCheckpointConverter, shapes: LmHeadModel, length: int
+) -> tuple[TrainArgs, LmHeadModel, Trainer]:
+    """The config with what is left to the memory decided, the model's shapes and its trainer.
+
+    Args:
+        length: positions of the longest row.
+    """
+    if not is_open(config):
+        return config, shapes, lora_trainer(config, shapes)
+    # Each config that is made of another would make up a name of its own.
+    named = dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, id=config.trainer.run_id))
+    found = fitted(named, converter, length=length)
+    logger.info("Chosen by memory and time: %s.", found.why)
+    shapes = lora_structure(found.config, converter)
+    # A trainer finds again what it has traced and compiled.
+    return found.config, shapes, lora_trainer(found.config, shapes) if found.step is None else found.step.trainer
+
+
+def _compile_ahead(
+    trainer: Trainer, config: TrainArgs, shapes: LmHeadModel, key: PRNGKeyArray, step: int, length: int | None
+) -> None:
+    """Compiles the step in the background.
 
     Args:
         step: where the run begins; at its end there is nothing to compile.
         length: positions of the first batch; None if nobody knows, and nothing is compiled yet.
     """
-    trainer = lora_trainer(config, shapes)
     if length is not None and step < config.trainer.steps:
         trainer.compile_ahead(key, model=shapes, batch=blank_batch(config, length))
-    return trainer
 
 
 def _evaluation_hook(

@@ -18,9 +18,10 @@ from lodos.nn.dropout import split_key
 from lodos.nn.linear import PRODUCT_NAME
 from lodos.shares import holds_shards, layer_parameters
 
-GradientCheckpointing = Literal["none", "full", "dots"]
-"""What the backward pass recomputes: nothing; everything but each layer's input; or, `dots`, all but the products of
-activations and weights and the output of attention: norms, activations and rotations cost little to make again."""
+GradientCheckpointing = Literal["auto", "none", "dots", "full"]
+"""What the backward pass recomputes: `none`, nothing; `full`, everything but each layer's input; `dots`, all but the
+products of activations and weights and the output of attention: norms, activations and rotations cost little to make
+again. A model does not know what memory there is, so to it `auto` is `dots`."""
 
 
 _READS = frozenset(
@@ -244,6 +245,6 @@ def _checkpointed(
             return jax.checkpoint(body, prevent_cse=False, policy=_keeps_what_is_computed)
         case "full":
             return jax.checkpoint(body, prevent_cse=False)
-        case "dots":
+        case "dots" | "auto":
             saved = jax.checkpoint_policies.save_only_these_names(PRODUCT_NAME, OUT_NAME)
             return jax.checkpoint(body, prevent_cse=False, policy=saved)

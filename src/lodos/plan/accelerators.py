@@ -134,3 +134,20 @@ def accelerators_of(name: str) -> Accelerators:
     near = difflib.get_close_matches(wanted, known, n=1)
     meant = f" Did you mean {near[0]}?" if near else ""
     raise UserError(f"target: {name!r} is not known.{meant} There are {', '.join(known)}.")
+
+
+_TPU_KINDS = {
+    "TPU v2": "v2", "TPU v3": "v3", "TPU v4": "v4", "TPU v5 lite": "v5e", "TPU v5e": "v5e", "TPU v5": "v5p",
+    "TPU v5p": "v5p", "TPU v6 lite": "v6e", "TPU v6e": "v6e",
+}  # fmt: skip
+
+
+def accelerators_of_kind(kind: str, count: int) -> Accelerators | None:
+    """What devices are that JAX calls so, in the smallest slice or host; None of kinds that are not known here.
+
+    Args:
+        count: of the devices, which decides nothing but whether there are cards in one host.
+    """
+    if (name := _TPU_KINDS.get(kind)) is not None:
+        return TpuSlice(GENERATIONS[name], GENERATIONS[name].shapes[0])
+    return next((host for host in HOSTS.values() if host.gpu.kind == kind and host.count == min(count, 8)), None)

@@ -10,8 +10,10 @@ import functools
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
+
+from lodos.plan.traced import Place, programs_within
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 
@@ -83,20 +85,17 @@ def traffic_of_jaxpr(jaxpr: Any) -> Mapping[str, int]:
     """
     found: Counter[str] = Counter()
 
-    def count(jaxpr: Any, times: int, manual: frozenset[str], left: int) -> None:
+    def count(jaxpr: Any, times: int, place: Place) -> None:
         for equation in jaxpr.eqns:
             name, params = equation.primitive.name, equation.params
             if (kind := _PRIMITIVES.get(name)) is not None:
                 moved = sum(math.prod(out.aval.shape) * out.aval.dtype.itemsize for out in equation.outvars)
-                found[kind] += times * moved // left
-            inner, own, others = times * (params["length"] if name == "scan" else 1), manual, left
-            if name == "shard_map":
-                own = manual | params["newly_manual_axes"]
-                others = math.prod(size for axis, size in params["mesh"].shape.items() if axis not in own)
-            for nested in _nested(params):
-                count(nested, inner, own, others)
+                found[kind] += times * moved // place.left
+            inner = times * (params["length"] if name == "scan" else 1)
+            for nested in programs_within(equation):
+                count(nested, inner, place.within(equation))
 
-    count(jaxpr, 1, frozenset(), 1)
+    count(jaxpr, 1, Place())
     return dict(found)
 
 
@@ -182,11 +181,3 @@ def _moved(collective: _Instruction) -> int:
 def _size(dtype: str, dimensions: str) -> int:
     bits = _BITS.get(dtype) or (int(digits[0]) if (digits := re.findall(r"\d+", dtype)) else 8)
     return math.prod(int(side) for side in dimensions.split(",") if side) * bits // 8
-
-
-def _nested(params: Mapping[str, Any]) -> Iterator[Any]:
-    for value in params.values():
-        for item in value if isinstance(value, list | tuple) else (value,):
-            item = getattr(item, "jaxpr", item)
-            if hasattr(item, "eqns"):
-                yield item

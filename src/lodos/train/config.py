@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lodos import hosts
 from lodos.errors import UserError
@@ -76,8 +76,9 @@ class TrainerConfig:
     """Passes over the data, instead of num_train_steps; 3 if neither is given."""
     train_batch_size: int = 32
     """Rows of a batch, over all devices."""
-    per_device_parallelism: int = -1
-    """Rows a device computes at once; smaller than its share of the batch accumulates gradients. -1: all at once."""
+    per_device_parallelism: int | Literal["auto"] = "auto"
+    """Rows a device computes at once; smaller than its share of the batch accumulates gradients. -1: all at once; auto
+    too, or fewer where they do not fit the memory."""
     per_device_eval_parallelism: int = -1
     """The same for evaluation; -1: as in training."""
     on_nonfinite: OnNonfinite = "stop"
@@ -134,7 +135,7 @@ class TrainerConfig:
                 ("per_device_parallelism", self.per_device_parallelism),
                 ("per_device_eval_parallelism", self.per_device_eval_parallelism),
             )
-            if value != -1 and value < 1
+            if value != "auto" and value != -1 and value < 1
         ]
         if self.load_checkpoint is False and self.load_checkpoint_step is not None:
             problems.append("load_checkpoint: false and load_checkpoint_step are both given. Give one of them.")
@@ -239,8 +240,8 @@ class TrainerConfig:
 
     @property
     def microbatch_size(self) -> int:
-        """Rows computed at once, over all devices."""
-        if self.per_device_parallelism == -1:
+        """Rows computed at once, over all devices; all as long as nobody has decided."""
+        if self.per_device_parallelism in ("auto", -1):
             return self.train_batch_size
         return self.per_device_parallelism * self.data_axis_size
 

@@ -87,7 +87,8 @@ class Trainer:
         self._watch = watch
         self._step = named_jit(self._train_step, donate_args=(False, False, True, True, False, False, False))
         self._compilations = Compilations(self._train_step.__name__)
-        self._compiling: Future[None] | None = None
+        self._traced: Future[jax.stages.Traced] = Future()
+        self._compiling: Future[jax.stages.Compiled] | None = None
         self._eval_step = named_jit(self._evaluate_batch)
         self._checkpointer: Checkpointer | None = None
         self._fingerprint: Mapping[str, Any] | None = None
@@ -201,12 +202,17 @@ class Trainer:
         """
         assert self._compiling is None, "the step is being compiled already"
 
-        def compile_step() -> None:
-            shapes = batch_shapes(batch, self.config)
-            state = state_shapes(key, model, self.is_trainable, self.optimizer, self.config)
+        def compile_step() -> jax.stages.Compiled:
+            try:
+                shapes = batch_shapes(batch, self.config)
+                state = state_shapes(key, model, self.is_trainable, self.optimizer, self.config)
+                self._traced.set_result(self.trace(state, shapes))
+            except BaseException as error:
+                self._traced.set_exception(error)
+                raise
             # What is compiled outside the mesh is not found inside.
             with self.config.device_mesh, self._compilations.watching(1, shapes):
-                self.trace(state, shapes).lower().compile()
+                return self._traced.result().lower().compile()
 
         # While they are imported they change what `import` does in every thread (etils' lazy_imports), and JAX imports
         # some of its own when it compiles.
@@ -227,6 +233,18 @@ class Trainer:
         """The same of the evaluation of a placed batch."""
         with self.config.device_mesh as mesh:
             return self._eval_step.trace(model, batch, wish_shapes(mesh))
+
+    @property
+    def traced_ahead(self) -> jax.stages.Traced | None:
+        """The step that `compile_ahead` compiles, as soon as it is traced; None without one."""
+        return None if self._compiling is None else self._traced.result()
+
+    @property
+    def compiled_ahead(self) -> jax.stages.Compiled | None:
+        """The same compiled; None as long as it is not, and where it cannot be."""
+        compiling = self._compiling
+        is_there = compiling is not None and compiling.done() and compiling.exception() is None
+        return compiling.result() if compiling is not None and is_there else None
 
     def wait_until_compiled(self) -> None:
         """Returns when the step that `compile_ahead` began to compile is there, and raises what went wrong with it."""

@@ -19,6 +19,7 @@ Knows nothing of models or of how the batch is spread over devices.
 import math
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
@@ -175,22 +176,20 @@ class EvalLoader:
             UserError: for no examples, a batch size below 1 or one that the hosts do not divide, both of `lengths`
                 and `seq_len`, or an example longer than every length.
         """
-        self._maker = BatchMaker(
-            examples,
-            batch_size=batch_size,
-            pad_id=pad_id,
-            seed=0,
-            lengths=lengths,
-            drawn_together=1,
-            seq_len=seq_len,
-            host_index=host_index,
-            host_count=host_count,
+        settings: dict[str, Any] = dict(
+            pad_id=pad_id, lengths=lengths, seq_len=seq_len, host_index=host_index, host_count=host_count
         )
+        self._maker = BatchMaker(examples, batch_size=batch_size, seed=0, drawn_together=1, **settings)
+        self._settings = settings
         self.examples = examples
         self.batch_size = batch_size
         self.lengths = self._maker.lengths
         """The lengths that batches have, ascending."""
         self._order = np.argsort(-self._maker.row_lengths, kind="stable")
+
+    def with_batch_size(self, batch_size: int) -> "EvalLoader":
+        """The same examples in batches of so many rows."""
+        return EvalLoader(self.examples, batch_size=batch_size, **self._settings)
 
     def __len__(self) -> int:
         return -(-len(self._order) // self.batch_size)
