@@ -14,7 +14,8 @@ import pytest
 from devices import run_with_devices
 from lodos.commands.compiled_plan import Plan, compile_step, trace_step
 from lodos.commands.plan import PlanArgs, main
-from lodos.commands.plan_remedies import Speeds, changed_settings, cheapest_that_fits, most_rows_at_once
+from lodos.commands.plan_remedies import changed_settings, cheapest_that_fits, most_rows_at_once
+from lodos.commands.step_time import Speeds
 from lodos.config_parsing import parse_config
 from lodos.errors import UserError
 from lodos.formats.hf import HFCheckpointConverter
@@ -155,6 +156,29 @@ def test_rows_are_cut_only_when_nothing_else_fits(model: Path) -> None:
 def test_nothing_fits_where_the_parameters_do_not(model: Path) -> None:
     config = config_of(model)
     assert cheapest_that_fits(config, HFCheckpointConverter.from_hf(str(model)), 1000, SPEEDS, 1) == (None, [])
+
+
+def test_the_base_in_16_bits_comes_before_shorter_rows(model: Path) -> None:
+    config = config_of(model, "--gradient_checkpointing", "full", "--trainer.per_device_parallelism", "1")
+    needed = planned(config, evaluates=True).needed
+    remedy, _ = cheapest_that_fits(config, HFCheckpointConverter.from_hf(str(model)), needed - 1, SPEEDS, 1)
+    assert remedy is not None
+    assert changed_settings(config, remedy.config) == {"trainer": {"mp": "p=f32,c=bfloat16"}}
+
+
+def test_steps_are_those_of_the_data_and_what_is_open_is_decided(
+    make_model: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_model()[0]
+    rows = [{"instruction": f"Say {i}.", "output": "a"} for i in range(20)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
+    flags = ["--model_name_or_path", str(folder), "--max_tune_length", "64", "--trainer.train_batch_size", "4"]
+    assert main([*flags, "--data", str(tmp_path / "rows.json"), "--trainer.num_epochs", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "10 steps (2 epochs of the data): " in said
+    assert "Chosen by memory and time: gradient_checkpointing dots, 4 rows at once" in said
+    assert main([*flags, "--data", "owner/rows"]) == 0
+    assert "not known: owner/rows is not on this machine, and nothing is fetched." in capsys.readouterr().out
 
 
 def test_the_most_rows_at_once_fit_and_more_do_not(model: Path) -> None:

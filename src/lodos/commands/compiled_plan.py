@@ -107,7 +107,7 @@ def trace_step(config: TrainArgs, converter: HFCheckpointConverter, *, length: i
     shapes = lora_structure(config, converter)
     check_axes(config.trainer, shapes)
     trainer = lora_trainer(config, shapes)
-    length = length or _longest(config)
+    length = length or longest(config)
     with config.trainer.device_mesh:
         batch = batch_shapes(blank_batch(config, length), config.trainer)
         state = state_shapes(key, shapes, trainer.is_trainable, trainer.optimizer, config.trainer)
@@ -158,6 +158,11 @@ def compile_step(step: TracedStep, *, read_text: bool = True, evaluates: bool = 
     )
 
 
+def longest(config: TrainArgs) -> int:
+    """Positions of the longest row that may come."""
+    return config.positions if config.packing else config.longest_row
+
+
 def state_footprint(state: TrainerState) -> Footprint:
     """What a state holds of each device, from its arrays or their shapes."""
     return Footprint(
@@ -175,7 +180,3 @@ def _evaluation(step: TracedStep) -> Footprint:
     batch = batch_shapes(blank_batch(config, step.length, rows=rows), config.trainer)
     compiled = trainer.trace_evaluation(step.state.model, batch).lower().compile()
     return dataclasses.replace(step.holds, batch=bytes_per_device(batch), temporaries=temporaries_of(compiled))
-
-
-def _longest(config: TrainArgs) -> int:
-    return config.positions if config.packing else config.longest_row

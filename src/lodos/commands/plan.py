@@ -9,18 +9,24 @@ import os
 import signal
 import subprocess
 import sys
+from typing import cast
 
 import yaml
 from rich.console import Console
 from rich.table import Table
 
-from lodos.commands.compiled_plan import Plan, TracedStep, compile_step, trace_step
-from lodos.commands.plan_remedies import Speeds, changed_settings, cheapest_that_fits, most_rows_at_once
-from lodos.config import TrainArgs
+from lodos.commands.compiled_plan import Plan, TracedStep, compile_step, longest, trace_step
+from lodos.commands.fitting import fitted, is_open
+from lodos.commands.loaders import make_loaders
+from lodos.commands.plan_remedies import changed_settings, cheapest_that_fits, most_rows_at_once
+from lodos.commands.step_time import HOST_LINK, UTILIZATION, Speeds
+from lodos.config import DEFAULT_EPOCHS, TrainArgs
 from lodos.config_parsing import parse_config
+from lodos.data.reading.sources import parse_sources
 from lodos.errors import UserError
 from lodos.formats.hf import HFCheckpointConverter
 from lodos.nn.matrix_peak import matrix_peak
+from lodos.places.place import is_url
 from lodos.plan.accelerators import Accelerators, accelerators_of
 from lodos.plan.described import ENVIRONMENT, check_compiler, described_target
 from lodos.plan.footprint import Footprint
@@ -41,9 +47,6 @@ _NOT_AUTOTUNED = (
     "Not autotuned: without a card XLA cannot measure its kernels, and cuDNN does not say what it takes beside them."
 )
 
-_HOST_LINK = 10e9
-"""Bytes a second between devices of which nothing better is known; it puts candidates in order, and is not printed."""
-
 
 @dataclasses.dataclass(kw_only=True)
 class PlanArgs(TrainArgs):
@@ -52,7 +55,7 @@ class PlanArgs(TrainArgs):
     target: str | None = None
     """Devices that need not be there: a TPU slice such as v3-32, v4-32, v5e-16, v5p-8 or v6e-8, or GPUs such as h100,
     h100x8, h200, a100-80 or l4; by default this machine's devices."""
-    utilization: float = 0.4
+    utilization: float = UTILIZATION
     """Share of a device's peak that the step is expected to reach."""
     search: bool = False
     """Find the most rows that a device can compute at once."""
@@ -89,11 +92,16 @@ def _plan(config: PlanArgs, wanted: Accelerators | None) -> int:
     memory = memory_of_device()
     console = Console(highlight=False, soft_wrap=True)
     peak = wanted.peak_flops if wanted else matrix_peak(config.trainer.policy.compute_dtype)
-    links = wanted.link_bytes if wanted else _HOST_LINK
+    links = wanted.link_bytes if wanted else HOST_LINK
     speeds = Speeds(peak * config.utilization, links)
     # On a CPU every device has all cores.
     devices = target().process_count if target().platform == "cpu" else target().device_count
+    config, steps = _with_steps(config, converter)
     with console.status(f"Compiling for {_devices_named(wanted)} ..."):
+        if is_open(config):
+            found = fitted(config, converter, length=longest(config))
+            config = cast(PlanArgs, found.config)
+            console.print(f"Chosen by memory and time: {found.why}.")
         step = trace_step(config, converter)
         has_text = wanted is None or wanted.has_text
         plan = compile_step(step, read_text=has_text, evaluates=True)
@@ -101,6 +109,7 @@ def _plan(config: PlanArgs, wanted: Accelerators | None) -> int:
     if wanted is not None and not wanted.is_tuned:
         console.print(_NOT_AUTOTUNED)
     _print_work(console, config, step, plan, speeds, devices)
+    console.print(steps.said(step.flops / devices / speeds.flops))
     if config.search and memory is not None:
         with console.status("Looking for the most rows at once ..."):
             most = most_rows_at_once(config, converter, memory)
@@ -123,6 +132,38 @@ def _plan(config: PlanArgs, wanted: Accelerators | None) -> int:
         console.print(f"This fits, with {size(remedy.needed)} a device:\n")
         console.print(yaml.safe_dump(changed_settings(config, remedy.config), sort_keys=False), markup=False)
     return 1
+
+
+@dataclasses.dataclass(frozen=True)
+class _Steps:
+    """How many steps the run has."""
+
+    count: int | None
+    whence: str
+    """In words; where nobody knows how many, why not."""
+
+    def said(self, seconds: float) -> str:
+        if self.count is None:
+            return f"How many steps the run has is not known: {self.whence}"
+        return f"{self.count:,} steps{self.whence}: {_time(seconds * self.count)}, besides evaluating and saving."
+
+
+def _with_steps(config: PlanArgs, converter: HFCheckpointConverter) -> tuple[PlanArgs, _Steps]:
+    """The config with its number of steps, of data that is on this machine if it is not given."""
+    trainer = config.trainer
+    if trainer.num_train_steps is not None:
+        return config, _Steps(trainer.num_train_steps, "")
+    elsewhere = [one.path for one in parse_sources(config.data) if one.on_hub or is_url(one.path)]
+    if elsewhere:
+        why = f"{elsewhere[0]} is not on this machine, and nothing is fetched. Give trainer.num_train_steps."
+        return config, _Steps(None, why)
+    try:
+        loaders = make_loaders(config, converter)
+        resolved = loaders.resolve(config)
+    except UserError as error:
+        return config, _Steps(None, str(error).splitlines()[0])
+    of_data = f" ({trainer.num_epochs or DEFAULT_EPOCHS:g} epochs of the data)"
+    return resolved, _Steps(resolved.trainer.steps, of_data)
 
 
 def _memory_table(plan: Plan, memory: int | None, devices: str) -> Table:
@@ -156,9 +197,13 @@ def _print_work(console: Console, config: PlanArgs, step: TracedStep, plan: Plan
         f"{step.tokens:,} tokens a step, {step.flops / step.tokens / 1e9:.1f} billion operations each; at "
         f"{config.utilization:.0%} of the peak {_time(seconds)} a step. Compiled in {plan.compile_seconds:.0f} s."
     )
-    if config.trainer.num_train_steps is not None:
-        count = config.trainer.num_train_steps
-        console.print(f"{count:,} steps: {_time(seconds * count)}, besides evaluating and saving.")
+    microbatches = config.trainer.train_batch_size // config.trainer.microbatch_size
+    gathered = plan.traffic.get("all-gather", 0)
+    if microbatches > 1 and gathered:
+        console.print(
+            f"The base is gathered forward and backward for each of {microbatches} microbatches; all rows at once would "
+            f"gather about {size(gathered // microbatches)} in place of {size(gathered)}."
+        )
 
 
 def _in_one_line(config: TrainArgs, plan: Plan) -> str:

@@ -5,6 +5,8 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax.numpy as jnp
+
 from lodos.commands.compiled_plan import Plan, TracedStep, compile_step, trace_step
 from lodos.commands.step_time import Speeds
 from lodos.config import TrainArgs
@@ -13,6 +15,7 @@ from lodos.formats.hf import HFCheckpointConverter
 from lodos.nn.stacked import GradientCheckpointing
 
 _SHORTEST = 128
+_IN_16_BITS = "p=f32,c=bfloat16"
 
 
 def cheapest_that_fits(
@@ -21,7 +24,7 @@ def cheapest_that_fits(
     """The candidate of the shortest step that fits, and those that were compiled before it and do not fit.
 
     What leaves the loss as it is comes first: rows at once, checkpointing, shards, layers split over devices. Only when
-    none of that fits are rows cut shorter.
+    none of that fits is the base held in 16 bits, and only then are rows cut shorter.
     """
 
     def seconds(step: TracedStep) -> float:
@@ -29,7 +32,7 @@ def cheapest_that_fits(
         return speeds.seconds(step.flops, step.config.gradient_checkpointing, moved, devices)
 
     tried: list[Plan] = []
-    for group in (_same_layout(config), _more_shards(config, devices), _shorter(config)):
+    for group in (_same_layout(config), _more_shards(config, devices), _in_16_bits(config), _shorter(config)):
         steps = [step for candidate in group if (step := _traced(candidate, converter)) is not None]
         for step in sorted(steps, key=seconds):
             if step.least > memory:
@@ -64,7 +67,7 @@ def changed_settings(before: TrainArgs, after: TrainArgs) -> dict[str, Any]:
             found[name] = getattr(after, name)
     trainer = {
         name: getattr(after.trainer, name)
-        for name in ("per_device_parallelism", "fsdp_axis", "model_axis_size")
+        for name in ("per_device_parallelism", "fsdp_axis", "model_axis_size", "mp")
         if getattr(before.trainer, name) != getattr(after.trainer, name)
     }
     return {**found, "trainer": trainer} if trainer else found
@@ -93,6 +96,13 @@ def _more_shards(config: TrainArgs, devices: int) -> Iterator[TrainArgs]:
         trainer = dataclasses.replace(full.trainer, model_axis_size=size, per_device_parallelism=1)
         yield dataclasses.replace(full, trainer=trainer)
         size *= 2
+
+
+def _in_16_bits(config: TrainArgs) -> Iterator[TrainArgs]:
+    if config.trainer.policy.compute_dtype == jnp.float32:
+        halved = dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, mp=_IN_16_BITS))
+        yield halved
+        yield from _same_layout(halved)
 
 
 def _shorter(config: TrainArgs) -> Iterator[TrainArgs]:
