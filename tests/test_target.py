@@ -1,10 +1,13 @@
 """What is compiled for is told by the devices, those here or those described."""
 
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
 import pytest
 
+import lodos.target
 from devices import described
 from lodos.target import Target, compiling_for, target
 
@@ -44,3 +47,15 @@ def test_only_nvidias_have_a_compute_capability(capability: str, expected: tuple
 def test_processes_are_counted_by_their_devices() -> None:
     devices = [SimpleNamespace(platform="tpu", device_kind="TPU v4", process_index=i // 4) for i in range(16)]
     assert (Target(devices).device_count, Target(devices).process_count) == (16, 4)
+
+
+def test_nothing_else_asks_jax_what_devices_there_are() -> None:
+    """`jax.default_backend()` and its like tell what happens to be at hand, not what is compiled for."""
+    asking = re.compile(r"jax\.(default_backend|devices|local_devices|device_count|local_device_count)\(")
+    source = Path(lodos.target.__file__).parent
+    asked = {path.name for path in source.rglob("*.py") for line in _code(path) if asking.search(line)}
+    assert asked == {"target.py"}
+
+
+def _code(path: Path) -> list[str]:
+    return [line for line in path.read_text(encoding="utf-8").splitlines() if "`jax." not in line]

@@ -39,6 +39,11 @@ class Target:
         return self.devices[0].device_kind
 
     @property
+    def first_here(self) -> Any:
+        """The first device of this process."""
+        return next(device for device in self.devices if device.process_index == jax.process_index())
+
+    @property
     def device_count(self) -> int:
         return len(self.devices)
 

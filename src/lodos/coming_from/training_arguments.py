@@ -72,12 +72,15 @@ def _warmup_ratio(value: Any, given: Mapping[str, Any]) -> Advice:
 def _checkpointing(value: Any, given: Mapping[str, Any]) -> Advice:
     word = "none" if not value or str(value).lower() in ("false", "none") else "full"
     return Advice(
-        {"gradient_checkpointing": word}, "The default, dots, recomputes little and keeps little; full keeps the least."
+        {"gradient_checkpointing": word},
+        "dots recomputes little and keeps little; full keeps the least; the default, auto, goes by the memory.",
     )
 
 
 CHECKPOINTING = Computed(
-    _checkpointing, ("gradient_checkpointing",), "full for true, none for false; dots, the default, lies between."
+    _checkpointing,
+    ("gradient_checkpointing",),
+    "full for true, none for false; dots lies between, and auto, the default, goes by the memory.",
 )
 
 KEYS: dict[str, Entry] = {
@@ -137,7 +140,7 @@ KEYS: dict[str, Entry] = {
     ),
     **leave_out(
         "gradient_checkpointing_kwargs activation_checkpointing_kwargs use_cache",
-        "gradient_checkpointing is none, dots or full.",
+        "gradient_checkpointing is auto, none, dots or full.",
     ),
     **leave_out(
         "torch_compile torch_compile_backend torch_compile_mode torchdynamo jit_mode_eval torch_empty_cache_steps "
@@ -177,7 +180,10 @@ KEYS: dict[str, Entry] = {
     ),
     **absent("label_smoothing_factor", "There is no label smoothing here."),
     **absent("neftune_noise_alpha", "There is no NEFTune noise here."),
-    **absent("auto_find_batch_size", "Write trainer.per_device_parallelism as memory allows; the loss stays the same."),
+    **absent(
+        "auto_find_batch_size",
+        "trainer.per_device_parallelism: auto, the default, is as many as fit; the loss stays the same.",
+    ),
     **absent("hub_revision", "Uploads go to the main branch."),
     **absent("debug", "LODOS_DEBUG=1 in the environment shows tracebacks."),
 }

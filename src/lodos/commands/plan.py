@@ -201,8 +201,8 @@ def _print_work(console: Console, config: PlanArgs, step: TracedStep, plan: Plan
     gathered = plan.traffic.get("all-gather", 0)
     if microbatches > 1 and gathered:
         console.print(
-            f"The base is gathered forward and backward for each of {microbatches} microbatches; all rows at once would "
-            f"gather about {size(gathered // microbatches)} in place of {size(gathered)}."
+            f"The base is gathered forward and backward for each of {microbatches} microbatches; all rows at once "
+            f"would gather about {size(gathered // microbatches)} in place of {size(gathered)}."
         )
 
 

@@ -41,6 +41,7 @@ from lodos.places.place import Place, place_of
 from lodos.places.saving import saved_whole
 from lodos.prompting.description import Prompting, write_prompting
 from lodos.sharding import AxisMapping, named_shardings
+from lodos.target import target
 from lodos.tree import layer_names, map_modules, named_leaves
 
 if TYPE_CHECKING:
@@ -352,7 +353,7 @@ def _is_shape(node: object) -> bool:
 def _shardings(model: LmHeadModel, axis_mapping: AxisMapping | None) -> Any:
     mesh = jax.sharding.get_mesh()
     if mesh.empty:
-        return jax.tree.map(lambda _: SingleDeviceSharding(jax.devices()[0]), model)
+        return jax.tree.map(lambda _: SingleDeviceSharding(target().first_here), model)
     return named_shardings(model, axis_mapping or {}, mesh)
 
 

@@ -5,8 +5,6 @@ import resource
 import sys
 from pathlib import Path
 
-import jax
-
 from lodos.target import target
 
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
@@ -24,7 +22,7 @@ def memory_of_device() -> int | None:
         of_process = sum(device.process_index == here.devices[0].process_index for device in here.devices)
         memory = _memory_of_machine()
         return None if memory is None else memory // of_process
-    stats = jax.local_devices()[0].memory_stats()
+    stats = target().first_here.memory_stats()
     return (stats or {}).get("bytes_limit")
 
 
@@ -33,7 +31,7 @@ def peak_memory() -> tuple[str, int]:
 
     The first device of this host says so itself, except a CPU: there it is the process's resident memory.
     """
-    stats = jax.local_devices()[0].memory_stats()
+    stats = target().first_here.memory_stats()
     if stats and "peak_bytes_in_use" in stats:
         return "device", stats["peak_bytes_in_use"]
     return "process", _peak_resident()
