@@ -29,7 +29,7 @@ def config_of(folder: Path, checkpointing: Any = "auto", rows: Any = "auto") -> 
     )
 
 
-def chosen(config: TrainArgs, memory: int) -> tuple[str, int, str]:
+def chosen(config: TrainArgs, memory: int) -> tuple[str, Any, str]:
     """Checkpointing, rows at once and why, on a device of so many bytes."""
     with compiling_for(Target(jax.devices()[:1], memory_bytes=memory)):
         found = fitted(config, HFCheckpointConverter.from_hf(config.model_name_or_path), length=LENGTH)

@@ -135,7 +135,7 @@ class TrainerConfig:
                 ("per_device_parallelism", self.per_device_parallelism),
                 ("per_device_eval_parallelism", self.per_device_eval_parallelism),
             )
-            if value != "auto" and value != -1 and value < 1
+            if isinstance(value, int) and value != -1 and value < 1
         ]
         if self.load_checkpoint is False and self.load_checkpoint_step is not None:
             problems.append("load_checkpoint: false and load_checkpoint_step are both given. Give one of them.")
