@@ -16,6 +16,7 @@ GROUND = [
     "config_secrets",
     "lost_hosts",
     "hosts",
+    "target",
     "git_lfs",
     "processes",
     "json_files",

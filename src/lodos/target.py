@@ -14,6 +14,8 @@ from typing import Any
 
 import jax
 
+from lodos import hosts
+
 
 @dataclasses.dataclass(frozen=True)
 class Target:
@@ -41,7 +43,7 @@ class Target:
     @property
     def first_here(self) -> Any:
         """The first device of this process."""
-        return next(device for device in self.devices if device.process_index == jax.process_index())
+        return next(device for device in self.devices if device.process_index == hosts.index())
 
     @property
     def device_count(self) -> int:
