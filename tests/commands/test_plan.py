@@ -12,10 +12,11 @@ import jax
 import pytest
 
 from devices import run_with_devices
-from lodos.commands.compiled_plan import Plan, compile_step, trace_step
+from lodos.commands.compiled_plan import Plan, TracedStep, compile_step, trace_step
 from lodos.commands.plan import PlanArgs, main
 from lodos.commands.plan_remedies import changed_settings, cheapest_that_fits, most_rows_at_once
 from lodos.commands.step_time import Speeds
+from lodos.config import TrainArgs
 from lodos.config_parsing import parse_config
 from lodos.errors import UserError
 from lodos.formats.hf import HFCheckpointConverter
@@ -144,7 +145,8 @@ def test_a_remedy_is_the_shortest_step_that_fits(model: Path) -> None:
 
 
 def test_rows_are_cut_only_when_nothing_else_fits(model: Path) -> None:
-    config = config_of(model, "--max_tune_length", "256", "--trainer.per_device_parallelism", "1")
+    flags = ["--max_tune_length", "256", "--gradient_checkpointing", "dots", "--trainer.per_device_parallelism", "1"]
+    config = config_of(model, *flags)
     least = planned(dataclasses.replace(config, gradient_checkpointing="full"), evaluates=True)
     assert least.evaluation is not None
     memory = max(least.needed, least.evaluation.total) - 1
@@ -154,16 +156,30 @@ def test_rows_are_cut_only_when_nothing_else_fits(model: Path) -> None:
 
 
 def test_nothing_fits_where_the_parameters_do_not(model: Path) -> None:
-    config = config_of(model)
+    config = config_of(model, "--gradient_checkpointing", "dots")
     assert cheapest_that_fits(config, HFCheckpointConverter.from_hf(str(model)), 1000, SPEEDS, 1) == (None, [])
 
 
-def test_the_base_in_16_bits_comes_before_shorter_rows(model: Path) -> None:
-    config = config_of(model, "--gradient_checkpointing", "full", "--trainer.per_device_parallelism", "1")
-    needed = planned(config, evaluates=True).needed
-    remedy, _ = cheapest_that_fits(config, HFCheckpointConverter.from_hf(str(model)), needed - 1, SPEEDS, 1)
-    assert remedy is not None
-    assert changed_settings(config, remedy.config) == {"trainer": {"mp": "p=f32,c=bfloat16"}}
+def test_the_base_in_16_bits_comes_before_shorter_rows(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = ["--max_tune_length", "256", "--gradient_checkpointing", "full", "--trainer.per_device_parallelism", "1"]
+    config = config_of(model, *flags)
+    converter = HFCheckpointConverter.from_hf(str(model))
+    # A CPU computes in 32 bits, so that what compiles here takes no less: which is compiled when is looked at.
+    too_large = planned(config)
+    compiled: list[TrainArgs] = []
+
+    def compiled_in_vain(step: TracedStep, **options: Any) -> Plan:
+        compiled.append(step.config)
+        return too_large
+
+    monkeypatch.setattr("lodos.commands.plan_remedies.compile_step", compiled_in_vain)
+    remedy, tried = cheapest_that_fits(config, converter, too_large.needed - 1, SPEEDS, 1)
+    assert remedy is None
+    assert len(tried) == len(compiled)
+    assert [changed_settings(config, one) for one in compiled] == [
+        {"trainer": {"mp": "p=f32,c=bfloat16"}},
+        {"max_tune_length": 128},
+    ]
 
 
 def test_steps_are_those_of_the_data_and_what_is_open_is_decided(

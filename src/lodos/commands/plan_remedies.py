@@ -25,6 +25,9 @@ def cheapest_that_fits(
 
     What leaves the loss as it is comes first: rows at once, checkpointing, shards, layers split over devices. Only when
     none of that fits is the base held in 16 bits, and only then are rows cut shorter.
+
+    Args:
+        config: what it left open (`gradient_checkpointing: auto`, rows at once) is decided (`commands/fitting.py`).
     """
 
     def seconds(step: TracedStep) -> float:
