@@ -174,8 +174,8 @@ def test_rows_that_the_axis_does_not_divide_are_refused() -> None:
 @pytest.mark.parametrize("implementation", ["splash", "cudnn"])
 def test_kernels_that_want_whole_rows_are_refused(implementation: Any) -> None:
     with pytest.raises(UserError, match=f"{implementation} needs whole rows.*4 parts. Use auto"):
-        _choose(implementation, jnp.bfloat16, 64, None, 4)
-    assert _choose("auto", jnp.bfloat16, 64, None, 4) == "blockwise"
+        _choose(implementation, jnp.bfloat16, 64, None, parts=4)
+    assert _choose("auto", jnp.bfloat16, 64, None, parts=4) == "blockwise"
 
 
 def test_the_axis_splits_no_layer() -> None:

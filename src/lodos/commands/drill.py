@@ -94,7 +94,8 @@ def drill(config: DrillArgs) -> DrillResult:
     Raises:
         UserError: for what is wrong with the config, and when a run ends by itself.
     """
-    above = Path(config.trainer.run_dir)
+    above = place_of(config.trainer.run_dir)
+    assert isinstance(above, Path), "others are refused with the config"
     check_writable("trainer.run_dir", above)
     folder = above / f"drill-{secrets.token_hex(3)}"
     folder.mkdir(parents=True)
