@@ -15,10 +15,10 @@ test: $(VENV)/.installed-test $(VENV)/.installed-skypilot $(VENV)/.installed-lib
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
-	$(BIN)/pytest --numprocesses 2 --dist loadfile --max-worker-restart 0
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 test-long: $(VENV)/.installed-test $(VENV)/.installed-skypilot $(VENV)/.installed-libtpu $(VENV)/.installed-cuda $(VENV)/.installed-llama-cpp
-	$(BIN)/pytest --numprocesses 2 --dist loadfile --max-worker-restart 0 -m 'long or not long'
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 -m 'long or not long'
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
