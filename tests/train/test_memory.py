@@ -5,9 +5,6 @@ import jax
 import numpy as np
 import pytest
 
-from lodos.train.memory import peak_memory
-
-
 HELD = 2**28
 
 
