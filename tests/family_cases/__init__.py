@@ -1,6 +1,7 @@
 """Tiny models of each family, in odd shapes: a file for each model_type, which `tests/models/test_families.py` reads.
 
-CASES      name: what config.json has beside `SHAPE`; the first is trained, saved and split over devices
+CASES      name: what config.json has beside `SHAPE`; the first is trained, saved and split over devices,
+           the others are long tests
 REFUSED    name: (what config.json has, what the refusal says)
 NOT_SPLIT  parts of names of weights of the first case that tensor parallelism leaves whole
 """

@@ -31,7 +31,11 @@ from lodos.types import LmExample
 
 pytest.importorskip("torch")
 
-CASES = [(model_type, name) for model_type, family in FAMILIES.items() for name in family.CASES]
+CASES = [
+    pytest.param(model_type, name, marks=pytest.mark.long if index else ())
+    for model_type, family in FAMILIES.items()
+    for index, name in enumerate(family.CASES)
+]
 REFUSED = [(model_type, name) for model_type, family in FAMILIES.items() for name in family.REFUSED]
 # Two examples and filler in the first row, one example and filler in the second.
 SEGMENTS = np.asarray([[1] * 11 + [2] * 10 + [0] * 3, [1] * 20 + [0] * 4], np.int32)
@@ -208,6 +212,7 @@ def test_adapters_and_merged_models_are_those_of_peft(
     assert changed == {f"{name}.weight" for name in adapted}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_twenty_steps_equal_peft(model_type: str, make_model: Any, tmp_path: Path) -> None:
     folder, _ = make(make_model, model_type)

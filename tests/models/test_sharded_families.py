@@ -1,7 +1,7 @@
 """Eight devices compute what one computes, for each family: FSDP, and layers split over four of them.
 
-This file is also a script: run with the number of devices, a layout and a file, it trains the first case of each
-family and writes losses and factors.
+This file is also a script: run with the number of devices, a layout, a file and families, it trains the first case of
+each of them and writes losses and factors.
 """
 
 import sys
@@ -41,7 +41,7 @@ def train(model_type: str, **layout: Any) -> dict[str, Any]:
         key=jax.random.key(1),
     )
     trainer_config = TrainerConfig(train_batch_size=8, load_checkpoint=False, **layout)
-    optimizer = OptimizerConfig(learning_rate=0.1, epsilon=1e-3, warmup=0).build(STEPS)
+    optimizer = OptimizerConfig(learning_rate=1.0, epsilon=1.0, warmup=0).build(STEPS)
     trainer = Trainer(trainer_config, optimizer, compute_loss, lora_trainable_params_filter(model))
     state = trainer.initial_state(jax.random.key(2), model=model)
     losses = []
@@ -52,10 +52,10 @@ def train(model_type: str, **layout: Any) -> dict[str, Any]:
     return {"losses": losses, **factors}
 
 
-def main(devices: int, layout: str, file: Path) -> None:
+def main(devices: int, layout: str, file: Path, *model_types: str) -> None:
     assert jax.device_count() == devices
     found: dict[str, Any] = {}
-    for model_type in FAMILIES:
+    for model_type in model_types:
         numbers = train(model_type, **(LAYOUTS[layout] if devices > 1 else {}))
         found |= {f"{model_type}/{name}": np.asarray(value) for name, value in numbers.items()}
     np.savez(file, **found)
@@ -63,10 +63,13 @@ def main(devices: int, layout: str, file: Path) -> None:
 
 @pytest.fixture(scope="module", params=[pytest.param("fsdp", marks=pytest.mark.long), "fsdp x tensor parallel"])
 def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, np.ndarray]]:
-    """On one device, and on eight."""
+    """On one device, and on eight: all families whose tests are asked for."""
+    tests = [item for item in request.session.items if isinstance(item, pytest.Function)]
+    asked = {item.callspec.params["model_type"] for item in tests if item.path == request.path}
+    families = [model_type for model_type in FAMILIES if model_type in asked]
     files = [tmp_path_factory.mktemp("families") / f"{devices}.npz" for devices in (1, 8)]
     for devices, file in zip((1, 8), files, strict=True):
-        run_with_devices(devices, __file__, str(devices), request.param, file)
+        run_with_devices(devices, __file__, str(devices), request.param, file, *families)
     return [dict(np.load(file)) for file in files]
 
 
@@ -79,4 +82,4 @@ def test_eight_devices_compute_what_one_does(model_type: str, runs: list[dict[st
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))
+    main(int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), *sys.argv[4:])

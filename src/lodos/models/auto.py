@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lodos.errors import UserError
-from lodos.models import granite, llama, mistral, olmo2, phi3, qwen2, qwen3, smollm3
+from lodos.models import gemma2, granite, llama, mistral, olmo2, phi3, qwen2, qwen3, smollm3
 from lodos.models.config import DecoderConfig
 from lodos.models.mlp import ACTIVATIONS
 
@@ -18,6 +18,7 @@ MODEL_TYPES = {
     "smollm3": smollm3.decoder_config,
     "granite": granite.decoder_config,
     "olmo2": olmo2.decoder_config,
+    "gemma2": gemma2.decoder_config,
 }
 
 
@@ -41,9 +42,10 @@ def check_model_type(hf_config: Mapping[str, Any]) -> None:
             f"model_type: {model_type!r} is not supported{what}.{_nearest(model_type)} {supported}"
             + ("" if what else f" {_TAKES}")
         )
-    activation = hf_config.get("hidden_act") or "silu"
-    if activation not in ACTIVATIONS:
-        problems.append(f"hidden_act: {activation!r} is not supported. Supported: {', '.join(ACTIVATIONS)}.")
+    for name in ("hidden_act", "hidden_activation"):
+        activation = hf_config.get(name) or "silu"
+        if activation not in ACTIVATIONS:
+            problems.append(f"{name}: {activation!r} is not supported. Supported: {', '.join(ACTIVATIONS)}.")
     if problems:
         raise UserError("\n".join(problems))
 

@@ -1,5 +1,6 @@
 """What the config.json of many a model_type says in the same words."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,9 +12,13 @@ from lodos.models.mlp import MLP, GatedMLP, MLPConfig
 from lodos.models.rope_parameters import rotary_config
 from lodos.nn.norm import NormConfig, RMSNorm
 
+logger = logging.getLogger(__name__)
+_LAYER_TYPES = {"full_attention", "sliding_attention"}
+
 
 def decoder(hf_config: Mapping[str, Any], layers: Sequence[LayerConfig], **own: Any) -> DecoderConfig:
     """The decoder of these layers, with the fields in `own` as the model_type decides them."""
+    say_dropout(hf_config, "attention_dropout")
     return DecoderConfig(
         vocab_size=hf_config["vocab_size"],
         hidden_size=hf_config["hidden_size"],
@@ -48,7 +53,8 @@ def attention(hf_config: Mapping[str, Any], *, kind: type[Attention] = SelfAtten
 
 
 def mlp(hf_config: Mapping[str, Any], *, kind: type[GatedMLP] = MLP, bias: bool = False) -> MLPConfig:
-    return MLPConfig(hf_config["hidden_size"], hf_config["intermediate_size"], hf_config["hidden_act"], kind, bias)
+    hidden_act = hf_config.get("hidden_activation") or hf_config["hidden_act"]  # the first is what Gemma calls it
+    return MLPConfig(hf_config["hidden_size"], hf_config["intermediate_size"], hidden_act, kind, bias)
 
 
 def layer_windows(hf_config: Mapping[str, Any]) -> tuple[int | None, ...]:
@@ -62,10 +68,30 @@ def refuse_dropout(hf_config: Mapping[str, Any], *names: str) -> None:
         raise UserError(f"{', '.join(asked)} is not implemented. Set it to 0 in config.json; lora.dropout is there.")
 
 
+def refuse(hf_config: Mapping[str, Any], *names: str) -> None:
+    """Raises a `UserError` where an option that is not implemented is asked for."""
+    if asked := [f"{name}: {hf_config[name]}" for name in names if hf_config.get(name)]:
+        raise UserError(f"{', '.join(asked)} is not implemented for model_type {hf_config['model_type']}.")
+
+
+def say_dropout(hf_config: Mapping[str, Any], *names: str) -> None:
+    """Says that a model drops nothing of its own here, though its config.json asks for it in training."""
+    for name in names:
+        if hf_config.get(name):
+            said = "config.json: %s: %s is not applied: adapters drop parts of their own input alone (lora.dropout)."
+            logger.warning(said, name, hf_config[name])
+
+
 def windows_by_layer_type(hf_config: Mapping[str, Any]) -> tuple[int | None, ...] | None:
-    """The window of each layer from `layer_types` and `sliding_window`; None if no layer slides."""
+    """The window of each layer from `layer_types` and `sliding_window`; None if no layer slides.
+
+    Raises:
+        UserError: for a type of layer that is neither `full_attention` nor `sliding_attention`.
+    """
     window = hf_config.get("sliding_window")
     layer_types = hf_config.get("layer_types") or []
+    if others := sorted(set(layer_types) - _LAYER_TYPES):
+        raise UserError(f"layer_types: {', '.join(others)} is not one of {', '.join(sorted(_LAYER_TYPES))}.")
     if window is None or "sliding_attention" not in layer_types:
         return None
     return tuple(window if kind == "sliding_attention" else None for kind in layer_types)
