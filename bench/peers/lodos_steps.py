@@ -1,6 +1,5 @@
 """lodos, one step at a time: the model, trainer and step of `lodos train`."""
 
-import dataclasses
 import itertools
 import tempfile
 import time
@@ -100,13 +99,14 @@ def _adapted(config: Any, layers: int | None) -> Any:
     from lodos.formats.hf import HFCheckpointConverter
     from lodos.jit import named_jit
     from lodos.lora.transform import loraize
+    from lodos.models.auto import decoder_config
     from lodos.models.decoder import LmHeadModel
 
     converter, key = HFCheckpointConverter.from_hf(config.model_name_or_path), jax.random.key(0)
     with config.trainer.device_mesh:
         if layers is None:
             return load_lora_model(config, converter, key=key)
-        decoder = dataclasses.replace(converter.config, num_hidden_layers=layers)
+        decoder = decoder_config({**converter.hf_config, "num_hidden_layers": layers})
         dtype = config.trainer.policy.compute_dtype
         model = LmHeadModel.init(decoder, dtype=dtype, key=jax.random.key(2), **model_options(config))
         return named_jit(lambda model: loraize(model, config.lora, key=key), donate_args=True)(model)
