@@ -7,6 +7,7 @@ import dataclasses
 import json
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from lodos.lora.config import LoraConfig
 from lodos.lora.filters import lora_trainable_params_filter
 from lodos.lora.transform import loraize
 from lodos.models.decoder import LmHeadModel
+from lodos.plan.traced import programs_within
 from lodos.sharding import partition_specs
 from lodos.train.config import TrainerConfig
 from lodos.train.optim import OptimizerConfig
@@ -49,13 +51,14 @@ def model(layout: str = "fsdp") -> LmHeadModel:
     return loraize(base, LoraConfig(r=R, dropout=0.1), key=jax.random.key(1))
 
 
-def compiled_step(folder: Path, layout: str) -> str:
+def traced_step(folder: Path, layout: str, mp: str = "f32") -> jax.stages.Traced:
     config = TrainerConfig(
         id="run",
         run_dir=str(folder),
         train_batch_size=ROWS,
         per_device_parallelism=1,
         num_train_steps=1,
+        mp=mp,
         **LAYOUTS[layout],
     )
     shapes = eqx.filter_eval_shape(model, layout)
@@ -63,19 +66,27 @@ def compiled_step(folder: Path, layout: str) -> str:
     trainer = Trainer(config, optimizer, compute_loss, lora_trainable_params_filter(shapes))
     state = state_shapes(jax.random.key(0), shapes, trainer.is_trainable, optimizer, config)
     with config.device_mesh:
-        return (
-            trainer.trace(state, batch_shapes(make_batch(0, rows=ROWS, length=LENGTH), config))
-            .lower()
-            .compile()
-            .as_text()
-        )
+        return trainer.trace(state, batch_shapes(make_batch(0, rows=ROWS, length=LENGTH), config))
+
+
+def sums(jaxpr: Any, loops: int = 0) -> Iterator[Collective]:
+    """What a traced program adds up over devices."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in ("psum", "psum_invariant"):
+            shapes = [out.aval.str_short().replace("float", "f") for out in equation.outvars]
+            yield Collective("all-reduce", tuple(shapes), loops)
+        for nested in programs_within(equation):
+            yield from sums(nested, loops + (equation.primitive.name == "scan"))
 
 
 def main(folder: Path) -> None:
     assert jax.device_count() == 8
-    found = {
-        layout: [dataclasses.asdict(one) for one in collectives(compiled_step(folder, layout))] for layout in LAYOUTS
-    }
+    found: dict[str, Any] = {}
+    for layout in LAYOUTS:
+        program = traced_step(folder, layout).lower().compile().as_text() or ""
+        found[layout] = [dataclasses.asdict(one) for one in collectives(program)]
+    in_16_bits = traced_step(folder, "fsdp", "p=f32,c=bfloat16")
+    found["16 bits"] = [dataclasses.asdict(one) for one in sums(in_16_bits.jaxpr.jaxpr)]
     (folder / "found.json").write_text(json.dumps(found), encoding="utf-8")
 
 
@@ -127,6 +138,14 @@ def test_each_gradient_is_reduced_once_a_step(
     layout: str, steps: dict[str, list[Collective]], shapes: dict[str, tuple[int, ...]]
 ) -> None:
     assert arrays(steps[layout], "all-reduce", loops=0) == factors(shapes)
+
+
+def test_gradients_of_a_base_in_16_bits_are_added_up_in_32_once_a_step(
+    steps: dict[str, list[Collective]], shapes: dict[str, tuple[int, ...]]
+) -> None:
+    """As the program is written: a CPU's compiler would make 32 bits of 16."""
+    assert {one.loops for one in steps["16 bits"]} == {0}
+    assert arrays(steps["16 bits"], "all-reduce", loops=0) == factors(shapes)
 
 
 def test_data_parallel_devices_exchange_nothing_else(steps: dict[str, list[Collective]]) -> None:

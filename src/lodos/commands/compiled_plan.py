@@ -144,18 +144,26 @@ def compile_step(step: TracedStep, *, read_text: bool = True, evaluates: bool = 
                 found = None  # XLA has written a collective in a form that is not read here
             is_compiled, traffic = found is not None, step.traffic if found is None else found
         seconds = time.perf_counter() - started
-        evaluation = _evaluation(step) if evaluates and refused is None else None
-    return Plan(
+    plan = Plan(
         config=step.config,
         tokens=step.tokens,
         flops=step.flops,
         training=training,
         refused=refused,
-        evaluation=evaluation,
+        evaluation=None,
         traffic={kind: size for kind, size in traffic.items() if size},
         traffic_is_compiled=is_compiled,
         compile_seconds=seconds,
     )
+    return with_evaluation(plan, step) if evaluates else plan
+
+
+def with_evaluation(plan: Plan, step: TracedStep) -> Plan:
+    """The plan with its evaluation step compiled; as it is where there is one or where the train step was refused."""
+    if plan.evaluation is not None or plan.refused is not None:
+        return plan
+    with step.config.trainer.device_mesh:
+        return dataclasses.replace(plan, evaluation=_evaluation(step))
 
 
 def longest(config: TrainArgs) -> int:

@@ -45,25 +45,28 @@ def is_open(config: TrainArgs) -> bool:
     return "auto" in (config.gradient_checkpointing, config.trainer.per_device_parallelism)
 
 
-def fitted(config: TrainArgs, converter: HFCheckpointConverter, *, length: int) -> Fitted:
+def fitted(config: TrainArgs, converter: HFCheckpointConverter, *, length: int, read_text: bool = False) -> Fitted:
     """The config with its checkpointing and its rows at once decided for the devices that are compiled for.
 
     All hosts call it. Where nothing fits it is what takes least.
 
     Args:
         length: positions of the longest row that will come.
+        read_text: takes what a compiled step moves from its text (`compile_step`).
     """
     memory = memory_of_device()
     memory = None if memory is None else hosts.least("memory of a device", memory)
     if memory is None:
         chosen = next(_candidates(config))
         return Fitted(chosen, f"{_named(chosen)}: nobody says what memory a device has")
-    found = _first_that_fits(config, converter, length, memory)
+    found = _first_that_fits(config, converter, length, memory, read_text)
     hosts.same("what fits the memory", {"gradient_checkpointing and rows at once": _named(found.config)})
     return found
 
 
-def _first_that_fits(config: TrainArgs, converter: HFCheckpointConverter, length: int, memory: int) -> Fitted:
+def _first_that_fits(
+    config: TrainArgs, converter: HFCheckpointConverter, length: int, memory: int, read_text: bool
+) -> Fitted:
     evaluates = config.validation is not None
     passed: list[str] = []
     quickest, *others = _candidates(config)
@@ -78,7 +81,7 @@ def _first_that_fits(config: TrainArgs, converter: HFCheckpointConverter, length
         before = f"; quicker, but too large: {'; '.join(passed)}" if passed else ""
         if 2 * step.estimated <= memory:
             return Fitted(candidate, f"{name}: about {size(step.estimated)} of {size(memory)}{before}", step)
-        plan = compile_step(step, read_text=False, evaluates=evaluates)
+        plan = compile_step(step, read_text=read_text, evaluates=evaluates)
         if plan.fits(memory):
             return Fitted(candidate, f"{name}: {size(plan.needed)} of {size(memory)} as compiled{before}", step, plan)
         passed.append(f"{name}, {size(plan.needed)}")

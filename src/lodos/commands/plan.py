@@ -15,7 +15,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from lodos.commands.compiled_plan import Plan, TracedStep, compile_step, longest, trace_step
+from lodos.commands.compiled_plan import Plan, TracedStep, compile_step, longest, trace_step, with_evaluation
 from lodos.commands.fitting import fitted, is_open
 from lodos.commands.loaders import make_loaders
 from lodos.commands.plan_remedies import changed_settings, cheapest_that_fits, most_rows_at_once
@@ -97,14 +97,15 @@ def _plan(config: PlanArgs, wanted: Accelerators | None) -> int:
     # On a CPU every device has all cores.
     devices = target().process_count if target().platform == "cpu" else target().device_count
     config, steps = _with_steps(config, converter)
+    has_text = wanted is None or wanted.has_text
+    step = plan = None
     with console.status(f"Compiling for {_devices_named(wanted)} ..."):
         if is_open(config):
-            found = fitted(config, converter, length=longest(config))
-            config = cast(PlanArgs, found.config)
+            found = fitted(config, converter, length=longest(config), read_text=has_text)
+            config, step, plan = cast(PlanArgs, found.config), found.step, found.plan
             console.print(f"Chosen by memory and time: {found.why}.")
-        step = trace_step(config, converter)
-        has_text = wanted is None or wanted.has_text
-        plan = compile_step(step, read_text=has_text, evaluates=True)
+        step = step or trace_step(config, converter)
+        plan = with_evaluation(plan or compile_step(step, read_text=has_text), step)
     console.print(_memory_table(plan, memory, _devices_named(wanted)))
     if wanted is not None and not wanted.is_tuned:
         console.print(_NOT_AUTOTUNED)

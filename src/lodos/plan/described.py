@@ -15,6 +15,7 @@ from lodos.target import Target, target
 ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
     "JAX_ENABLE_COMPILATION_CACHE": "false",  # without a device it cannot read what it has written
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # libtpu has one process at a time; that is for a TPU, and here is none
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-1",
     "TPU_WORKER_HOSTNAMES": "localhost",
