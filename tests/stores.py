@@ -58,6 +58,7 @@ def s3_store() -> Iterator["FaultProxy"]:
 def gcs_store() -> Iterator["FaultProxy"]:
     """A GCS emulator in this process with a bucket `BUCKET`, and the environment that leads to it."""
     import gcsfs
+    from etils.epath.backend import fsspec_backend
     from gcp_storage_emulator.server import create_server
 
     with socket.socket() as free:
@@ -81,6 +82,7 @@ def gcs_store() -> Iterator["FaultProxy"]:
         before = dict(conf)
         set_conf_env(conf)
         gcsfs.GCSFileSystem.clear_instance_cache()
+        fsspec_backend._get_filesystem.cache_clear()  # of etils, by which Orbax writes
         try:
             yield proxy
         finally:
