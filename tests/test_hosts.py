@@ -62,6 +62,34 @@ def test_a_signal_after_the_end_changes_no_exit_code(tmp_path: Path) -> None:
         assert job.statuses(seconds=300) == [0, 0], [host.said for host in job.hosts]
 
 
+REQUEST = """
+from lodos import signals
+from lodos.signals import StopRequest, listening
+
+signals.listen()
+signals.working()
+
+def asked(run):
+    def within(config: Args) -> None:
+        with listening() as listener, listener.asking(StopRequest()):
+            if not hosts.is_first():
+                os.kill(os.getpid(), signal.SIGTERM)
+        run(config)
+    return within
+
+if (status := run_script(asked(run))) == 0:
+"""
+"""Before that the second host is told to stop, when no step is left after which it could."""
+
+
+def test_a_request_that_comes_after_the_last_step_changes_no_exit_code(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    script = SCRIPT.replace("\nif (status := run_script(run)) == 0:\n", REQUEST)
+    assert script != SCRIPT
+    with Job(tmp_path, ["-c", script, "--file", tmp_path / "file"], hosts=2) as job:
+        assert job.statuses(seconds=300) == [0, 0], [host.said for host in job.hosts]
+
+
 def test_a_host_that_waits_at_the_end_takes_the_others_along(tmp_path: Path) -> None:
     with _job(tmp_path) as job:
         job[1].wait_until_it_says("at the end")

@@ -133,6 +133,10 @@ class Listener:
             elif not self.is_own:
                 self.signum = 0
 
+    def forget(self) -> None:
+        """As if no signal had come."""
+        self.signum, self._heard, self._deadline = 0, None, None
+
     def add_farewell(self, say: Callable[[int], Any]) -> None:
         """Has `say(status)` called before the process is ended from here, within a few seconds."""
         self._farewells.append(say)
@@ -302,10 +306,12 @@ def farewell(say: Callable[[int], Any]) -> Iterator[None]:
 
 
 def deaf() -> None:
-    """Whatever signal comes from here on is not heard."""
+    """Whatever signal comes from here on is not heard, and one that came before and changed nothing is forgotten."""
     if threading.current_thread() is threading.main_thread():
         for signum in STOPPING:
             signal.signal(signum, signal.SIG_IGN)
+        if _listener is not None:
+            _listener.forget()
 
 
 def say(signum: int) -> None:
