@@ -34,7 +34,7 @@ from lodos.json_files import parse_json
 from lodos.places.looking import is_there, names_in
 from lodos.places.objects import read_text
 from lodos.places.place import Place, place_of
-from lodos.yaml12 import anchor_holders, dump_yaml, load_yaml
+from lodos.yaml12 import MOST_CHARACTERS, anchor_holders, dump_yaml, load_yaml
 
 __all__ = [
     "HIDDEN",
@@ -115,6 +115,7 @@ def read_yaml(path: Place, *, numbers_as_text: bool = False) -> dict[str, Any]:
         if path.suffix.lower() == ".json" and text.strip():
             numbers: Any = {"parse_int": str, "parse_float": str} if numbers_as_text else {}
             value = parse_json(text, object_pairs_hook=_without_repeats, **numbers)
+            json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair is no text
         else:
             value = load_yaml(text, numbers_as_text=numbers_as_text)
     except json.JSONDecodeError as error:
@@ -174,7 +175,7 @@ def _read_config(cls: Any, path: Place) -> dict[str, Any]:
 
 def _text_of(path: Place) -> str:
     try:
-        return read_text(path)
+        return read_text(path, most=4 * MOST_CHARACTERS)
     except FileNotFoundError:
         there = [name for name in names_in(path.parent) if name.endswith(CONFIG_SUFFIXES)]
         close = difflib.get_close_matches(path.name, there, n=1)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import itertools
 import re
 import shlex
 import typing
@@ -9,9 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lodos.config_help import example, field_docs, has_default, is_union, known_names, missing_names, type_name
-from lodos.config_secrets import shown
+from lodos.config_secrets import LONGEST_SHOWN, shown
 from lodos.errors import UserError
 
+_MOST_UNKNOWN = 50
+"""Names of which an error speaks: more come from a file that is something else."""
 _YES, _NO = ("yes", "on", "y", "1", "true"), ("no", "off", "n", "0", "false")
 
 
@@ -60,8 +63,8 @@ def unknown_problems(cls: Any, names: Mapping[str, str], prefix: str = "") -> li
     """
     known = [name for name, _ in known_names(cls, prefix)]
     problems, strangers = [], []
-    for name, called in names.items():
-        close = nearest(name, known)
+    for name, called in itertools.islice(names.items(), _MOST_UNKNOWN):
+        close = nearest(name, known) if len(name) <= LONGEST_SHOWN else None
         if close == name:
             # A key of a file with a dot in it; a flag of this name would be known.
             hint = f" In a file, write {_in_sections(name, '...')}."
@@ -70,6 +73,8 @@ def unknown_problems(cls: Any, names: Mapping[str, str], prefix: str = "") -> li
         problems.append(f"{called}: unknown.{hint}")
         if close is None:
             strangers.append(name.rpartition(".")[0])
+    if len(names) > _MOST_UNKNOWN:
+        problems.append(f"And {len(names) - _MOST_UNKNOWN:,} more are unknown.")
     for section in dict.fromkeys(strangers):
         start = f"{section}." if section else ""
         siblings = sorted(name for name in known if name.startswith(start) and "." not in name[len(start) :])

@@ -15,6 +15,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import yaml
+from yaml.reader import ReaderError
+
+from lodos.config_secrets import LONGEST_SHOWN
 
 DEEPEST = 50
 """Lists and mappings within one another, those behind anchors included."""
@@ -22,6 +25,8 @@ MOST_VALUES = 20_000
 """Of a document, each as often as an anchor puts it somewhere."""
 MOST_DIGITS = 400
 """Of a number."""
+MOST_CHARACTERS = 2**20
+"""Of a document, and of its texts, each as often as an anchor puts it somewhere."""
 
 
 def load_yaml(text: str, *, numbers_as_text: bool = False) -> Any:
@@ -33,8 +38,8 @@ def load_yaml(text: str, *, numbers_as_text: bool = False) -> Any:
     Raises:
         yaml.YAMLError: with the line.
     """
-    with _failures():
-        return yaml.load(text, Loader=_TextLoader if numbers_as_text else _Loader)
+    with _failures(text):
+        return yaml.load(_bounded(text), Loader=_TextLoader if numbers_as_text else _Loader)
 
 
 def dump_yaml(value: Any) -> str:
@@ -50,8 +55,8 @@ def flow_yaml(value: Any) -> str:
 
 def anchor_holders(text: str) -> set[str]:
     """The keys at the top of a document with an anchor in them that a later key refers to."""
-    with _failures():
-        root = yaml.compose(text, Loader=_Loader)
+    with _failures(text):
+        root = yaml.compose(_bounded(text), Loader=_Loader)
     if not isinstance(root, yaml.MappingNode):
         return set()
     holder: dict[int, str] = {}
@@ -90,22 +95,42 @@ _BOOL, _INT, _FLOAT, _MERGE = (f"{_TAG}{kind}" for kind in ("bool", "int", "floa
 _TAGS = frozenset(f"{_TAG}{kind}" for kind in ("bool", "int", "float", "merge", "null", "str", "map", "seq"))
 
 
+def _bounded(text: str) -> str:
+    if len(text) > MOST_CHARACTERS:
+        raise yaml.YAMLError(f"{len(text):,} characters, more than {MOST_CHARACTERS:,}.")
+    return text
+
+
 def _beyond(mark: yaml.Mark) -> yaml.YAMLError:
     return yaml.MarkedYAMLError(
-        problem=f"more than {MOST_VALUES:,} values, or lists and mappings in one another more than {DEEPEST} deep",
+        problem=f"more than {MOST_VALUES:,} values or {MOST_CHARACTERS:,} characters, or lists and mappings in one "
+        f"another more than {DEEPEST} deep",
         problem_mark=mark,
     )
 
 
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
+_FAILURES = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+"""What PyYAML fails with over a tag and a text that is none of its kind, and over a character that there is not."""
+
+
 @contextmanager
-def _failures() -> Iterator[None]:
-    """Turns what PyYAML's constructors fail with over a tag and a text that is none of its kind into its own error."""
+def _failures(text: str) -> Iterator[None]:
+    """Turns what PyYAML fails with into its own error."""
     try:
         yield
+    except ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise yaml.YAMLError(f"line {line}: the character #x{error.character:04x} cannot stand in YAML.") from None
     except yaml.YAMLError:
         raise
-    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
-        raise yaml.YAMLError(f"a value that is none of its tag: {type(error).__name__}: {error}.") from None
+    except _FAILURES as error:
+        raise yaml.YAMLError(f"{_shortened(error)}.") from None
+
+
+def _shortened(error: Exception) -> str:
+    text = f"{type(error).__name__}: {error}"
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
 
 
 class _Loader(yaml.SafeLoader):
@@ -115,7 +140,7 @@ class _Loader(yaml.SafeLoader):
         super().__init__(stream)
         self._flattened: set[int] = set()
         self._depth = self._count = 0
-        self._extents: dict[int, tuple[int, int]] = {}
+        self._extents: dict[int, tuple[int, int, int]] = {}
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         """A node within bounds: its values once for each place where an anchor puts them, its depth likewise."""
@@ -130,18 +155,35 @@ class _Loader(yaml.SafeLoader):
             return node
         if is_alias:  # of what is not whole yet
             raise yaml.MarkedYAMLError(problem="what an anchor names holds itself", problem_mark=mark)
-        if node.tag.startswith(_TAG) and node.tag not in _TAGS:
-            raise yaml.MarkedYAMLError(
-                problem=f"the tag !!{node.tag.removeprefix(_TAG)} is not read", problem_mark=mark
-            )
+        if node.tag not in _TAGS:
+            tag = f"!!{node.tag.removeprefix(_TAG)}" if node.tag.startswith(_TAG) else node.tag
+            raise yaml.MarkedYAMLError(problem=f"the tag {tag[:LONGEST_SHOWN]} is not read", problem_mark=mark)
+        if isinstance(node, yaml.ScalarNode):
+            self._extents[id(node)] = 1, 1, len(node.value)
+            return node
         inner = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
-        extents = [] if isinstance(node, yaml.ScalarNode) else [self._extents[id(part)] for part in inner]
+        extents = [self._extents[id(part)] for part in inner]
         count = 1 + sum(extent[0] for extent in extents)
         depth = 1 + max((extent[1] for extent in extents), default=0)
-        if count > MOST_VALUES or depth > DEEPEST:
+        length = sum(extent[2] for extent in extents)
+        if count > MOST_VALUES or depth > DEEPEST or length > MOST_CHARACTERS:
             raise _beyond(mark)
-        self._extents[id(node)] = count, depth
+        self._extents[id(node)] = count, depth, length
         return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep=deep)
+        except _FAILURES as error:
+            raise yaml.MarkedYAMLError(
+                problem=f"a value that is none of its tag: {_shortened(error)}", problem_mark=node.start_mark
+            ) from None
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+        text = super().construct_scalar(node)
+        if _HALF_PAIR.search(text):
+            raise yaml.MarkedYAMLError(problem="half of a surrogate pair is no text", problem_mark=node.start_mark)
+        return text
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         """Puts what it merges before its own keys: of several mappings the first that has a key gives it."""

@@ -11,12 +11,12 @@ from lodos.lora.config import LoraConfig
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(r=0), "r: 0 must be a whole number of at least 1."),
-        (dict(r=-4), "r: -4 must be a whole number of at least 1."),
-        (dict(r=2.5), "r: 2.5 must be a whole number of at least 1."),
-        (dict(alpha=0.0), "alpha: 0.0 would make the adapter do nothing; give a number such as 8."),
-        (dict(alpha=math.nan), "alpha: nan would make the adapter do nothing; give a number such as 8."),
-        (dict(alpha=math.inf), "alpha: inf would make the adapter do nothing; give a number such as 8."),
+        (dict(r=0), "r: 0 must be a whole number from 1 to 65536."),
+        (dict(r=-4), "r: -4 must be a whole number from 1 to 65536."),
+        (dict(r=2.5), "r: 2.5 must be a whole number from 1 to 65536."),
+        (dict(alpha=0.0), "alpha: 0.0 would make the adapter do nothing; give a number such as 16."),
+        (dict(alpha=math.nan), "alpha: nan would make the adapter do nothing; give a number such as 16."),
+        (dict(alpha=math.inf), "alpha: inf would make the adapter do nothing; give a number such as 16."),
         (dict(dropout=1.0), "dropout: 1.0 must be at least 0 and below 1."),
         (dict(dropout=-0.1), "dropout: -0.1 must be at least 0 and below 1."),
         (dict(dropout=math.nan), "dropout: nan must be at least 0 and below 1."),

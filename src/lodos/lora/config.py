@@ -6,10 +6,14 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
+from lodos.config_secrets import shown
 from lodos.errors import UserError
+from lodos.json_files import is_number, is_whole
 from lodos.lora.patterns import value_for
 
 ALL_LINEAR = "all-linear"
+LARGEST_RANK = 2**16
+"""A larger one is no rank of any layer that there is, and would take memory without bound."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,10 +44,10 @@ class LoraConfig:
 
     def __post_init__(self) -> None:
         problems = []
-        if not isinstance(self.r, int) or self.r < 1:
-            problems.append(f"r: {self.r} must be a whole number of at least 1.")
-        if not math.isfinite(self.alpha) or self.alpha == 0:
-            problems.append(f"alpha: {self.alpha} would make the adapter do nothing; give a number such as {self.r}.")
+        if not is_whole(self.r, 1, LARGEST_RANK):
+            problems.append(f"r: {shown(self.r)} must be a whole number from 1 to {LARGEST_RANK}.")
+        if not is_number(self.alpha) or self.alpha == 0:
+            problems.append(f"alpha: {shown(self.alpha)} would make the adapter do nothing; give a number such as 16.")
         if not 0 <= self.dropout < 1:
             problems.append(f"dropout: {self.dropout} must be at least 0 and below 1.")
         if self.init not in ("default", "gaussian", "zero_a"):
@@ -74,11 +78,10 @@ class LoraConfig:
 
 def _pattern_problems(option: str, patterns: Mapping[str, float]) -> Iterator[str]:
     for pattern, value in patterns.items():
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if option == "rank_pattern" and not (is_number and isinstance(value, int) and value >= 1):
-            yield f"{option}: {pattern}: {value!r} must be a whole number of at least 1."
-        if option == "alpha_pattern" and not (is_number and math.isfinite(value) and value != 0):
-            yield f"{option}: {pattern}: {value!r} would make the layer's update nothing; give a number such as 16."
+        if option == "rank_pattern" and not is_whole(value, 1, LARGEST_RANK):
+            yield f"{option}: {pattern}: {shown(value)} must be a whole number from 1 to {LARGEST_RANK}."
+        if option == "alpha_pattern" and (not is_number(value) or value == 0):
+            yield f"{option}: {pattern}: {shown(value)} would make the update nothing; give a number such as 16."
         try:
             re.compile(pattern)
         except (re.error, TypeError) as error:

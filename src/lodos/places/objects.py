@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+LONGEST_TEXT = 64 * 2**20
+"""Bytes of a file that is read as one text."""
 _VERSIONS = ("ETag", "etag", "md5Hash", "crc32c", "generation", "mtime", "LastModified", "created", "size")
 
 
@@ -136,16 +138,24 @@ def sha256_of_object(place: "UPath", size: int) -> str:
     return digest.hexdigest()
 
 
-def read_text(path: Place, encoding: str = "utf-8-sig") -> str:
+def read_text(path: Place, encoding: str = "utf-8-sig", *, most: int = LONGEST_TEXT) -> str:
     """The text of a file, here or on a store.
 
+    Args:
+        most: bytes of it.
+
     Raises:
-        OSError: as `pathlib` does, for stores too.
+        OSError: as `pathlib` does, for stores too; when the file is longer.
         UnicodeDecodeError: when it is none.
     """
-    if not is_remote(path):
-        return path.read_text(encoding=encoding)
-    return read_object(path).decode(encoding).replace("\r\n", "\n")
+    if is_remote(path):
+        data = read_object(path)
+    else:
+        with path.open("rb") as file:
+            data = file.read(most + 1)
+    if len(data) > most:
+        raise OSError(errno.EFBIG, f"longer than {most:,} bytes", str(path))
+    return data.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _finds_by_itself(place: "UPath") -> bool:

@@ -26,6 +26,10 @@ MEMORY = 512 * 2**20
 """Bytes of address space beyond those of the process at its start."""
 MEMORY_PER_BYTE = 24
 """Bytes more for each byte of a request: a long conversation is held several times."""
+SECONDS_MORE = 0.05
+"""Of processor time that a template gains with each conversation, so that many are not held up by as many bounds."""
+SECONDS_PER_BYTE = 2e-6
+"""And with each byte of a request."""
 LONGEST_PER_BYTE = 8
 """Characters of a text for each byte of a request, where those are more than it may have in any case."""
 _LONGEST_MESSAGE = 2000
@@ -50,7 +54,7 @@ def _answered(request: bytes) -> bytes:
     template, variables, now, wants_spans, seconds, longest = marshal.loads(request)
     longest = max(longest, LONGEST_PER_BYTE * len(request))
     try:
-        with _timer(seconds):
+        with _timer(template, seconds, len(request)):
             text, spans = _rendered(template, variables, now, wants_spans)
             if len(text) > longest:
                 return _error("long", "")
@@ -63,6 +67,26 @@ def _answered(request: bytes) -> bytes:
         return _error("refused", "it calls itself without end")
     except Exception as error:  # a template is a program, and may fail in any way
         return _error("refused", str(error) or type(error).__name__)
+
+
+@contextlib.contextmanager
+def _timer(template: str, seconds: float, size: int) -> Iterator[None]:
+    """Ends the process, in whatever it is, when the template has used the processor time that it has.
+
+    It has so many seconds at first, what it leaves of them later, and a little more with each conversation.
+    """
+    if not hasattr(signal, "setitimer"):
+        yield
+        return
+    left = min(seconds, _LEFT.get(template, seconds) + SECONDS_MORE + SECONDS_PER_BYTE * size)
+    signal.setitimer(signal.ITIMER_PROF, left)
+    try:
+        yield
+    finally:
+        _LEFT[template], _ = signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+_LEFT: dict[str, float] = {}
 
 
 def _error(kind: str, message: str, **more: Any) -> bytes:
@@ -96,6 +120,7 @@ class _Tracker:
 @functools.lru_cache(maxsize=64)
 def _compiled(template: str) -> tuple[Any, _Tracker]:
     import jinja2
+    import jinja2.exceptions
     import jinja2.ext
     import jinja2.nodes
     import jinja2.sandbox
@@ -151,9 +176,26 @@ def _compiled(template: str) -> tuple[Any, _Tracker]:
         def fromkeys(self, *args: Any) -> dict[Any, Any]:
             return dict.fromkeys(*args)
 
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
-    )
+    class Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
+        """One that refuses a template which reaches for Python's inner attributes, where Jinja's writes nothing."""
+
+        def getattr(self, obj: Any, attribute: str) -> Any:
+            self._refuse_inner(obj, attribute)
+            return super().getattr(obj, attribute)
+
+        def getitem(self, obj: Any, argument: Any) -> Any:
+            self._refuse_inner(obj, argument)
+            return super().getitem(obj, argument)
+
+        def unsafe_undefined(self, obj: Any, attribute: str) -> Any:
+            self._refuse_inner(obj, attribute)
+            return super().unsafe_undefined(obj, attribute)
+
+        def _refuse_inner(self, obj: Any, name: Any) -> None:
+            if isinstance(name, str) and name.startswith("__") and not (isinstance(obj, dict) and name in obj):
+                raise jinja2.exceptions.SecurityError(f"{name!r} of {type(obj).__name__} is not for templates")
+
+    environment = Environment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols])
     environment.filters["tojson"] = tojson
     environment.globals |= {
         "raise_exception": raise_exception,
@@ -216,19 +258,6 @@ def _limits(beyond: int, size: int) -> Iterator[None]:
     except (ImportError, ValueError, OSError):
         pass
     yield
-
-
-@contextlib.contextmanager
-def _timer(seconds: float) -> Iterator[None]:
-    """Ends the process, in whatever it is, after so many seconds of processor time."""
-    if not hasattr(signal, "setitimer"):
-        yield
-        return
-    signal.setitimer(signal.ITIMER_PROF, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def _received(stream: Any) -> bytes:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lodos.errors import UserError
-from lodos.prompting.template_process import LONGEST_PER_BYTE
+from lodos.prompting.template_process import LONGEST_PER_BYTE, SECONDS_MORE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -254,7 +254,7 @@ _BY_SIGNAL: dict[int, str] = {
     signal.SIGKILL: "memory",
 }  # the latter is what a system sends that is short of it
 _BEYOND = {
-    "time": f"it takes longer than {SECONDS:g} seconds for one conversation",
+    "time": f"it takes longer than {SECONDS:g} seconds for one conversation, or {SECONDS_MORE:g} for each of many",
     "memory": "it takes too much memory for one conversation",
     "long": "it writes more than {longest:,} characters for one conversation",
     "ended": "it ends the process that runs it",
