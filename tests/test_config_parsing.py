@@ -538,14 +538,14 @@ LIKE_OTHER_TYPES = st.sampled_from(["3e-4", "12", "0123", "off", "yes", "true", 
 @settings(deadline=None)  # the first example imports draccus
 @given(
     name=TEXT | LIKE_OTHER_TYPES,
-    steps=st.integers(),
+    steps=st.integers(-(2**64), 2**64),
     on=st.booleans(),
     templates=st.none() | st.dictionaries(st.sampled_from(["prompt_input", "x y", "3"]), TEXT | LIKE_OTHER_TYPES),
     rate=st.floats(allow_nan=False),
     run_id=st.none() | TEXT | LIKE_OTHER_TYPES,
     targets=st.none() | st.lists(TEXT | LIKE_OTHER_TYPES),
     kind=st.sampled_from(["plain", "fancy"]),
-    keep=st.integers(min_value=1),
+    keep=st.integers(min_value=1, max_value=2**64),
 )
 def test_what_is_dumped_is_read_back_equal(
     name: str,

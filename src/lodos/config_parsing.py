@@ -28,7 +28,7 @@ from lodos.config_problems import (
     unknown_problems,
     value_problems,
 )
-from lodos.config_secrets import HIDDEN, shown, without_secrets
+from lodos.config_secrets import HIDDEN, shown, without_secrets, without_tokens
 from lodos.errors import UserError
 from lodos.json_files import parse_json
 from lodos.places.looking import is_there, names_in
@@ -50,6 +50,8 @@ __all__ = [
 
 T = TypeVar("T")
 
+_LONGEST_SAID = 500
+"""Characters of what is wrong with a YAML file: names in it may be of any length."""
 _SURELY = 0.8
 """So much alike are a name and a misspelling of it, of 1."""
 
@@ -193,17 +195,19 @@ def _text_of(path: Place) -> str:
 
 def _said(error: yaml.YAMLError) -> str:
     """What PyYAML says, without the line itself, which may hold a secret."""
+    said = str(error)
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         context = f"{error.context}, " if error.context else ""
-        return f"line {error.problem_mark.line + 1}: {context}{error.problem}."
-    return str(error)
+        said = f"line {error.problem_mark.line + 1}: {context}{error.problem}."
+    said = without_tokens(without_secrets(said))
+    return said if len(said) <= _LONGEST_SAID else f"{said[:_LONGEST_SAID]}..."
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise yaml.YAMLError(f"{key!r} is given twice.")
+            raise yaml.YAMLError(f"{shown(key)} is given twice.")
         found[key] = value
     return found
 

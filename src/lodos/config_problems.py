@@ -12,7 +12,9 @@ from typing import Any
 from lodos.config_help import example, field_docs, has_default, is_union, known_names, missing_names, type_name
 from lodos.config_secrets import LONGEST_SHOWN, shown
 from lodos.errors import UserError
+from lodos.json_files import is_whole
 
+_LARGEST_INT, _LARGEST_FLOAT = 2**64, 10**308
 _MOST_UNKNOWN = 50
 """Names of which an error speaks: more come from a file that is something else."""
 _YES, _NO = ("yes", "on", "y", "1", "true"), ("no", "off", "n", "0", "false")
@@ -70,7 +72,8 @@ def unknown_problems(cls: Any, names: Mapping[str, str], prefix: str = "") -> li
             hint = f" In a file, write {_in_sections(name, '...')}."
         else:
             hint = f" Did you mean {'--' if called.startswith('--') else ''}{close}?" if close else ""
-        problems.append(f"{called}: unknown.{hint}")
+        shown_name = called if len(called) <= LONGEST_SHOWN else f"{called[:LONGEST_SHOWN]}..."
+        problems.append(f"{shown_name}: unknown.{hint}")
         if close is None:
             strangers.append(name.rpartition(".")[0])
     if len(names) > _MOST_UNKNOWN:
@@ -220,12 +223,12 @@ def fits(value: Any, hint: Any) -> bool:
     if origin is dict:
         return isinstance(value, Mapping) and all(fits(item, args[1]) for item in value.values())
     if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return isinstance(value, float) or is_whole(value, -_LARGEST_FLOAT, _LARGEST_FLOAT)
     if hint is str:
         # A number is meant as a name, such as `id: 2026`.
-        return isinstance(value, str | int | float) and not isinstance(value, bool)
+        return isinstance(value, str) or fits(value, float)
     if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+        return is_whole(value, -_LARGEST_INT, _LARGEST_INT)
     return isinstance(value, hint)
 
 

@@ -13,7 +13,6 @@ Knows nothing of formats, prompts or tokens.
 import dataclasses
 import difflib
 import hashlib
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from lodos.data.reading.open_file import DamagedFileError, open_bytes, open_rand
 from lodos.data.reading.rows import Row, shown
 from lodos.data.reading.table_rows import arrow_rows, parquet_rows
 from lodos.errors import UserError
+from lodos.json_files import is_number
 from lodos.places.place import shown_path
 
 
@@ -186,8 +186,7 @@ def _problems(source: DataSource) -> Iterator[str]:
     for field in dataclasses.fields(source):
         value = getattr(source, field.name)
         if field.name == "weight":
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not math.isfinite(value) or value <= 0:
+            if not is_number(value) or value <= 0:
                 yield f"weight: {shown(value)} must be a number above 0."
         elif value is None and field.name != "path":
             continue
