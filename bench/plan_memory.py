@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 from typing import Any
 
 from bench.measure import peak_resident, print_table
@@ -72,7 +73,7 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as cache:
         for setting in SETTINGS:
-            foretold, measured = (_apart(what, setting, cache) for what in ("planned", "trained"))
+            foretold, measured = planned_and_trained(setting, Path(cache))
             told = ", ".join(f"{name} {value}" for name, value in setting.items())
             rows.append([told, f"{foretold / 1e6:,.0f}", f"{measured / 1e6:,.0f}", f"{measured / foretold:.2f}"])
             print(rows[-1], flush=True)
@@ -93,7 +94,7 @@ def random_batch(vocab_size: int, shape: tuple[int, int], seed: int = 0) -> Any:
 
 
 def run_config(setting: dict[str, Any]) -> Any:
-    """The settings of a training of SmolLM2, and its converter."""
+    """The settings of a training, of SmolLM2 unless another model's folder is named, and its converter."""
     from lodos.config import TrainArgs
     from lodos.demo.base_model import smollm2_folder
     from lodos.formats.hf import HFCheckpointConverter
@@ -108,7 +109,7 @@ def run_config(setting: dict[str, Any]) -> Any:
         per_device_parallelism=setting["at_once"],
         load_checkpoint=False,
     )
-    folder = str(smollm2_folder())
+    folder = setting.get("model") or str(smollm2_folder())
     config = TrainArgs(
         model_name_or_path=folder,
         data="rows.jsonl",
@@ -121,10 +122,15 @@ def run_config(setting: dict[str, Any]) -> Any:
     return config, HFCheckpointConverter.from_hf(folder)
 
 
-def _apart(what: str, setting: dict[str, Any], cache: str) -> int:
+def planned_and_trained(setting: dict[str, Any], cache: Path) -> tuple[int, int]:
+    """Bytes, of a process each."""
+    return _apart("planned", setting, cache), _apart("trained", setting, cache)
+
+
+def _apart(what: str, setting: dict[str, Any], cache: Path) -> int:
     environment = {
         **os.environ,
-        "JAX_COMPILATION_CACHE_DIR": cache,
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         # What is freed goes back at once, so that what is resident is what is held.
         "MALLOC_TRIM_THRESHOLD_": "0",

@@ -148,9 +148,9 @@ def test_a_remedy_is_the_shortest_step_that_fits(model: Path) -> None:
 
 
 def test_rows_are_cut_only_when_nothing_else_fits(model: Path) -> None:
-    flags = ["--max_tune_length", "256", "--gradient_checkpointing", "dots", "--trainer.per_device_parallelism", "1"]
+    flags = ["--max_tune_length", "256", "--gradient_checkpointing", "full", "--trainer.per_device_parallelism", "1"]
     config = config_of(model, *flags)
-    least = planned(dataclasses.replace(config, gradient_checkpointing="full"), evaluates=True)
+    least = planned(config, evaluates=True)
     assert least.evaluation is not None
     memory = max(least.needed, least.evaluation.total) - 1
     remedy, _ = cheapest_that_fits(config, HFCheckpointConverter.from_hf(str(model)), memory, SPEEDS, 1)
@@ -159,7 +159,7 @@ def test_rows_are_cut_only_when_nothing_else_fits(model: Path) -> None:
 
 
 def test_nothing_fits_where_the_parameters_do_not(model: Path) -> None:
-    config = config_of(model, "--gradient_checkpointing", "dots")
+    config = config_of(model, "--gradient_checkpointing", "full", "--trainer.per_device_parallelism", "2")
     assert cheapest_that_fits(config, HFCheckpointConverter.from_hf(str(model)), 1000, SPEEDS, 1) == (None, [])
 
 
@@ -202,11 +202,8 @@ def test_steps_are_those_of_the_data_and_what_is_open_is_decided(
 
 def test_the_most_rows_at_once_fit_and_more_do_not(model: Path) -> None:
     config, converter = config_of(model), HFCheckpointConverter.from_hf(str(model))
-    with_rows = {
-        rows: planned(config_of(model, "--trainer.per_device_parallelism", str(rows)), evaluates=True)
-        for rows in (4, 8)
-    }
-    most = most_rows_at_once(config, converter, with_rows[8].needed - 1)
+    too_many = planned(config_of(model, "--trainer.per_device_parallelism", "8"))
+    most = most_rows_at_once(config, converter, too_many.needed - 1)
     assert most is not None
     assert most.config.trainer.per_device_parallelism == 4
     assert most_rows_at_once(config, converter, 1000) is None

@@ -54,8 +54,8 @@ def most_rows_at_once(config: TrainArgs, converter: HFCheckpointConverter, memor
     while low < high:
         middle = (low + high) // 2
         step = trace_step(_with(config, rows=choices[middle]), converter)
-        plan = compile_step(step, read_text=False, evaluates=True)
-        if plan.fits(memory):
+        plan = None if step.least > memory else compile_step(step, read_text=False, evaluates=True)
+        if plan is not None and plan.fits(memory):
             best, low = plan, middle + 1
         else:
             high = middle
