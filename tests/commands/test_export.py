@@ -1,7 +1,9 @@
 """`lodos export` and `lodos import`: what other programs read is what was trained, and comes back as it went."""
 
+import dataclasses
 import importlib.util
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,13 +15,15 @@ import pytest
 from safetensors.numpy import load_file
 
 from lodos.cli import main
+from lodos.formats.factors import Factors
 from lodos.formats.gguf import convert_gguf
 from lodos.formats.hf import HFCheckpointConverter
+from lodos.formats.mlx import save_mlx
 from lodos.formats.peft import WEIGHTS_NAME, load_peft_pretrained, save_peft_pretrained
 from lodos.lora.config import LoraConfig
 from lodos.lora.transform import lora_layers, loraize, with_factors
 from lodos.places.manifest import MANIFEST
-from lodos.prompting.description import EndToken, Prompting
+from lodos.prompting.description import EndToken, Prompting, write_prompting
 from lodos.prompting.prompts import ALPACA_PROMPTS
 
 MakeModel = Callable[..., tuple[Path, Any]]
@@ -278,3 +282,42 @@ def test_mlx_computes_what_we_compute(adapter: Path, tmp_path: Path) -> None:
     expected = np.asarray(_logits(merged, ids))
     found = np.asarray(model(mx.array(ids)[None])[0].astype(mx.float32))
     np.testing.assert_allclose(found, expected, atol=2e-3 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(("to", "word"), [("gguf", "tensors"), ("gguf-lora", "every lora_b"), ("mlx", "every lora_b")])
+def test_what_was_written_is_verified(
+    to: str, word: str, adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(["export", "--adapter", str(adapter), "--to", to, "--output", str(out)]) == 0
+    assert main(["verify", str(out)]) == 0
+    assert re.search(f"every file as written.*all finite.*{word}|{word}, all finite", capsys.readouterr().out)
+    for file in (*out.glob("*.gguf"), *out.glob("*.safetensors")):
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(content)
+    assert main(["verify", str(out)]) == 1
+    assert "NOT as it should be" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("number", [0.0, np.nan])
+def test_factors_that_are_not_right_are_found(
+    number: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    A, B = np.ones((2, 8), np.float32), np.full((6, 2), number, np.float32)
+    factors = {"model.layers.0.self_attn.q_proj": Factors(A, B, 1.0)}
+    save_mlx(factors, LoraConfig(r=2, alpha=2.0), tmp_path, model="base", num_layers=1)
+    assert main(["verify", str(tmp_path)]) == 1
+    found = capsys.readouterr()
+    assert ("is zero" if number == 0 else "not finite") in found.out + found.err
+
+
+def test_a_gguf_that_does_not_end_where_answers_ended_is_found(
+    adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(["export", "--adapter", str(adapter), "--to", "gguf", "--output", str(out)]) == 0
+    write_prompting(dataclasses.replace(PROMPTING, end_tokens=(EndToken(77, "x"),)), out)
+    (out / MANIFEST).unlink()
+    assert main(["verify", str(out)]) == 1
+    assert "'x' (77) ended trained answers" in capsys.readouterr().out

@@ -13,6 +13,7 @@ from lodos.config_parsing import parse_config
 from lodos.errors import UserError
 from lodos.formats.folder_contents import ADAPTER_CONFIG, MODEL_CONFIG
 from lodos.formats.verified import Findings, verified_checkpoint, verified_export
+from lodos.formats.verified_exports import is_exported, verified_exports
 from lodos.places.manifest import MANIFEST
 from lodos.places.objects import fetch_file, objects_below
 from lodos.places.place import is_remote, place_of
@@ -24,10 +25,10 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass
 class VerifyArgs:
-    """See whether an adapter, a merged model, a checkpoint or a run is whole, and is what it says it is."""
+    """See whether an adapter, a merged model, an export, a checkpoint or a run is whole, and is what it says it is."""
 
     path: str = dataclasses.field(metadata={"example": "runs/<id>"})
-    """The folder: of an adapter, a model, a checkpoint, or a run with all of them."""
+    """The folder: of an adapter, a model, an export for other programs, a checkpoint, or a run with all of them."""
     base: str | None = None
     """With prompts: the base model, a folder or a hub name; by default the one that the adapter names."""
     merged: str | None = None
@@ -70,14 +71,16 @@ def verify(args: VerifyArgs) -> int:
             _compare(args, folder)
     if not found_one:
         raise UserError(
-            f"path: {place}: nothing to verify: no adapter ({ADAPTER_CONFIG}), no model ({MODEL_CONFIG}) and no "
-            f"checkpoint ({MANIFEST}) in it."
+            f"path: {place}: nothing to verify: no adapter ({ADAPTER_CONFIG}), no model ({MODEL_CONFIG}, *.gguf) and "
+            f"no checkpoint ({MANIFEST}) in it."
         )
     return 1 if wrong else 0
 
 
 def _verified(folder: Path) -> Findings:
-    if _kind(folder) != "checkpoint":
+    if (kind := _kind(folder)) == "exported":
+        return verified_exports(folder)
+    if kind != "checkpoint":
         return verified_export(folder)
     found = verified_checkpoint(folder)
     if not found.problems:
@@ -119,6 +122,8 @@ def _kind(path: Path) -> str | None:
     """What a folder is; None for one that has others in it, or is hidden, unfinished or set aside."""
     if any(re.search(r"^\.|\.(corrupt|partial)$", part) for part in path.parts[-2:]) or not path.is_dir():
         return None
+    if is_exported(path):
+        return "exported"
     if (path / ADAPTER_CONFIG).is_file():
         return "adapter"
     if (path / MODEL_CONFIG).is_file():

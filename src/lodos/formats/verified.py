@@ -37,7 +37,7 @@ class Findings:
     """What was looked at in a folder, and what is wrong with it."""
 
     kind: str
-    """adapter, model, or checkpoint."""
+    """adapter, model, checkpoint, or exported."""
     seen: list[str] = dataclasses.field(default_factory=list)
     """What was found in order, in a few words each."""
     remarks: list[str] = dataclasses.field(default_factory=list)
@@ -62,7 +62,7 @@ def verified_export(folder: Path, *, with_files: bool = True, with_weights: bool
     kind = "adapter" if (folder / ADAPTER_CONFIG).is_file() else "model"
     found = Findings(kind)
     if with_files:
-        _look_at_files(folder, found)
+        look_at_files(folder, found)
     weights = _look_at_adapter if kind == "adapter" else functools.partial(_look_at_model, with_weights=with_weights)
     for look in (weights, _look_at_prompting):
         try:
@@ -75,11 +75,12 @@ def verified_export(folder: Path, *, with_files: bool = True, with_weights: bool
 def verified_checkpoint(folder: Path) -> Findings:
     """Whether a checkpoint of a training is as its manifest says."""
     found = Findings("checkpoint")
-    _look_at_files(folder, found)
+    look_at_files(folder, found)
     return found
 
 
-def _look_at_files(folder: Path, found: Findings) -> None:
+def look_at_files(folder: Path, found: Findings) -> None:
+    """Whether every file is as the folder's manifest says; a remark where it has none."""
     if not (folder / MANIFEST).is_file():
         found.remarks.append(f"no {MANIFEST}, so the bytes are not compared with those that were written")
         return
@@ -131,12 +132,12 @@ def _target_problems(config: AdapterConfig, modules: list[str]) -> Iterator[str]
         return
     if isinstance(targets, str):
         if outside := [name for name in modules if not matches(targets, name)]:
-            yield f"target_modules: {targets!r} does not match {_listed(outside)}, which have tensors."
+            yield f"target_modules: {targets!r} does not match {listed(outside)}, which have tensors."
         return
     if outside := [name for name in modules if not matches(targets, name)]:
-        yield f"target_modules: {_listed(outside)} have tensors, and are no targets of {ADAPTER_CONFIG}."
+        yield f"target_modules: {listed(outside)} have tensors, and are no targets of {ADAPTER_CONFIG}."
     if idle := [target for target in targets if not any(matches([target], name) for name in modules)]:
-        yield f"target_modules: {_listed(idle)} have no tensors."
+        yield f"target_modules: {listed(idle)} have no tensors."
 
 
 def _look_at_model(folder: Path, found: Findings, *, with_weights: bool) -> None:
@@ -162,7 +163,7 @@ def _not_finite(reader: SafetensorsReader) -> list[str]:
             for part in row_parts(shape, reader.dtypes[name].itemsize)
         )
     ]
-    return [f"{_listed(wrong)}: numbers that are not finite (NaN or infinite)."] if wrong else []
+    return [f"{listed(wrong)}: numbers that are not finite (NaN or infinite)."] if wrong else []
 
 
 def _look_at_prompting(folder: Path, found: Findings) -> None:
@@ -190,5 +191,6 @@ def _ending_problems(folder: Path, prompting: Prompting) -> Iterator[str]:
             yield f"generation_config.json: {token.text!r} ({token.id}) ended trained answers, and is no eos_token_id."
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
+    """The first few names, and how many more there are."""
     return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
