@@ -3,10 +3,10 @@
     python -m bench.plan_table --targets v3-32 h100 --models llama-2-7b llama-3-8b
     python -m bench.plan_table --print
 
-Rank 8 on all linear layers, a batch of 128 rows of 2,048 tokens, p=f32,c=bfloat16, FSDP over all devices;
-`gradient_checkpointing` and rows at once are decided by what fits, as for a training. Each cell is compiled in a
-process of its own, for minutes, and kept in `bench/plan_table.json`, from which the next run goes on. The compilers
-have to be importable (the extras `plan` and `cuda`).
+Rank 8 on all linear layers, a batch of 128 rows of 2,048 tokens (256 on as many devices), p=f32,c=bfloat16, FSDP over
+all devices; `gradient_checkpointing` and rows at once are decided by what fits, as for a training. Each cell is
+compiled in a process of its own, for minutes, and kept in `bench/plan_table.json`, from which the next run goes on. The
+compilers have to be importable (the extras `plan` and `cuda`).
 """
 
 import argparse
@@ -94,12 +94,14 @@ def compiled(model: str, target: str) -> Cell:
     from lodos.formats.hf import HFCheckpointConverter
     from lodos.plan.described import described_target
     from lodos.target import compiling_for
+    from lodos.target import target as target_now
     from lodos.train.config import TrainerConfig
 
     wanted, started = accelerators_of(target), time.perf_counter()
     with compiling_for(described_target(wanted)), tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(json.dumps(MODELS[model]), encoding="utf-8")
-        trainer = TrainerConfig(train_batch_size=ROWS, num_train_steps=1000, mp="p=f32,c=bfloat16")
+        rows = max(ROWS, target_now().device_count)
+        trainer = TrainerConfig(train_batch_size=rows, num_train_steps=1000, mp="p=f32,c=bfloat16")
         config = TrainArgs(
             model_name_or_path=folder, data="rows.jsonl", packing=True, max_tune_length=LENGTH, trainer=trainer
         )
@@ -110,7 +112,7 @@ def compiled(model: str, target: str) -> Cell:
         return Cell(
             checkpointing=found.config.gradient_checkpointing,
             rows=trainer.microbatch_size // trainer.data_axis_size,
-            share=ROWS // trainer.data_axis_size,
+            share=rows // trainer.data_axis_size,
             base=plan.training.base,
             needed=plan.needed,
             memory=wanted.memory_bytes,

@@ -236,9 +236,9 @@ def on_target(*arguments: str | Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-@pytest.mark.parametrize("names", [["v2-8", "v6e-8"], pytest.param(["v4-8", "v5p-8"], marks=pytest.mark.long)])
+@pytest.mark.parametrize("names", [["v5e-8", "v6e-8"], pytest.param(["v2-8", "v4-8", "v5p-8"], marks=pytest.mark.long)])
 def test_slices_that_are_not_here(names: list[str], model: Path) -> None:
-    """Two are compiled for at once, though a TPU has one process at a time."""
+    """Several are compiled for at once, though a TPU has one process at a time."""
     flags = ["--model_name_or_path", model, "--data", "rows.jsonl", "--max_tune_length", "128", "--packing", "true"]
     flags += ["--trainer.train_batch_size", "8", "--trainer.mp", "p=f32,c=bfloat16", "--gradient_checkpointing", "dots"]
     for name, process in [(name, on_target(*flags, "--target", name)) for name in names]:
@@ -246,9 +246,9 @@ def test_slices_that_are_not_here(names: list[str], model: Path) -> None:
         assert process.returncode == 0, said + failed
         assert f"{name}: " in said
         assert "It fits." in said
-        # Whether v4's text can be read whole depends on what XLA makes of its collectives.
-        whence = {"v2-8": "as compiled", "v4-8": "Moved to a device"}
-        assert whence.get(name, "as written") in said
+        # Of v4 XLA may write a collective in a form that is not read.
+        whence = {"v4-8": "Moved to a device", "v5p-8": "as written", "v6e-8": "as written"}
+        assert whence.get(name, "as compiled") in said
         assert failed == ""
 
 

@@ -57,6 +57,37 @@ def test_a_loop_of_unknown_length_is_not_guessed() -> None:
     assert traffic_of_text(LOOP.format(bound="%m", known="")) is None
 
 
+BESIDE = """HloModule step
+
+%starts (p.0: bf16[4,8]) -> (bf16[4,8], bf16[16,8]) {
+  %p.0 = bf16[4,8] parameter(0)
+  %all-gather.1 = bf16[16,8] all-gather(%p.0), channel_id=3, dimensions={0}
+  ROOT %begun = (bf16[4,8], bf16[16,8]) custom-call(%p.0, %all-gather.1), custom_call_target="AsyncCollectiveStart"
+}
+
+%goes_on (p.1: bf16[4,8], x: f32[9]) -> f32[9] {
+  %p.1 = bf16[4,8] parameter(0)
+  %all-gather.2 = bf16[16,8] all-gather(%p.1), channel_id=3, dimensions={0}
+  ROOT %x = f32[9] parameter(1)
+}
+
+ENTRY %main (a: bf16[4,8], b: f32[9]) -> f32[9] {
+  %a = bf16[4,8] parameter(0)
+  %b = f32[9] parameter(1)
+  %kernel = f32[9] custom-call(%b), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+"xprof_metadata":"{}"
+}}, metadata={op_name="attention"}
+  %start = (bf16[4,8], bf16[16,8]) fusion(%a), kind=kLoop, calls=%starts
+  %beside = f32[9] fusion(%a, %b), kind=kOutput, calls=%goes_on
+  ROOT %again = bf16[16,8] all-gather(%a), channel_id=4, dimensions={0}
+}
+"""
+
+
+def test_what_is_moved_beside_several_computations_is_moved_once() -> None:
+    assert traffic_of_text(BESIDE) == {"all-gather": 2 * 16 * 8 * 2}
+
+
 def test_scans_in_a_traced_program_count_as_often_as_they_run() -> None:
     mesh = AbstractMesh((4,), ("data",), axis_types=(AxisType.Auto,))
 

@@ -38,6 +38,7 @@ _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _CONDITION = re.compile(r"condition=%?([\w.\-]+)")
 _INDEX = re.compile(r"index=(\d+)")
 _NAME = re.compile(r"%([\w.\-]+)")
+_CHANNEL = re.compile(r"channel_id=(\d+)")
 _SHAPE = re.compile(r"([a-z]+\d*(?:e\d+m\d+\w*)?)\[([\d,]*)\]")
 
 
@@ -50,13 +51,31 @@ def traffic_of_text(hlo: str) -> Mapping[str, int] | None:
     computations, entry = _computations(hlo)
 
     @functools.cache
+    def fused(name: str) -> Mapping[str, tuple[str, int]]:
+        """Kind and bytes of what is moved within a fusion, by channel."""
+        found: dict[str, tuple[str, int]] = {}
+        for label, instruction in computations.get(name, {}).items():
+            if instruction.kind in KINDS:
+                channel = _CHANNEL.search(instruction.rest)
+                found[channel[1] if channel else label] = (instruction.kind, _moved(instruction))
+            for other in _CALLED.findall(instruction.rest) if instruction.operation == "fusion" else ():
+                found |= fused(other)
+        return found
+
+    @functools.cache
     def of(name: str) -> Counter[str]:
         found: Counter[str] = Counter()
+        pieces: dict[str, tuple[str, int]] = {}
         instructions = computations.get(name, {})
         for instruction in instructions.values():
-            kind = instruction.operation.removesuffix("-start")
-            if kind in KINDS:
-                found[kind] += _moved(instruction)
+            if instruction.kind in KINDS:
+                found[instruction.kind] += _moved(instruction)
+                continue
+            if instruction.operation == "fusion":
+                # What is moved while something else is computed, TPUs' compiler writes into the fusion that starts it,
+                # into those that go on beside it and into the one that ends it.
+                for other in _CALLED.findall(instruction.rest):
+                    pieces |= fused(other)
                 continue
             called = _CALLED.findall(instruction.rest)
             for branches in _BRANCHES.findall(instruction.rest):
@@ -68,6 +87,8 @@ def traffic_of_text(hlo: str) -> Mapping[str, int] | None:
                     raise _UnknownLengthError
                 inner = Counter({kind: size * trips for kind, size in inner.items()})
             found += inner
+        for kind, size in pieces.values():
+            found[kind] += size
         return found
 
     try:
@@ -117,6 +138,11 @@ class _Instruction:
     """Operands and attributes."""
 
     @property
+    def kind(self) -> str:
+        """The operation, whether it is done at once or only started."""
+        return self.operation.removesuffix("-start")
+
+    @property
     def operands(self) -> list[str]:
         return _NAME.findall(self.rest.partition(")")[0])
 
@@ -133,7 +159,7 @@ def _computations(hlo: str) -> tuple[_Computations, str]:
             name = match[1]
             found[name] = {}
             entry = name if line.startswith("ENTRY") else entry
-        elif line.startswith("}"):
+        elif line == "}" or line.startswith("}, execution_thread"):  # attributes of a kernel have lines like it
             name = ""
         elif name and (match := _INSTRUCTION.match(line)):
             found[name][match[1]] = _Instruction(*match.groups()[1:])
