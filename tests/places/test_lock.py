@@ -1,7 +1,9 @@
 """Of several that want to write a folder one does, and a lock that a killed process left holds nobody up."""
 
+import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -97,8 +99,9 @@ def foreign(folder: Path, *, seconds_ago: float, tag: str = "0123456789ab-1-77")
 
 
 def test_another_machines_lock_is_taken_over_when_nobody_touches_it(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(lock, "WATCH_SECONDS", 0.1)
     foreign(tmp_path, seconds_ago=LOST_SECONDS - 20)
     with (
         pytest.raises(TakenError, match=r"a process on tpu-vm-7 is writing it; its last sign of life came 1\d\d s ago"),
@@ -119,10 +122,73 @@ def test_a_clock_that_is_wrong_makes_no_lock_stale(tmp_path: Path, monkeypatch: 
         pytest.fail("both write")
 
 
+@contextlib.contextmanager
+def touched(file: Path, *, seconds: float) -> Iterator[None]:
+    """Within it, its owner lives: it touches the lock, by a clock that is wrong by so much."""
+    ended = threading.Event()
+
+    def touch() -> None:
+        while not ended.wait(0.02):
+            when = time.time() + seconds
+            os.utime(file, (when, when))
+
+    thread = threading.Thread(target=touch)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("hours", [-5, 5], ids=["the clock was set forward", "the clock was set back"])
+def test_a_clock_that_jumps_takes_no_lock_of_a_living_process_and_holds_none_of_a_dead_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    """What was touched a moment ago seems to be of five hours ago, or of five hours hence."""
+    monkeypatch.setattr(lock, "LOST_SECONDS", 1.0)
+    monkeypatch.setattr(lock, "WATCH_SECONDS", 1.0)
+    monkeypatch.setattr(lock, "_LOOK_SECONDS", 0.02)
+    file = foreign(tmp_path, seconds_ago=-3600 * hours)
+    with touched(file, seconds=3600 * hours), pytest.raises(TakenError, match="tpu-vm-7"), only_writer(tmp_path):
+        pytest.fail("both write")
+    with only_writer(tmp_path):
+        assert json.loads(file.read_text(encoding="utf-8"))["tag"] == this_process().tag
+
+
+def test_a_lock_that_is_let_go_while_it_is_watched_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "_LOOK_SECONDS", 0.02)
+    file = foreign(tmp_path, seconds_ago=LOST_SECONDS + 20)
+    leaving = threading.Timer(0.2, file.unlink)
+    leaving.start()
+    with only_writer(tmp_path):
+        leaving.join()
+
+
+@pytest.mark.parametrize("goes", ["the lock", "the folder"])
+def test_what_vanishes_while_its_owner_lives_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, goes: str
+) -> None:
+    monkeypatch.setattr(lock, "BEAT_SECONDS", 0.02)
+    run = tmp_path / "runs" / "run"
+    with only_writer(run):
+        shutil.rmtree(run.parent) if goes == "the folder" else (run / LOCK).unlink()
+        until = time.monotonic() + 5
+        while "vanished" not in caplog.text and time.monotonic() < until:
+            time.sleep(0.01)
+        with pytest.raises(UserError, match="another process of this machine"), only_writer(run):
+            pytest.fail("both write")
+    assert ("It is made again" in caplog.text) == (goes == "the folder")
+    assert not (run / LOCK).exists()
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"[]", b'{"id": 3}', b"\xff", b'{"id":"","host":"","tag":7,"since":"x"}']
 )
-def test_a_damaged_lock_is_of_nobody_known_and_is_not_for_ever(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_lock_is_of_nobody_known_and_is_not_for_ever(
+    tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "WATCH_SECONDS", 0.1)
     file = tmp_path / LOCK
     file.write_bytes(content)
     with pytest.raises(TakenError, match="a host unknown"), only_writer(tmp_path):
@@ -173,6 +239,7 @@ def test_on_a_store_too(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TakenError, match=r"its last sign of life came \d s ago"), only_writer(run):
         pytest.fail("both write")
     monkeypatch.setattr(lock, "LOST_SECONDS", 0.0)
+    monkeypatch.setattr(lock, "WATCH_SECONDS", 0.1)
     with only_writer(run):
         pass
     assert is_remote(run)
@@ -182,7 +249,7 @@ def test_on_a_store_too(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("s3")
 def test_on_a_store_of_two_at_once_one_writes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock, "SETTLE_SECONDS", 1.0)
-    monkeypatch.setattr(lock, "_refuse_living", lambda place: None)  # neither has seen the other
+    monkeypatch.setattr(lock, "_outlived", lambda place: None)  # neither has seen the other
     run, outcomes, start = place_of(f"s3://{BUCKET}/race"), [], threading.Barrier(2)
 
     def write() -> None:

@@ -7,12 +7,15 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from lodos.train import nonfinite, trainer
+from lodos.train.config import CheckpointerConfig
 from lodos.train.nonfinite import NonFiniteError
+from lodos.train.step import batch_weight
 from lodos.tree import named_leaves
-from tiny_training import make_batch
+from tiny_training import make_batch, table_loss
 
 KEY = jax.random.key(5)
 
@@ -112,9 +115,65 @@ def test_skip_gives_up_after_its_bound(table: Any, make_table_trainer: Any, monk
         often.train(often.initial_state(KEY, model=table), Loader(2, 4, 5))
 
 
-def test_where_nothing_is_amiss_both_give_the_same_bits(table: Any, make_table_trainer: Any) -> None:
-    states = []
+def plain_steps(trainer: Any, state: Any, batches: Any) -> Any:
+    """Parameters and optimizer after steps that know nothing of numbers that are not finite."""
+
+    @jax.jit
+    def step(trainable: Any, opt_state: Any, batch: Any) -> Any:
+        total = batch_weight(batch)
+        grads = jax.grad(lambda table: table_loss(table, batch) * (batch_weight(batch) / total))(trainable)
+        updates, opt_state = trainer.optimizer.update(grads, opt_state, trainable)
+        return optax.apply_updates(trainable, updates), opt_state
+
+    trainable, opt_state = state.trainable, state.opt_state
+    for batch in batches:
+        trainable, opt_state = step(trainable, opt_state, batch)
+    return trainable, opt_state
+
+
+def test_where_nothing_is_amiss_both_give_the_bits_of_steps_that_do_not_look(
+    table: Any, make_table_trainer: Any
+) -> None:
+    plain = make_table_trainer(steps=3, id="plain")
+    expected = plain_steps(plain, plain.initial_state(KEY, model=table), [make_batch(k) for k in range(3)])
     for choice in ("stop", "skip"):
         chosen = make_table_trainer(steps=3, id=choice, on_nonfinite=choice)
-        states.append(chosen.train(chosen.initial_state(KEY, model=table), Loader()))
-    assert equal(*states)
+        state = chosen.train(chosen.initial_state(KEY, model=table), Loader())
+        found = named_leaves((state.trainable, state.opt_state))
+        assert all(np.array_equal(leaf, found[name]) for name, leaf in named_leaves(expected).items())
+
+
+@pytest.mark.parametrize("choice", ["stop", "skip"])
+def test_the_host_asks_for_a_steps_numbers_once_and_after_the_next_is_on_its_way(
+    table: Any, make_table_trainer: Any, monkeypatch: pytest.MonkeyPatch, choice: str
+) -> None:
+    monkeypatch.setattr(trainer, "_dispatches_ahead", lambda: True)
+    chosen = make_table_trainer(steps=4, on_nonfinite=choice, checkpointer=CheckpointerConfig(save_interval="1d"))
+    state = chosen.initial_state(KEY, model=table)
+    order: list[str] = []
+    train_step, device_get = chosen.train_step, jax.device_get
+
+    def noted_step(*args: Any) -> Any:
+        order.append("dispatched")
+        return train_step(*args)
+
+    def noted_get(value: Any) -> Any:
+        order.append("asked")
+        return device_get(value)
+
+    monkeypatch.setattr(chosen, "train_step", noted_step)
+    monkeypatch.setattr(jax, "device_get", noted_get)
+    monkeypatch.setattr(jax, "block_until_ready", lambda _: pytest.fail("waited for the device"))
+    chosen.train(state, Loader())
+    assert order == ["dispatched", *["dispatched", "asked"] * 3, "asked"]
+
+
+def test_a_disk_that_refuses_the_state_before_the_step_hides_no_reason(
+    table: Any, make_table_trainer: Any, tmp_path: Path
+) -> None:
+    place = CheckpointerConfig(save_interval="1d", base_path=str(tmp_path / "disk" / "checkpoints"))
+    stopping = make_table_trainer(steps=9, checkpointer=place)
+    state = stopping.initial_state(KEY, model=table)
+    (tmp_path / "disk").write_text("no folder any more", encoding="utf-8")
+    with pytest.raises(NonFiniteError, match=r"Step 4: the loss is nan.*after step 3 could not be saved: .*row 24;"):
+        stopping.train(state, Loader(3))

@@ -72,6 +72,7 @@ class TrainResult:
     best: Evaluation | None
     """The lowest held-out loss."""
     best_adapter: Place | None
+    """Its adapter; None also where a disk has refused it."""
     merged: Place | None
     """None also where a signal stopped the run, which leaves no time for it; `lodos merge` makes it."""
     model: LmHeadModel
@@ -176,13 +177,14 @@ def _train(config: TrainArgs, witness: Witness | None) -> TrainResult:
 
     step = int(state.step)
     best = evaluation.best if evaluation else None
+    best_adapter = adapter_folder(config) / "best"
     merged = None if (folder := _merged_folder(config)) is None else folder / f"step-{step}"
     return TrainResult(
         config=config,
         step=step,
         adapter=adapter_folder(config) / f"step-{step}",
         best=best,
-        best_adapter=adapter_folder(config) / "best" if best else None,
+        best_adapter=best_adapter if best and is_there(best_adapter) else None,
         merged=None if merged is None or not is_there(merged) else merged,
         model=state.model,
         unsaved=(*trainer.failed_saves.last, *([f"{log.unwritten} records of log.jsonl"] if log.unwritten else [])),
@@ -362,7 +364,8 @@ def _print_outcome(result: TrainResult) -> None:
     if is_there(result.adapter):
         lines.append(f"Adapter: {result.adapter}")
     if result.best is not None:
-        lines.append(f"Best held-out loss {result.best.loss:.4f} at step {result.best.step}: {result.best_adapter}")
+        where = "not saved" if result.best_adapter is None else result.best_adapter
+        lines.append(f"Best held-out loss {result.best.loss:.4f} at step {result.best.step}: {where}")
     if result.merged is not None:
         lines.append(f"Merged model: {result.merged}")
     if result.unsaved:
@@ -370,8 +373,7 @@ def _print_outcome(result: TrainResult) -> None:
     if result.interrupted:
         config_path = result.config.trainer.run_folder / "config.yaml"
         lines.append(f"Resume: lodos train {shlex.quote(str(config_path))}")
-    else:
-        adapter = result.best_adapter or result.adapter
+    elif is_there(adapter := result.best_adapter or result.adapter):
         lines.append(f"Next: lodos generate --adapter {shlex.quote(str(adapter))} --prompt '...'")
         lines.append(f"      lodos chat --adapter {shlex.quote(str(adapter))}")
     print("\n".join(lines), file=sys.stderr)

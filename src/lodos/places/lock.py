@@ -4,6 +4,9 @@
 
 Whoever comes second is refused at once. The lock of a process that has ended is taken over: of one on this machine that
 can be seen; of another machine's, when it was not touched for `LOST_SECONDS`, by the clock of the disk or the store.
+Since a clock may be set meanwhile, such a lock is watched a little longer for a sign of life, which every touch is.
+
+A lock that vanishes while its owner lives, with its folder or without, is written again.
 
 On a local disk two that come at once are kept apart by flock(2). Where there is no such thing, as on stores, each
 writes its lock and looks a little later whose is there; a store that shows what was written last is all this needs.
@@ -44,8 +47,11 @@ LOCK = "lodos-lock.json"
 BEAT_SECONDS = 15.0
 LOST_SECONDS = 120.0
 """After so long without a sign of life, a process of another machine is taken for ended."""
+WATCH_SECONDS = BEAT_SECONDS + 3.0
+"""How long a lock that looks abandoned is watched: its owner, if it lives, touches it within that time."""
 SETTLE_SECONDS = 2.0
 _GUARD_SECONDS = 5.0
+_LOOK_SECONDS = 1.0
 _ATTEMPTS = 5
 
 
@@ -84,6 +90,15 @@ class Owner:
         return Process.of_tag(self.tag)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Sign:
+    """A sign of life: another one follows every few seconds."""
+
+    owner: Owner
+    touched: float
+    """When, by the clock of who keeps the lock; whatever that clock does, no two are alike."""
+
+
 @contextmanager
 def only_writer(folder: Place) -> Iterator[None]:
     """Within it, nobody else is the writer of a folder, which is made.
@@ -117,34 +132,46 @@ def _let_go(lock: Place, me: Owner) -> None:
 
 
 def _take(lock: Place, me: Owner) -> None:
+    dead = _outlived(lock)
     if is_remote(lock):
-        _refuse_living(lock)
         ask(lock, "pipe_file", me.encode())
         _settle(lock, me)
         return
     for attempt in range(_ATTEMPTS):
         try:
-            _take_here(lock, me)
+            _take_here(lock, me, dead)
             return
         except FileNotFoundError:  # somebody left, and removed the empty folder, a moment ago
             if attempt == _ATTEMPTS - 1:
                 raise
 
 
-def _take_here(lock: Path, me: Owner) -> None:
+def _take_here(lock: Path, me: Owner, dead: _Sign | None) -> None:
+    """Takes the lock, unless somebody else's is there.
+
+    Args:
+        dead: the last sign of life of one that is taken over.
+    """
     lock.parent.mkdir(parents=True, exist_ok=True)
     with _guarded(lock.parent) as is_guarded:
-        _refuse_living(lock)
+        found = _sign(lock)
+        if found is not None and found != dead:
+            _refuse_living(lock, found)
         lock.unlink(missing_ok=True)
         try:
-            with lock.open("xb") as file:
-                file.write(me.encode())
+            _write_new(lock, me)
         except FileExistsError:  # somebody else's, a moment ago
-            _refuse_living(lock)
-            raise TakenError(_said(lock, _owner(lock), 0.0)) from None
-        flush(lock)
+            if (found := _sign(lock)) is not None:
+                _refuse_living(lock, found)
+            raise TakenError(_said(lock, None, 0.0)) from None
     if not is_guarded:
         _settle(lock, me)
+
+
+def _write_new(lock: Path, me: Owner) -> None:
+    with lock.open("xb") as file:
+        file.write(me.encode())
+    flush(lock)
 
 
 def _settle(lock: Place, me: Owner) -> None:
@@ -154,25 +181,61 @@ def _settle(lock: Place, me: Owner) -> None:
         raise TakenError(_said(lock, found, 0.0))
 
 
-def _refuse_living(lock: Place) -> None:
-    owner = _owner(lock)
-    if owner is None:
-        return
-    process = owner.process
-    if process is not None and process.is_here:
-        if process.is_gone:
-            return
+def _outlived(lock: Place) -> _Sign | None:
+    """The last sign of life of the lock's owner, who has ended; None where there is no lock.
+
+    Where another machine's owner seems to have ended, it waits for a sign of life from it.
+
+    Raises:
+        UserError, TakenError: when the owner lives.
+    """
+    found = _sign(lock)
+    if found is None or _is_gone(found.owner):
+        return found
+    age = _refuse_living(lock, found)
+    # A lock of the future is one whose clock was set back since: its age says nothing, and only watching does.
+    seconds = WATCH_SECONDS if age >= LOST_SECONDS else LOST_SECONDS
+    host = found.owner.host
+    logger.info("%s: %s seems to have ended while writing it: watched for %.0f s.", lock.parent, host, seconds)
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        time.sleep(min(left, _LOOK_SECONDS))
+        if (now := _sign(lock)) is None:
+            return None
+        if now != found:
+            raise TakenError(_said(lock, now.owner, 0.0))
+    logger.warning(
+        "%s: %s was writing it and has given no sign of life for %.0f s: taken over.",
+        lock.parent,
+        host,
+        max(age, 0.0) + seconds,
+    )
+    return found
+
+
+def _is_gone(owner: Owner) -> bool:
+    """Whether it surely has ended."""
+    return owner.process is not None and owner.process.is_gone
+
+
+def _refuse_living(lock: Place, found: _Sign) -> float:
+    """The age in seconds of a lock that says nothing of a living owner.
+
+    Raises:
+        UserError: when it is of a living process of this machine.
+        TakenError: when another machine's was touched a while ago; a negative age within that while is one, too.
+    """
+    owner, process = found.owner, found.owner.process
+    if process is not None and process.is_here and not process.is_gone:
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(owner.since))
         raise UserError(
             f"{lock.parent}: another process of this machine is writing it: {process.pid}, since {since}. Wait for its "
             "end, stop it, or give another trainer.id."
         )
-    age = _age(lock)
-    if age < LOST_SECONDS:
+    age = _age(lock, found)
+    if abs(age) < LOST_SECONDS and not _is_gone(owner):
         raise TakenError(_said(lock, owner, age))
-    logger.warning(
-        "%s: %s was writing it and has given no sign of life for %.0f s: taken over.", lock.parent, owner.host, age
-    )
+    return age
 
 
 def _said(lock: Place, owner: Owner | None, age: float) -> str:
@@ -192,23 +255,34 @@ def _owner(lock: Place) -> Owner | None:
         return None
 
 
-def _age(lock: Place) -> float:
-    """Seconds since the lock was touched, by the clock of who keeps it."""
-    probe = lock.parent / f".lodos-probe-{uuid.uuid4().hex}"
+def _sign(lock: Place) -> _Sign | None:
+    """The newest sign of life in a lock; None where there is none."""
+    owner = _owner(lock)
     try:
-        if is_remote(probe):
-            ask(probe, "pipe_file", b"lodos\n")
-            try:
-                return _seconds(ask(probe, "info")) - _seconds(ask(lock, "info"))  # pyright: ignore[reportArgumentType]
-            finally:
-                remove_object(probe)
-        probe.touch()
+        return None if owner is None else _Sign(owner, _touched(lock))
+    except (FileNotFoundError, NothingThereError):  # it has gone meanwhile
+        return None
+
+
+def _touched(place: Place) -> float:
+    """When an object was written or touched, in seconds by the clock of who keeps it."""
+    return _seconds(ask(place, "info")) if is_remote(place) else place.stat().st_mtime
+
+
+def _age(lock: Place, found: _Sign) -> float:
+    """Seconds since a sign of life, by the clock of who keeps the lock; below 0 where that was set back."""
+    probe = lock.parent / f".lodos-probe-{uuid.uuid4().hex}"
+    if is_remote(probe):
+        ask(probe, "pipe_file", b"lodos\n")
         try:
-            return probe.stat().st_mtime - lock.stat().st_mtime
+            return _touched(probe) - found.touched
         finally:
-            probe.unlink(missing_ok=True)
-    except FileNotFoundError:  # the lock has gone meanwhile
-        return LOST_SECONDS
+            remove_object(probe)
+    probe.touch()
+    try:
+        return _touched(probe) - found.touched
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 def _seconds(info: Any) -> float:
@@ -225,14 +299,36 @@ def _beat(lock: Place, me: Owner, ended: threading.Event) -> None:
     while not ended.wait(BEAT_SECONDS):
         try:
             found = _owner(lock)
-            if found != me and found is not None and not ended.is_set():
+            if ended.is_set():  # meanwhile, and the lock is let go
+                return
+            if found is None:
+                _write_again(lock, me)
+            elif found != me:
                 _leave(lock, found)
-            if is_remote(lock):
+            elif is_remote(lock):
                 ask(lock, "pipe_file", me.encode())
             else:
                 os.utime(lock)
         except (OSError, StoreFailingError) as error:
             logger.debug("%s: not touched: %s", lock, error)
+
+
+def _write_again(lock: Place, me: Owner) -> None:
+    """The lock has vanished: somebody has removed it, or the folder, or has taken the disk away."""
+    if is_remote(lock):
+        ask(lock, "pipe_file", me.encode())
+    else:
+        has_folder = lock.parent.is_dir()
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        _write_new(lock, me)
+        if not has_folder:
+            logger.warning(
+                "%s: has vanished while the run was writing it: removed, or its disk was taken away. It is made again, "
+                "and what is saved from now on goes there; what had been saved before is not in it.",
+                lock.parent,
+            )
+            return
+    logger.warning("%s: has vanished while the run was writing there; it is written again.", lock)
 
 
 def _leave(lock: Place, owner: Owner) -> None:

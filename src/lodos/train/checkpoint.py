@@ -220,15 +220,20 @@ class Checkpointer:
 @functools.cache
 def _quieten() -> None:
     """An error is said by whoever waits for the checkpoint. Orbax logs it for each of its threads, and TensorStore's
-    threads show one more where they come too late to be heard."""
+    threads show one more where they come too late to be heard: from C++, by whichever of Python's two hooks."""
     logging.getLogger("absl").setLevel(logging.CRITICAL)
-    hook = sys.excepthook
+    uncaught, unraisable = sys.excepthook, sys.unraisablehook
 
     def shown(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if not (kind is RuntimeError and str(error) == "Event loop is closed"):
-            hook(kind, error, trace)
+        if not _is_late(error):
+            uncaught(kind, error, trace)
 
     sys.excepthook = shown
+    sys.unraisablehook = lambda found: None if _is_late(found.exc_value) else unraisable(found)
+
+
+def _is_late(error: BaseException | None) -> bool:
+    return type(error) is RuntimeError and str(error) == "Event loop is closed"
 
 
 def read_arrays(place: Place) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from lodos import hosts
 from lodos.errors import UserError
+from lodos.files import disk_failure
 from lodos.jit import named_jit
 from lodos.runtime import COMPILER_THREAD
 from lodos.target import target
@@ -405,11 +406,9 @@ class Trainer:
         """The error, with what it has left behind it: a checkpoint, and the batch of the step."""
         if self.config.on_nonfinite == "stop":
             state = eqx.tree_at(lambda state: state.step, state, ~state.step)
-        step = int(state.step)
         said = [str(error), "Nothing of it was taken over."]
-        if step:
-            self._open_checkpointer().save(state)
-            said.append(f"The state after step {step} is saved.")
+        if int(state.step):
+            said.append(self._saved_now(state))
         origins = getattr(loader, "origins", None)
         for given, batch in self._given:
             if given == error.step:
@@ -420,6 +419,20 @@ class Trainer:
             "if they come again and again, a lower optimizer.learning_rate or a longer warmup, in a new run."
         )
         return NonFiniteError(error.step, " ".join(said))
+
+    def _saved_now(self, state: TrainerState) -> str:
+        """Whether the state is on the disk now, in a sentence."""
+        self._finish_checkpoint()
+        step, checkpointer = int(state.step), self._open_checkpointer()
+        try:
+            checkpointer.save(state)
+            checkpointer.wait()
+        except Exception as error:
+            refused = disk_failure(error)
+            if refused is None or hosts.count() > 1:
+                raise
+            return f"The state after step {step} could not be saved: {refused.strerror}."
+        return f"The state after step {step} is saved."
 
     def _train_step(
         self,
