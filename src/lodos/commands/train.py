@@ -176,6 +176,8 @@ def _train(config: TrainArgs, witness: Witness | None) -> TrainResult:
                 uploads.wait(seconds=_STOPPED_UPLOAD_SECONDS)
 
     step = int(state.step)
+    if not is_there(config.trainer.run_folder / "config.yaml"):  # the folder has vanished meanwhile
+        trainer.failed_saves.attempt("the config", step, config.save)
     best = evaluation.best if evaluation else None
     best_adapter = adapter_folder(config) / "best"
     merged = None if (folder := _merged_folder(config)) is None else folder / f"step-{step}"

@@ -314,21 +314,16 @@ def _beat(lock: Place, me: Owner, ended: threading.Event) -> None:
 
 
 def _write_again(lock: Place, me: Owner) -> None:
-    """The lock has vanished: somebody has removed it, or the folder, or has taken the disk away."""
     if is_remote(lock):
         ask(lock, "pipe_file", me.encode())
     else:
-        has_folder = lock.parent.is_dir()
         lock.parent.mkdir(parents=True, exist_ok=True)
         _write_new(lock, me)
-        if not has_folder:
-            logger.warning(
-                "%s: has vanished while the run was writing it: removed, or its disk was taken away. It is made again, "
-                "and what is saved from now on goes there; what had been saved before is not in it.",
-                lock.parent,
-            )
-            return
-    logger.warning("%s: has vanished while the run was writing there; it is written again.", lock)
+    logger.warning(
+        "%s: has vanished while the run was writing there: somebody has removed it, or all of the folder, or has taken "
+        "the disk away. It is written again, and the run goes on and saves there; what was removed stays so.",
+        lock,
+    )
 
 
 def _leave(lock: Place, owner: Owner) -> None:
