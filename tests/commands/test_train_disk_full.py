@@ -118,7 +118,7 @@ def test_a_limit_on_the_size_of_files(args: TrainArgs, tmp_path: Path) -> None:
     """Where nothing may be mounted: the arrays of a checkpoint and merged weights do not fit, adapters do."""
     config = tmp_path / "limited.yaml"
     folder = Path(str(written(args, tmp_path / "limited", config).trainer.run_folder))
-    done = run(config, limit=60_000)
+    done = run(config, limit=40_000)
     assert done.returncode == NOT_SAVED, done.stderr
     assert "Traceback" not in done.stderr
     assert f"the checkpoint of step {STEPS}" in done.stderr
