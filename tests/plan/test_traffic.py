@@ -61,14 +61,19 @@ BESIDE = """HloModule step
 
 %starts (p.0: bf16[4,8]) -> (bf16[4,8], bf16[16,8]) {
   %p.0 = bf16[4,8] parameter(0)
-  %all-gather.1 = bf16[16,8] all-gather(%p.0), channel_id=3, dimensions={0}
+  %all-gather.1 = bf16[16,8] all-gather(%p.0), channel_id=1, dimensions={0}, frontend_attributes={chain_id="2"}
   ROOT %begun = (bf16[4,8], bf16[16,8]) custom-call(%p.0, %all-gather.1), custom_call_target="AsyncCollectiveStart"
 }
 
 %goes_on (p.1: bf16[4,8], x: f32[9]) -> f32[9] {
   %p.1 = bf16[4,8] parameter(0)
-  %all-gather.2 = bf16[16,8] all-gather(%p.1), channel_id=3, dimensions={0}
+  %all-gather.2 = bf16[16,8] all-gather(%p.1), channel_id=1, dimensions={0}, frontend_attributes={chain_id="2"}
   ROOT %x = f32[9] parameter(1)
+}
+
+%other (p.2: bf16[4,8]) -> bf16[16,8] {
+  %p.2 = bf16[4,8] parameter(0)
+  ROOT %all-gather.3 = bf16[16,8] all-gather(%p.2), channel_id=1, dimensions={0}
 }
 
 ENTRY %main (a: bf16[4,8], b: f32[9]) -> f32[9] {
@@ -79,13 +84,14 @@ ENTRY %main (a: bf16[4,8], b: f32[9]) -> f32[9] {
 }}, metadata={op_name="attention"}
   %start = (bf16[4,8], bf16[16,8]) fusion(%a), kind=kLoop, calls=%starts
   %beside = f32[9] fusion(%a, %b), kind=kOutput, calls=%goes_on
+  %other.1 = bf16[16,8] fusion(%a), kind=kLoop, calls=%other
   ROOT %again = bf16[16,8] all-gather(%a), channel_id=4, dimensions={0}
 }
 """
 
 
 def test_what_is_moved_beside_several_computations_is_moved_once() -> None:
-    assert traffic_of_text(BESIDE) == {"all-gather": 2 * 16 * 8 * 2}
+    assert traffic_of_text(BESIDE) == {"all-gather": 3 * 16 * 8 * 2}
 
 
 def test_scans_in_a_traced_program_count_as_often_as_they_run() -> None:

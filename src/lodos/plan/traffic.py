@@ -38,7 +38,7 @@ _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _CONDITION = re.compile(r"condition=%?([\w.\-]+)")
 _INDEX = re.compile(r"index=(\d+)")
 _NAME = re.compile(r"%([\w.\-]+)")
-_CHANNEL = re.compile(r"channel_id=(\d+)")
+_CHAIN = re.compile(r"channel_id=\d+|chain_id=\"\d+\"")
 _SHAPE = re.compile(r"([a-z]+\d*(?:e\d+m\d+\w*)?)\[([\d,]*)\]")
 
 
@@ -52,12 +52,12 @@ def traffic_of_text(hlo: str) -> Mapping[str, int] | None:
 
     @functools.cache
     def fused(name: str) -> Mapping[str, tuple[str, int]]:
-        """Kind and bytes of what is moved within a fusion, by channel."""
+        """Kind and bytes of what is moved within a fusion, by name or, if it goes on in other fusions, by chain."""
         found: dict[str, tuple[str, int]] = {}
         for label, instruction in computations.get(name, {}).items():
             if instruction.kind in KINDS:
-                channel = _CHANNEL.search(instruction.rest)
-                found[channel[1] if channel else label] = (instruction.kind, _moved(instruction))
+                chain = " ".join(_CHAIN.findall(instruction.rest))
+                found[chain if "chain_id" in chain else label] = (instruction.kind, _moved(instruction))
             for other in _CALLED.findall(instruction.rest) if instruction.operation == "fusion" else ():
                 found |= fused(other)
         return found
