@@ -7,8 +7,10 @@ rows would otherwise end as if that were all, is an error.
 Knows nothing of rows.
 """
 
+import functools
 import gzip
 import io
+import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,8 +30,8 @@ CHUNK = 2**20
 MAX_ROW_BYTES = 256 * 2**20
 """A longer row is an error: a lost quotation mark or a decompression bomb, not text to train on."""
 
-BOMB_BYTES = 2 * MAX_ROW_BYTES
-"""So much may come out of any compressed file: more than a row, so that of a row without end it is said which one."""
+BOMB_BYTES = 64 * 2**20
+"""So much may come out of any compressed file."""
 BOMB_RATIO = 200
 """And more only if it is no more than so many times what went in; text comes to some ten times."""
 
@@ -43,6 +45,10 @@ class DamagedFileError(Exception):
     """The file cannot be read any further. The text says why, and whoever counts the rows says where."""
 
 
+class BombError(DamagedFileError):
+    """It unpacks to so much that nobody can have meant it."""
+
+
 @contextmanager
 def open_bytes(file: str) -> Iterator[io.BufferedReader]:
     """Opens a local file or URL for reading from front to back, decompressed.
@@ -52,18 +58,36 @@ def open_bytes(file: str) -> Iterator[io.BufferedReader]:
         DamagedFileError: from the reads, when it cannot be read on.
     """
     with open_raw(file) as raw:
-        head = raw.peek(len(_ZSTD))
-        source: Any = raw
-        packed = None
-        if head.startswith(COMPRESSED):
-            packed = _Counted(raw)
-        if head.startswith(_GZIP):
-            source = gzip.GzipFile(fileobj=packed)  # pyright: ignore[reportArgumentType]
-        elif head.startswith(_ZSTD):
-            import pyarrow as pa
+        if raw.peek(len(_ZSTD)).startswith(COMPRESSED) and not is_url(file):
+            _probe(file, os.stat(raw.fileno()).st_mtime_ns)
+        yield io.BufferedReader(_unpacked(raw), CHUNK)
 
-            source = pa.CompressedInputStream(pa.PythonFile(packed, mode="r"), "zstd")
-        yield io.BufferedReader(_Reading(source, packed), CHUNK)
+
+@functools.lru_cache(maxsize=4096)
+def _probe(file: str, _changed: int) -> None:
+    """Unpacks as much as any file may hold, so that it is said before its rows are read, which takes far longer."""
+    with _opened(file, sequential=True) as raw:
+        source = _unpacked(raw)
+        left = BOMB_BYTES + 2 * CHUNK  # what is wrong is said by the read after it
+        try:
+            while left > 0 and (part := source.read(min(left, CHUNK))):
+                left -= len(part)
+        except BombError:
+            raise
+        except DamagedFileError:  # said when its rows have been read so far
+            return
+
+
+def _unpacked(raw: io.BufferedReader) -> "_Reading":
+    head = raw.peek(len(_ZSTD))
+    if not head.startswith(COMPRESSED):
+        return _Reading(raw, None)
+    packed = _Counted(raw)
+    if head.startswith(_GZIP):
+        return _Reading(gzip.GzipFile(fileobj=packed), packed)  # pyright: ignore[reportArgumentType]
+    import pyarrow as pa
+
+    return _Reading(pa.CompressedInputStream(pa.PythonFile(packed, mode="r"), "zstd"), packed)
 
 
 @contextmanager
@@ -168,7 +192,7 @@ class _Reading(io.RawIOBase):
                 filled += len(part)
                 self._unpacked += len(part)
                 if self._packed is not None and self._unpacked > max(BOMB_BYTES, BOMB_RATIO * self._packed.count):
-                    self._failure = DamagedFileError(
+                    self._failure = BombError(
                         f"it unpacks to more than {BOMB_RATIO} times its size, {self._unpacked:,} bytes so far, as "
                         "text does not: a decompression bomb. If it is meant, unpack it first"
                     )
