@@ -18,7 +18,7 @@ def run_python(script: str, **environment: str) -> subprocess.CompletedProcess[s
     return subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **environment})
 
 
-GROUND = {"lodos.cli", "lodos.errors", "lodos.signals", "lodos.version"}
+GROUND = {"lodos.cli", "lodos.config_secrets", "lodos.known_secrets", "lodos.errors", "lodos.signals", "lodos.version"}
 
 
 @pytest.mark.parametrize("argv", [[], ["--help"], ["-h"], ["help"], ["--version"], ["trian"]])

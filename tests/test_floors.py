@@ -14,6 +14,7 @@ GROUND = [
     "errors",
     "signals",
     "config_secrets",
+    "known_secrets",
     "lost_hosts",
     "hosts",
     "target",

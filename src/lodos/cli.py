@@ -18,6 +18,7 @@ from typing import Any, get_type_hints
 
 from lodos import signals
 from lodos.errors import NOT_SAVED, TRY_AGAIN, Stopped, UserError
+from lodos.known_secrets import hidden, remember_arguments
 from lodos.version import __version__
 
 VERBS = {
@@ -62,6 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs a verb; the exit status."""
     arguments = sys.argv[1:] if argv is None else argv
     verb, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
+    remember_arguments(arguments)
     return _reported(lambda: _run(verb, rest))
 
 
@@ -74,6 +76,7 @@ def run_script(fn: Callable[[Any], Any], argv: list[str] | None = None) -> int:
             sys.exit(run_script(train))
     """
     arguments = sys.argv[1:] if argv is None else argv
+    remember_arguments(arguments)
     (hint, *_) = (kind for name, kind in get_type_hints(fn).items() if name != "return")
 
     def run() -> int:
@@ -113,8 +116,8 @@ def _reported(run: Callable[[], int]) -> int:
         if signals.received():
             return _stopped(signals.received())
         if os.environ.get("LODOS_DEBUG"):
-            traceback.print_exc()
-        return _left(_fail(str(error)), str(error))
+            print(hidden(traceback.format_exc()), file=sys.stderr)
+        return _left(_fail(str(error)), hidden(str(error)))
     except KeyboardInterrupt:
         return _stopped(signal.SIGINT)
     except Stopped as stopped:
@@ -131,11 +134,12 @@ def _reported(run: Callable[[], int]) -> int:
             return _left(NOT_SAVED, str(refused))
         if (status := _status_of_store(error)) is not None:
             _fail(getattr(error, "strerror", None) or str(error))
-            return _left(status, str(error))
+            return _left(status, hidden(str(error)))
         if (hosts := sys.modules.get("lodos.hosts")) is None or hosts.count() == 1:
             raise
-        traceback.print_exc()
-        return _left(TRY_AGAIN if isinstance(error, hosts.HostsError) else 1, f"{type(error).__name__}: {error}")
+        print(hidden(traceback.format_exc()), file=sys.stderr)
+        said = hidden(f"{type(error).__name__}: {error}")
+        return _left(TRY_AGAIN if isinstance(error, hosts.HostsError) else 1, said)
 
 
 def _stopped(signum: int) -> int:
@@ -189,6 +193,11 @@ def set_up_process() -> None:
 
     set_logging()
     prepare_runtime()
+    sys.excepthook = _traceback
+
+
+def _traceback(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    print(hidden("".join(traceback.format_exception(kind, error, trace))), file=sys.stderr, end="")
 
 
 def set_logging() -> None:
@@ -197,7 +206,7 @@ def set_logging() -> None:
     class Plain(logging.Formatter):
         def format(self, record: logging.LogRecord) -> str:
             prefix = "warning: " if record.levelno >= logging.WARNING else ""
-            text = prefix + super().format(record)
+            text = prefix + hidden(super().format(record))
             return _wrapped(text, shutil.get_terminal_size().columns) if sys.stderr.isatty() else text
 
     class ToStandardError(logging.StreamHandler[Any]):
@@ -224,5 +233,5 @@ def _wrapped(text: str, width: int) -> str:
 
 def _fail(message: str) -> int:
     red, plain = ("\x1b[31m", "\x1b[0m") if sys.stderr.isatty() else ("", "")
-    print(f"{red}error:{plain} {message}", file=sys.stderr)
+    print(f"{red}error:{plain} {hidden(message)}", file=sys.stderr)
     return 1

@@ -31,6 +31,7 @@ from lodos.config_problems import (
 from lodos.config_secrets import HIDDEN, shown, without_secrets, without_tokens
 from lodos.errors import UserError
 from lodos.json_files import parse_json
+from lodos.known_secrets import remember_text
 from lodos.places.looking import is_there, names_in
 from lodos.places.objects import read_text
 from lodos.places.place import Place, place_of
@@ -177,7 +178,7 @@ def _read_config(cls: Any, path: Place) -> dict[str, Any]:
 
 def _text_of(path: Place) -> str:
     try:
-        return read_text(path, most=4 * MOST_CHARACTERS)
+        text = read_text(path, most=4 * MOST_CHARACTERS)
     except FileNotFoundError:
         there = [name for name in names_in(path.parent) if name.endswith(CONFIG_SUFFIXES)]
         close = difflib.get_close_matches(path.name, there, n=1)
@@ -191,6 +192,8 @@ def _text_of(path: Place) -> str:
         raise UserError(f"{path}: cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}.") from None
+    remember_text(text)
+    return text
 
 
 def _said(error: yaml.YAMLError) -> str:

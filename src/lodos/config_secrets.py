@@ -7,14 +7,21 @@ HIDDEN = "<hidden>"
 LONGEST_SHOWN = 200
 """Characters of a value in an error."""
 
-_NAME = re.compile(r"(^|[_-])(token|api_?key|key|password|passwd|secret|credential|auth)s?$", re.IGNORECASE)
+_NAME = re.compile(
+    r"(^|[_-])(token|api_?key|key|password|passwd|passphrase|secret|credential|auth|authorization|bearer|cookie)s?$",
+    re.IGNORECASE,
+)
 _CAMEL_CASE = re.compile(r"[a-z](Token|Key|Secret|Password)s?$")
 _URL = re.compile(
-    r"(?P<scheme>\b[A-Za-z][A-Za-z0-9+.-]*://)(?:(?P<user>[^\s/?#'\"]*)@)?(?P<host>[^\s?#'\"]*)(?P<query>[?#][^\s'\"]*)?"
+    r"(?P<scheme>\b[A-Za-z][A-Za-z0-9+.-]{0,30}://)(?:(?P<user>[^\s/?#'\"]*)@)?(?P<host>[^\s?#'\"]*)(?P<query>[?#][^\s'\"]*)?"
 )
+_PART = re.compile(r"(?<=[?&;#])([^=&;#\s]+)=([^&;#\s'\"]*)")
 _SIGNED = re.compile(r"^(sig|signature|x-(amz|goog)-.*|awsaccesskeyid|googleaccessid|policy|pwd|pass|jwt|code)$", re.I)
 """What signed URLs call their parts, and other names that `is_secret` does not know."""
-_TEXT = re.compile(r"\b(hf_[A-Za-z0-9]{16,}|ghp_[A-Za-z0-9]{16,}|(sk|glpat|xox[bp])-[\w-]{16,})")
+_TEXT = re.compile(
+    r"\b(hf_[A-Za-z0-9]{16,}|gh[opsu]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|(sk|glpat|xox[abps])-[\w-]{16,}"
+    r"|AKIA[A-Z0-9]{16}|AIza[\w-]{30,}|eyJ[\w-]{16,}\.[\w-]+\.[\w-]+)|(?<=Bearer )\S{8,}|(?<=Basic )\S{8,}"
+)
 """Tokens of services, which some write into a value of any name."""
 
 
@@ -33,9 +40,22 @@ def without_secrets(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     return {
-        key: HIDDEN if item is not None and is_secret(str(key)) else without_secrets(item)
+        _key(key): HIDDEN if item is not None and is_secret(str(key)) else without_secrets(item)
         for key, item in value.items()
     }
+
+
+def url_secrets(text: str) -> list[str]:
+    """The passwords, tokens and signatures that the URLs of a text carry."""
+    found = []
+    for url in _URL.finditer(text):
+        found += [part for part in (url["user"] or "").split(":") if part != HIDDEN][-1:]
+        found += [value for name, value in _PART.findall(url["query"] or "") if _is_secret_part(name)]
+    return [part for part in found if part and part != HIDDEN]
+
+
+def _key(key: Any) -> Any:
+    return without_tokens(without_secrets(key)) if isinstance(key, str) else key
 
 
 def hides_something(value: Any) -> bool:
@@ -49,12 +69,12 @@ def hides_something(value: Any) -> bool:
 
 def _without_its_secrets(url: re.Match[str]) -> str:
     scheme, user, host, query = url["scheme"], url["user"], url["host"], url["query"] or ""
-    hidden = re.sub(
-        r"([?&;#])([^=&;#\s]+)=([^&;#\s'\"]*)",
-        lambda part: f"{part[1]}{part[2]}={HIDDEN if is_secret(part[2]) or _SIGNED.search(part[2]) else part[3]}",
-        query,
-    )
+    hidden = _PART.sub(lambda part: f"{part[1]}={HIDDEN if _is_secret_part(part[1]) else part[2]}", query)
     return f"{scheme}{'' if user is None else f'{HIDDEN}@'}{host}{hidden}"
+
+
+def _is_secret_part(name: str) -> bool:
+    return is_secret(name) or bool(_SIGNED.search(name))
 
 
 def without_tokens(text: str) -> str:
