@@ -121,6 +121,8 @@ def make_model(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) ->
             eos_token_id=tiny_tokenizer.eos_token_id,
         )
         torch.manual_seed(seed)
+        if "text_config" in config:  # a model of more than text
+            shape = {"text_config": {**shape, **config.pop("text_config")}}
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **{**shape, **config}))
         with torch.no_grad():
             for name, parameter in model.named_parameters():

@@ -24,5 +24,12 @@ SHAPE: dict[str, Any] = dict(
 )
 
 
-def first_case(model_type: str) -> dict[str, Any]:
-    return {**SHAPE, **next(iter(FAMILIES[model_type].CASES.values()))}
+def first_case(model_type: str, **text: Any) -> dict[str, Any]:
+    """The config of the first case of a family, with these fields of its text."""
+    return shaped(next(iter(FAMILIES[model_type].CASES.values())), **text)
+
+
+def shaped(case: dict[str, Any], **text: Any) -> dict[str, Any]:
+    if "text_config" not in case:
+        return {**SHAPE, **case, **text}
+    return {**case, "text_config": {**SHAPE, **case["text_config"], **text}}

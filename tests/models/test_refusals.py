@@ -88,6 +88,13 @@ def test_a_rope_setting_that_nothing_reads_is_said(folder: Path, caplog: pytest.
     assert "finetuned" not in remark
 
 
+def test_dropout_of_the_models_own_is_said(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _edit_config(folder, attention_dropout=0.1)
+    HFCheckpointConverter.from_hf(str(folder))
+    (remark,) = [record.getMessage() for record in caplog.records if record.name.startswith("lodos")]
+    assert "attention_dropout: 0.1 is not applied" in remark
+
+
 def test_rope_settings_for_each_kind_of_layer_are_refused(folder: Path) -> None:
     rope = {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}
     _edit_config(folder, rope_parameters={"full_attention": rope, "sliding_attention": rope})

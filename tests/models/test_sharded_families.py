@@ -33,7 +33,7 @@ def train(model_type: str, **layout: Any) -> dict[str, Any]:
     from transformers import AutoConfig
 
     # As many key-value heads as devices.
-    shape = first_case(model_type) | dict(vocab_size=VOCAB, num_key_value_heads=4)
+    shape = first_case(model_type, vocab_size=VOCAB, num_key_value_heads=4)
     config = decoder_config(AutoConfig.for_model(model_type, **shape).to_dict())
     model = loraize(
         LmHeadModel.init(config, key=jax.random.key(0)),

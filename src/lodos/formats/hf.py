@@ -20,10 +20,11 @@ from jax.sharding import SingleDeviceSharding
 from lodos import hosts
 from lodos.errors import UserError, refusals_of
 from lodos.files import copy_compared, write_compared, write_json
+from lodos.formats import text_part
 from lodos.formats.folder_contents import check_model_folder, check_weights
 from lodos.formats.generation_config import write_generation_config
 from lodos.formats.hub import hub_tensor_types, is_folder, model_folder, weights_place
-from lodos.formats.merged import EMBEDDING, TIED_HEAD, join_gathering, merged_tensors
+from lodos.formats.merged import TIED_HEAD, embedding_name, join_gathering, merged_tensors
 from lodos.formats.progress import progress_bar
 from lodos.formats.quantised import left_over, refuse_quantised
 from lodos.formats.safetensors import DTYPES, SafetensorsReader
@@ -197,7 +198,7 @@ class HFCheckpointConverter:
         """
         tensors = merged_tensors(model, self.reader(), None if dtype is None else np.dtype(dtype), rounding)
         if not hosts.is_first():
-            join_gathering(model, in_files(tensors, max_shard_size))
+            join_gathering(model, in_files(tensors, max_shard_size), self._called)
             return
         with saved_whole(path) as folder:
             with progress_bar("Writing merged model", len(tensors), enabled=progress) as advance:
@@ -270,13 +271,17 @@ class HFCheckpointConverter:
         place = weights_place(self.model_name_or_path, self.revision)
         place = self.folder if isinstance(place, Path) else place
         check_weights(self.model_name_or_path, place)
-        reader = SafetensorsReader(place, floats_only=False)
+        reader = SafetensorsReader(place, floats_only=False, called=self._called)
         refuse_quantised(self.folder, reader.others, reader.shapes, self.hf_config)
         if problems := reader.type_problems():
             raise UserError("\n".join(problems))
         if (method := left_over(self.hf_config)) is not None:
             _say_left_over(self.folder, method)
         return reader
+
+    def _called(self, name: str) -> str:
+        """What a tensor of the files is called in the model."""
+        return text_part.called(name) if self.config.is_text_part else name
 
     @property
     def _is_here(self) -> bool:
@@ -297,11 +302,15 @@ class HFCheckpointConverter:
         }
         found = {name: shape for name, shape in reader.shapes.items() if not name.endswith(_DERIVED_SUFFIX)}
         problems: list[str] = []
+        if self.config.is_text_part:
+            _say_what_else(self.folder, text_part.what_else(found))
+            found = {name: shape for name, shape in found.items() if text_part.is_text(name)}
         if self.config.tie_word_embeddings and TIED_HEAD in found:
             del found[TIED_HEAD]
-            if EMBEDDING in found and not np.array_equal(reader.read(TIED_HEAD), reader.read(EMBEDDING)):
+            embedding = embedding_name(expected)
+            if embedding in found and not np.array_equal(reader.read(TIED_HEAD), reader.read(embedding)):
                 problems.append(
-                    f"{TIED_HEAD}: differs from {EMBEDDING}, though config.json says tie_word_embeddings: true."
+                    f"{TIED_HEAD}: differs from {embedding}, though config.json says tie_word_embeddings: true."
                 )
         wrong = [(name, "missing") for name in expected if name not in found]
         wrong += [(name, "extra; no part of this model takes it") for name in found if name not in expected]
@@ -320,7 +329,7 @@ class HFCheckpointConverter:
     def _write_config(self, folder: Path, dtype: Any, vocab_size: int) -> None:
         config = read_object(self.folder / "config.json")
         if vocab_size != self.config.vocab_size:
-            config["vocab_size"] = vocab_size
+            (config["text_config"] if self.config.is_text_part else config)["vocab_size"] = vocab_size
         for leftover in ("quantization_config", "quantization"):  # these weights are floats
             config.pop(leftover, None)
         if self.pad_token is not None:
@@ -344,6 +353,14 @@ class HFCheckpointConverter:
 def _say_left_over(folder: Path, method: str) -> None:
     said = "%s: config.json says quantised by %s, but the weights are floats: loaded as they are."
     logger.info(said, folder, method)
+
+
+@functools.cache  # likewise
+def _say_what_else(folder: Path, what: str) -> None:
+    if what:
+        logger.info(
+            "%s: text alone is trained. Left as they are, and in a merged folder as they were: %s.", folder, what
+        )
 
 
 def _is_shape(node: object) -> bool:

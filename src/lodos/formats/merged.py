@@ -22,7 +22,8 @@ from lodos.models.decoder import LmHeadModel
 from lodos.tree import layer_names, map_modules, named_leaves
 
 TIED_HEAD = "lm_head.weight"
-EMBEDDING = "model.embed_tokens.weight"
+EMBEDDING = "embed_tokens.weight"
+"""The end of its name."""
 
 
 def merged_tensors(
@@ -31,9 +32,10 @@ def merged_tensors(
     dtype: np.dtype | None,
     rounding: "Callable[[str, float], None] | None" = None,
 ) -> dict[str, TensorSource]:
-    """Each tensor to write, in the order of the base model's files.
+    """Each tensor to write by its name in the base model's files, in their order.
 
-    A tensor is read, summed and rounded when it is asked for, and held by nobody then.
+    What is no tensor of the model, as in files of a model of more than text, stays as it is. A tensor is read, summed
+    and rounded when it is asked for, and held by nobody then.
 
     Args:
         model: its base may be one of shapes without arrays; it is what the files hold then.
@@ -48,7 +50,7 @@ def merged_tensors(
     """
     lookup = leaf_of_tensor(without_adapters(model))
     deltas = _deltas(model)
-    names = [name for name in reader.shapes if name in lookup]
+    names = [name for name in reader.shapes if name in lookup or model.config.is_text_part]
 
     def merged(name: str, out_dtype: np.dtype) -> np.ndarray:
         weight = _current_value(reader, name, lookup[name])
@@ -74,19 +76,25 @@ def merged_tensors(
         return rounded
 
     def source(name: str) -> TensorSource:
+        if name not in lookup:
+            return TensorSource(reader.shapes[name], reader.dtypes[name], lambda: reader.read(name))
         out_dtype = dtype or reader.dtypes[name]
-        has_row_per_token = name in (EMBEDDING, TIED_HEAD)
+        has_row_per_token = name.endswith(EMBEDDING) or name == TIED_HEAD
         shape = (model.config.vocab_size, *reader.shapes[name][1:]) if has_row_per_token else reader.shapes[name]
         return TensorSource(shape, out_dtype, lambda: merged(name, out_dtype))
 
-    return {name: source(name) for name in names}
+    return {reader.name_in_file[name]: source(name) for name in names}
 
 
-def join_gathering(model: LmHeadModel, names: Iterable[str]) -> None:
-    """What the other hosts do while the first one loads the `merged_tensors` of those names: each has parts of them."""
+def join_gathering(model: LmHeadModel, names: Iterable[str], called: Callable[[str], str] = lambda name: name) -> None:
+    """What the other hosts do while the first one loads the `merged_tensors` of those names: each has parts of them.
+
+    Args:
+        called: what a tensor of the files is called in the model.
+    """
     lookup = leaf_of_tensor(without_adapters(model))
-    for name in names:
-        if not lookup[name].is_shape:
+    for name in map(called, names):
+        if name in lookup and not lookup[name].is_shape:
             lookup[name].value()
 
 
@@ -118,8 +126,13 @@ def leaf_of_tensor(model: LmHeadModel) -> dict[str, ModelTensor]:
         for index, tensor in enumerate(layer_names(name, leaf.shape[0])):
             found[tensor] = ModelTensor(leaf, index if "*" in name else None)
     if model.lm_head is None:
-        found[TIED_HEAD] = found[EMBEDDING]
+        found[TIED_HEAD] = found[embedding_name(found)]
     return found
+
+
+def embedding_name(names: Iterable[str]) -> str:
+    """The name of the embedding among those of a model's tensors."""
+    return next(name for name in names if name.endswith(EMBEDDING))
 
 
 def without_adapters(model: LmHeadModel) -> LmHeadModel:

@@ -35,6 +35,7 @@ from lodos.formats.peft_keys import peft_key, read_keys
 from lodos.formats.safetensors import SafetensorsReader
 from lodos.formats.safetensors_writer import save_and_compare
 from lodos.formats.tensor_problems import problem_lines
+from lodos.formats.text_part import as_pattern
 from lodos.formats.tokenizer_files import copy_tokenizer, has_tokenizer, load_tokenizer
 from lodos.json_files import read_object
 from lodos.lora.config import LoraConfig
@@ -54,7 +55,7 @@ Model = TypeVar("Model", bound=LmHeadModel)
 
 
 def save_peft_pretrained(
-    model: PyTree,
+    model: LmHeadModel,
     config: LoraConfig,
     base_model_name_or_path: str,
     path: str | Place,
@@ -99,7 +100,8 @@ def save_peft_pretrained(
         "rank_pattern": in_any_order(config.rank_pattern, adapted, config.r),
         "alpha_pattern": in_any_order(config.alpha_pattern, adapted, config.alpha),
     }
-    fields = to_peft(dataclasses.replace(config, **patterns), target_modules, base_model_name_or_path)
+    asked = as_pattern(target_modules) if model.config.is_text_part else target_modules
+    fields = to_peft(dataclasses.replace(config, **patterns), asked, base_model_name_or_path)
     with saved_whole(path) as folder:
         save_and_compare(folder / WEIGHTS_NAME, tensors)
         write_json(folder / CONFIG_NAME, fields)

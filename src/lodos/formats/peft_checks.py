@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from lodos.errors import UserError
-from lodos.formats.merged import EMBEDDING, TIED_HEAD, ModelTensor, leaf_of_tensor, without_adapters
+from lodos.formats.merged import TIED_HEAD, ModelTensor, embedding_name, leaf_of_tensor, without_adapters
 from lodos.formats.peft_keys import AdapterKeys
 from lodos.formats.safetensors import SafetensorsReader
 from lodos.formats.tensor_problems import problem_lines
@@ -129,7 +129,7 @@ def refuse_useless(model: PyTree, consequence: str) -> None:
 def _base_value(name: str, tensors: Mapping[str, ModelTensor], base: SafetensorsReader | None) -> np.ndarray:
     if base is None:
         return tensors[name].value()
-    return base.read(EMBEDDING if name == TIED_HEAD and name not in base.shapes else name)
+    return base.read(embedding_name(tensors) if name == TIED_HEAD and name not in base.shapes else name)
 
 
 def _is_copy(copy: np.ndarray, base: np.ndarray, *, in_model: bool) -> bool:

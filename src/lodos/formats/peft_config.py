@@ -95,11 +95,12 @@ class AdapterConfig:
     """Modules trained besides, whole: what they became is in the adapter's file."""
 
 
-def to_peft(config: LoraConfig, target_modules: Sequence[str], base_model_name_or_path: str) -> dict[str, Any]:
+def to_peft(config: LoraConfig, target_modules: Sequence[str] | str, base_model_name_or_path: str) -> dict[str, Any]:
     """The content of adapter_config.json.
 
     Args:
-        target_modules: the modules that were adapted in fact, as names or endings, whatever the config asked for.
+        target_modules: the modules that were adapted in fact, as names or endings or a regex, whatever the config
+            asked for.
     """
     return {
         "alora_invocation_tokens": None,
@@ -134,7 +135,7 @@ def to_peft(config: LoraConfig, target_modules: Sequence[str], base_model_name_o
         "r": config.r,
         "rank_pattern": dict(config.rank_pattern),
         "revision": None,
-        "target_modules": list(target_modules),
+        "target_modules": target_modules if isinstance(target_modules, str) else list(target_modules),
         "target_parameters": None,
         "task_type": "CAUSAL_LM",
         "trainable_token_indices": None,

@@ -4,7 +4,7 @@ A folder holds one `model.safetensors`, or several files and an index that says 
 read until a slice is asked for, and then only that slice. Nothing is ever unpickled: a `.bin` is refused.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,11 +50,12 @@ DTYPES: dict[str, np.dtype] = {
 class SafetensorsReader:
     """The tensors of one safetensors file, or of a folder of them, here or on a store."""
 
-    def __init__(self, path: Place, *, floats_only: bool = True):
+    def __init__(self, path: Place, *, floats_only: bool = True, called: Callable[[str], str] = lambda name: name):
         """Opens the file or folder and reads the headers, no weights.
 
         Args:
             floats_only: refuse tensors of other types than `DTYPES`; else they are in `others`, and cannot be read.
+            called: what a tensor of the files is called here.
 
         Raises:
             UserError: if there is no safetensors file, a file of the index is missing, or one cannot be parsed.
@@ -67,6 +68,8 @@ class SafetensorsReader:
         self.dtypes: dict[str, np.dtype] = {}
         self.others: dict[str, str] = {}
         """Tensors of other types, and these in safetensors' words."""
+        self.name_in_file: dict[str, str] = {}
+        """What each tensor is called in the files."""
         self._file_of: dict[str, Place] = {}
         problems = []
         with refusals("weights", path):
@@ -79,17 +82,19 @@ class SafetensorsReader:
                 continue
             if is_remote(file):
                 self._handles[file] = handle
-            for name in handle.keys():  # noqa: SIM118 - the handle is no mapping
+            for in_file in handle.keys():  # noqa: SIM118 - the handle is no mapping
+                name = called(in_file)
                 if name in self._file_of:
                     problems.append(f"{file}: {name} is in {self._file_of[name].name} too.")
                     continue
-                part = handle.get_slice(name)
+                part = handle.get_slice(in_file)
                 if part.get_dtype() not in DTYPES:
                     self.others[name] = part.get_dtype()
                     continue
                 self.shapes[name] = tuple(part.get_shape())
                 self.dtypes[name] = DTYPES[part.get_dtype()]
                 self._file_of[name] = file
+                self.name_in_file[name] = in_file
         if floats_only:
             problems += self.type_problems()
         if problems:
@@ -109,7 +114,7 @@ class SafetensorsReader:
         file = self._file_of[name]
         if file not in self._handles:
             self._handles[file] = self._opened(file)
-        part = self._handles[file].get_slice(name)
+        part = self._handles[file].get_slice(self.name_in_file[name])
         tensor = part[index or ...]
         self._bytes_read += tensor.nbytes
         return tensor

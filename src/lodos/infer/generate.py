@@ -239,9 +239,9 @@ def _prefill(
         length + new_length,
         config.num_key_value_heads,
         config.head_dim,
-        model.model.embed_tokens.weight.dtype,
+        model.decoder.embed_tokens.weight.dtype,
     )
-    hidden, cache = model.model(tokens, segment_ids, positions, cache=cache)
+    hidden, cache = model.decoder(tokens, segment_ids, positions, cache=cache)
     assert cache is not None
     state = _State(
         cache=cache,
@@ -265,7 +265,7 @@ def _decode(model: LmHeadModel, state: _State, stop: Int[Array, ""], ends: _Ends
 
     def one_token(state: _State) -> _State:
         tokens, positions = state.last[:, None], state.positions[:, None]
-        hidden, cache = model.model(tokens, jnp.ones_like(tokens), positions, cache=state.cache)
+        hidden, cache = model.decoder(tokens, jnp.ones_like(tokens), positions, cache=state.cache)
         state = eqx.tree_at(lambda state: state.cache, state, cache)
         return state.choose(model.logits(hidden), ends, sampling)
 

@@ -106,7 +106,7 @@ class Session:
         wanted = max(_LEAST_LENGTH, 1 << (room - 1).bit_length())
         config = self._model.config
         if self._cache is None:
-            dtype = self._model.model.embed_tokens.weight.dtype
+            dtype = self._model.decoder.embed_tokens.weight.dtype
             return KVCache.empty(
                 config.num_hidden_layers, 1, wanted, config.num_key_value_heads, config.head_dim, dtype
             )
@@ -136,7 +136,7 @@ def _read(
     is_real = index < count
     segment_ids = is_real.astype(jnp.int32)
     positions = jnp.where(is_real, used + index, 0)
-    hidden, extended = model.model(tokens, segment_ids, positions, cache=cache.rewound(used))
+    hidden, extended = model.decoder(tokens, segment_ids, positions, cache=cache.rewound(used))
     assert extended is not None
     last = jax.lax.dynamic_slice_in_dim(hidden, count - 1, 1)
     return extended.rewound(used + count), model.logits(last)

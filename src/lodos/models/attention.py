@@ -10,7 +10,8 @@ from typing import Any
 
 import equinox as eqx
 import jax
-from jaxtyping import Array, Float, PRNGKeyArray
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from lodos.models.context import Context
 from lodos.nn import kv_cache
@@ -21,6 +22,17 @@ from lodos.nn.linear import Linear, LinearLike
 from lodos.nn.norm import Norm, NormConfig
 from lodos.nn.products import fused_products, product, products
 from lodos.nn.rotary import RotaryConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class QueryGrowth:
+    """Turned queries are multiplied by `1 + beta * log(1 + floor(position / length))`: Llama 4's temperature."""
+
+    beta: float
+    length: int
+
+    def __call__(self, positions: Int[Array, "batch seq"]) -> Float[Array, "batch seq"]:
+        return 1 + self.beta * jnp.log1p(jnp.floor(positions.astype(jnp.float32) / self.length))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,9 +50,12 @@ class AttentionConfig:
     qkv_bias: bool = False
     o_bias: bool = False
     qk_norm: NormConfig | None = None
-    """On q and k, before the rotation."""
+    """On q and k."""
     qk_norm_over: str = "head_size"
     """What that norm is of: each head (`head_size`), or all of them (`heads`)."""
+    qk_norm_after_rotary: bool = False
+    """Of heads, once they are turned; not before."""
+    query_growth: QueryGrowth | None = None
     scale: float | None = None
     """Of the scores; by default `1 / sqrt(head_dim)`."""
     soft_cap: float | None = None
@@ -112,10 +127,15 @@ class Attention(eqx.Module):
         if config.qk_norm_over != "head_size" and self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         q, k, v = heads(q), heads(k), heads(v)
-        if config.qk_norm_over == "head_size" and self.q_norm is not None and self.k_norm is not None:
+        norms_heads = config.qk_norm_over == "head_size"
+        if norms_heads and not config.qk_norm_after_rotary and self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if config.rotary is not None:
             q, k = context.rotated(q, config.rotary), context.rotated(k, config.rotary)
+        if norms_heads and config.qk_norm_after_rotary and self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if config.query_growth is not None:
+            q = q * config.query_growth(context.positions)[..., None, None].astype(q.dtype)
         if cache is not None:
             assert context.cache_start is not None
             cache = kv_cache.write(cache, context.cache_start, k, v)
@@ -123,6 +143,24 @@ class Attention(eqx.Module):
         window = config.window if window is None else window
         out = context.attend(q, k, v, window, scale=config.scale, soft_cap=config.soft_cap)
         return product(self.o_proj, out.reshape(x.shape[0], -1), o_key), cache
+
+
+def separate_projections(
+    config: AttentionConfig, layers: tuple[int, ...], dtype: Any, *, key: PRNGKeyArray
+) -> dict[str, Linear]:
+    """`q_proj`, `k_proj`, `v_proj` and `o_proj`."""
+    keys = jax.random.split(key, 4)
+
+    def linear(key: PRNGKeyArray, out: int, in_: int, axes: tuple[str, str], bias: bool) -> Linear:
+        return Linear.init(out, in_, axes=axes, bias=bias, layers=layers, dtype=dtype, key=key)
+
+    hidden, width, kv_width = config.hidden_size, config.width, config.kv_width
+    return {
+        "q_proj": linear(keys[0], width, hidden, ("heads", "embed"), config.qkv_bias),
+        "k_proj": linear(keys[1], kv_width, hidden, ("kv_heads", "embed"), config.qkv_bias),
+        "v_proj": linear(keys[2], kv_width, hidden, ("kv_heads", "embed"), config.qkv_bias),
+        "o_proj": linear(keys[3], hidden, width, ("embed", "heads"), config.o_bias),
+    }
 
 
 class SelfAttention(Attention):
@@ -138,22 +176,9 @@ class SelfAttention(Attention):
 
     @staticmethod
     def init(config: AttentionConfig, layers: tuple[int, ...], dtype: Any, *, key: PRNGKeyArray) -> "SelfAttention":
-        keys = jax.random.split(key, 4)
-
-        def linear(key: PRNGKeyArray, out: int, in_: int, axes: tuple[str, str], bias: bool) -> Linear:
-            return Linear.init(out, in_, axes=axes, bias=bias, layers=layers, dtype=dtype, key=key)
-
-        hidden, width, kv_width = config.hidden_size, config.width, config.kv_width
         q_norm, k_norm = config.norms(layers, dtype)
-        return SelfAttention(
-            q_proj=linear(keys[0], width, hidden, ("heads", "embed"), config.qkv_bias),
-            k_proj=linear(keys[1], kv_width, hidden, ("kv_heads", "embed"), config.qkv_bias),
-            v_proj=linear(keys[2], kv_width, hidden, ("kv_heads", "embed"), config.qkv_bias),
-            o_proj=linear(keys[3], hidden, width, ("embed", "heads"), config.o_bias),
-            q_norm=q_norm,
-            k_norm=k_norm,
-            config=config,
-        )
+        projections = separate_projections(config, layers, dtype, key=key)
+        return SelfAttention(**projections, q_norm=q_norm, k_norm=k_norm, config=config)
 
     def qkv(self, x: Float[Array, "tokens embed"], keys: list[PRNGKeyArray | None]) -> list[Float[Array, "tokens _"]]:
         return products((self.q_proj, self.k_proj, self.v_proj), x, keys)

@@ -5,7 +5,27 @@ from collections.abc import Mapping
 from typing import Any
 
 from lodos.errors import UserError
-from lodos.models import gemma2, granite, llama, mistral, olmo2, phi3, qwen2, qwen3, smollm3
+from lodos.models import (
+    cohere2,
+    ernie4_5,
+    gemma2,
+    gemma3,
+    gemma3_text,
+    glm4,
+    granite,
+    hunyuan_v1_dense,
+    llama,
+    ministral3,
+    mistral,
+    mistral3,
+    olmo2,
+    olmo3,
+    phi3,
+    qwen2,
+    qwen3,
+    seed_oss,
+    smollm3,
+)
 from lodos.models.config import DecoderConfig
 from lodos.models.mlp import ACTIVATIONS
 
@@ -19,6 +39,16 @@ MODEL_TYPES = {
     "granite": granite.decoder_config,
     "olmo2": olmo2.decoder_config,
     "gemma2": gemma2.decoder_config,
+    "gemma3_text": gemma3_text.decoder_config,
+    "gemma3": gemma3.decoder_config,
+    "glm4": glm4.decoder_config,
+    "olmo3": olmo3.decoder_config,
+    "ministral3": ministral3.decoder_config,
+    "mistral3": mistral3.decoder_config,
+    "seed_oss": seed_oss.decoder_config,
+    "hunyuan_v1_dense": hunyuan_v1_dense.decoder_config,
+    "ernie4_5": ernie4_5.decoder_config,
+    "cohere2": cohere2.decoder_config,
 }
 
 
@@ -42,8 +72,10 @@ def check_model_type(hf_config: Mapping[str, Any]) -> None:
             f"model_type: {model_type!r} is not supported{what}.{_nearest(model_type)} {supported}"
             + ("" if what else f" {_TAKES}")
         )
+    text_config = hf_config.get("text_config")
+    text = text_config if isinstance(text_config, Mapping) and model_type in MODEL_TYPES else hf_config
     for name in ("hidden_act", "hidden_activation"):
-        activation = hf_config.get(name) or "silu"
+        activation = text.get(name) or "silu"
         if activation not in ACTIVATIONS:
             problems.append(f"{name}: {activation!r} is not supported. Supported: {', '.join(ACTIVATIONS)}.")
     if problems:

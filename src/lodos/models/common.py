@@ -1,7 +1,8 @@
 """What the config.json of many a model_type says in the same words."""
 
+import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lodos.errors import UserError
@@ -11,6 +12,7 @@ from lodos.models.layers import LayerConfig
 from lodos.models.mlp import MLP, GatedMLP, MLPConfig
 from lodos.models.rope_parameters import rotary_config
 from lodos.nn.norm import NormConfig, RMSNorm
+from lodos.nn.rotary import RotaryConfig
 
 logger = logging.getLogger(__name__)
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
@@ -27,6 +29,28 @@ def decoder(hf_config: Mapping[str, Any], layers: Sequence[LayerConfig], **own: 
         tie_word_embeddings=bool(hf_config.get("tie_word_embeddings", False)),
         **own,
     )
+
+
+def text_part(
+    hf_config: Mapping[str, Any], kinds: Mapping[str, Callable[[Mapping[str, Any]], DecoderConfig]]
+) -> DecoderConfig:
+    """The decoder of a model of more than text, by the `text_config` in its config.json.
+
+    Args:
+        kinds: the `model_type`s that its text part may be of.
+
+    Raises:
+        UserError: if it is of another.
+    """
+    text = hf_config["text_config"]
+    if text["model_type"] not in kinds:
+        raise UserError(
+            f"text_config: model_type: {text['model_type']!r} is not supported in {hf_config['model_type']}. "
+            f"Supported: {', '.join(kinds)}."
+        )
+    # transformers ties by the outer config, which published ones leave at its default, true.
+    tied = all(bool(config.get("tie_word_embeddings", True)) for config in (hf_config, text))
+    return dataclasses.replace(kinds[text["model_type"]](text), is_text_part=True, tie_word_embeddings=tied)
 
 
 def rms_norm(hf_config: Mapping[str, Any], kind: type[RMSNorm] = RMSNorm) -> NormConfig:
@@ -60,6 +84,15 @@ def mlp(hf_config: Mapping[str, Any], *, kind: type[GatedMLP] = MLP, bias: bool 
 def layer_windows(hf_config: Mapping[str, Any]) -> tuple[int | None, ...]:
     """The window of each layer from `layer_types` and `sliding_window`."""
     return windows_by_layer_type(hf_config) or (None,) * hf_config["num_hidden_layers"]
+
+
+def by_layer_type(hf_config: Mapping[str, Any]) -> list[tuple[RotaryConfig, int | None]]:
+    """The positions and the window of each layer, from `rope_parameters` for each of the `layer_types`."""
+    kinds, windows = hf_config["layer_types"], layer_windows(hf_config)
+    rotaries = {
+        kind: rotary_config(hf_config, head_dim_of(hf_config), layer_type=kind) for kind in dict.fromkeys(kinds)
+    }
+    return [(rotaries[kind], window) for kind, window in zip(kinds, windows, strict=True)]
 
 
 def refuse_dropout(hf_config: Mapping[str, Any], *names: str) -> None:

@@ -42,6 +42,8 @@ class DecoderConfig:
     """By which logits are multiplied."""
     final_logit_softcapping: float | None = None
     """Logits are `cap * tanh(logits / cap)`."""
+    is_text_part: bool = False
+    """Of a model of more than text, which calls it `model.language_model` and has weights besides."""
 
     @property
     def num_hidden_layers(self) -> int:

@@ -37,24 +37,30 @@ FIELDS: Mapping[str, Kind] = {
     "hidden_act": TEXT,
     "hidden_activation": TEXT,
     "rms_norm_eps": _POSITIVE,
+    "layer_norm_eps": _POSITIVE,
     "initializer_range": NUMBER,
     "attention_dropout": NUMBER,
     "attention_bias": FLAG,
     "mlp_bias": FLAG,
+    "attention_out_bias": FLAG,
+    "use_bias": FLAG,
     "tie_word_embeddings": FLAG,
     "use_cache": FLAG,
     "use_sliding_window": FLAG,
     "sliding_window": _LENGTH,
     "max_window_layers": whole(0, 2**31 - 1),
     "layer_types": NAMES,
+    "sliding_window_pattern": whole(1, 10_000),
     "no_rope_layers": list_of(whole(0, 1)),
     "no_rope_layer_interval": whole(1, 10_000),
     "resid_pdrop": NUMBER,
     "embd_pdrop": NUMBER,
+    "residual_dropout": NUMBER,
     "embedding_multiplier": NUMBER,
     "attention_multiplier": _POSITIVE,
     "residual_multiplier": NUMBER,
     "logits_scaling": _POSITIVE,
+    "logit_scale": _POSITIVE,
     "query_pre_attn_scalar": _POSITIVE,
     "attn_logit_softcapping": _POSITIVE,
     "final_logit_softcapping": _POSITIVE,
@@ -93,6 +99,10 @@ _ROPE_FIELDS: Mapping[str, Kind] = {
     "short_factor": list_of(_POSITIVE),
     "long_factor": list_of(_POSITIVE),
     "partial_rotary_factor": NUMBER,
+    "alpha": _POSITIVE,
+    "llama_4_scaling_beta": NUMBER,
+    "full_attention": OBJECT,
+    "sliding_attention": OBJECT,
 }
 
 
@@ -101,9 +111,17 @@ def config_problems(hf_config: Any) -> list[str]:
     problems = field_problems(hf_config, FIELDS)
     if problems:
         return problems
+    if isinstance(text := hf_config.get("text_config"), Mapping):
+        problems += [f"text_config: {problem}" for problem in config_problems(text)]
     for name in ("rope_parameters", "rope_scaling"):
         if rope := hf_config.get(name):
             problems += [f"{name}: {problem}" for problem in field_problems(rope, _ROPE_FIELDS)]
+            of_types = {kind: rope.get(kind) or {} for kind in ("full_attention", "sliding_attention")}
+            problems += [
+                f"{name}: {kind}: {problem}"
+                for kind, own in of_types.items()
+                for problem in field_problems(own, _ROPE_FIELDS)
+            ]
     layers, kinds = hf_config.get("num_hidden_layers"), hf_config.get("layer_types")
     if layers is not None and kinds is not None and len(kinds) != layers:
         problems.append(f"layer_types: {len(kinds)} entries for num_hidden_layers {layers}.")

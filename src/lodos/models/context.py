@@ -20,6 +20,8 @@ class Context(eqx.Module):
     """The cosines and sines of each kind of rotary positions that the model has."""
     rotaries: tuple[RotaryConfig, ...] = eqx.field(static=True)
     """Those kinds."""
+    positions: Int[Array, "batch seq"]
+    """Of each token in its segment."""
     starts: Int[Array, "batch seq"]
     """The index, among the keys, of the first token of each token's segment; of filler its own."""
     cache_start: Int[Array, ""] | None

@@ -90,17 +90,23 @@ class Decoder(eqx.Module):
         tables = tuple(rotary_tables(positions, segment_ids, rotary) for rotary in rotaries)
         if cache is None:
             starts = own_part(segment_starts(whole_rows(segment_ids)), segment_ids.shape[1])
-            return Context(tables, rotaries, starts, None, self.attn_implementation), None
+            return Context(tables, rotaries, positions, starts, None, self.attn_implementation), None
         extended = cache.extend_segments(segment_ids)
         new = segment_ids.shape[1]
         starts = jax.lax.dynamic_slice_in_dim(segment_starts(extended.segment_ids), cache.used, new, axis=1)
-        return Context(tables, rotaries, starts, cache.used, self.attn_implementation), extended
+        return Context(tables, rotaries, positions, starts, cache.used, self.attn_implementation), extended
+
+
+class TextPart(eqx.Module):
+    """The decoder of a model of more than text, under the name that it has there. The rest stays in the files."""
+
+    language_model: Decoder
 
 
 class LmHeadModel(eqx.Module):
     """A decoder with its output head; `lm_head` is None where the head is the embedding itself."""
 
-    model: Decoder
+    model: Decoder | TextPart
     lm_head: LinearLike | None
 
     @staticmethod
@@ -123,11 +129,17 @@ class LmHeadModel(eqx.Module):
             attn_implementation=attn_implementation,
         )
         head = Linear.init(config.vocab_size, config.hidden_size, axes=("vocab", "embed"), dtype=dtype, key=head_key)
-        return LmHeadModel(decoder, None if config.tie_word_embeddings else head)
+        model = TextPart(decoder) if config.is_text_part else decoder
+        return LmHeadModel(model, None if config.tie_word_embeddings else head)
+
+    @property
+    def decoder(self) -> Decoder:
+        """By whatever name the model has it."""
+        return self.model.language_model if isinstance(self.model, TextPart) else self.model
 
     @property
     def config(self) -> DecoderConfig:
-        return self.model.config
+        return self.decoder.config
 
     def __call__(
         self,
@@ -142,7 +154,7 @@ class LmHeadModel(eqx.Module):
             segment_ids = jnp.ones_like(tokens)
         if positions is None:
             positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-        hidden, _ = self.model(tokens, segment_ids, positions, key=key)
+        hidden, _ = self.decoder(tokens, segment_ids, positions, key=key)
         return self.logits(hidden).reshape(*tokens.shape, -1)
 
     def logits(
@@ -157,8 +169,8 @@ class LmHeadModel(eqx.Module):
         """What makes logits of hidden states: `lm_head`, or the embedding where they are tied."""
         if self.lm_head is not None:
             return self.lm_head
-        assert isinstance(self.model.embed_tokens, Embedding)  # one that is tied is not adapted
-        return TiedHead(self.model.embed_tokens)
+        assert isinstance(self.decoder.embed_tokens, Embedding)  # one that is tied is not adapted
+        return TiedHead(self.decoder.embed_tokens)
 
     def compute_loss(self, example: LmExample, *, z_loss: float = 0.0, key: PRNGKeyArray | None = None) -> WeightedLoss:
         """The weighted cross-entropy of the batch; `.scalar()` is its mean in nats a token.
@@ -172,7 +184,7 @@ class LmHeadModel(eqx.Module):
             rows, length = example.tokens.shape
             key, head_key = split_key(row_keys(key, rows), 2)
             head_key = token_keys(head_key, length)
-        hidden, _ = self.model(example.tokens, example.segment_ids, example.positions, key=key)
+        hidden, _ = self.decoder(example.tokens, example.segment_ids, example.positions, key=key)
         targets, weights = example.targets.reshape(-1), example.loss_weight.reshape(-1)
         soft_cap = self.config.final_logit_softcapping
         head = self.output_head

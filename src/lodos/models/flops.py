@@ -36,9 +36,9 @@ def training_flops(model: LmHeadModel, is_trainable: PyTree) -> TrainingFlops:
     looked up do not count, and nothing is counted twice that is recomputed.
     """
     trained, frozen = partition(model, is_trainable)
-    differentiated = 1 - _lowest_trained_layer(model, trained) / model.model.layers.num_layers
+    differentiated = 1 - _lowest_trained_layer(model, trained) / model.decoder.layers.num_layers
     frozen_head, trained_head = (
-        _matrix_size(part.model.embed_tokens.weight if model.lm_head is None else part.lm_head)
+        _matrix_size(part.decoder.embed_tokens.weight if model.lm_head is None else part.lm_head)
         for part in (frozen, trained)
     )
     return TrainingFlops(
@@ -49,10 +49,10 @@ def training_flops(model: LmHeadModel, is_trainable: PyTree) -> TrainingFlops:
 
 
 def _lowest_trained_layer(model: LmHeadModel, trained: LmHeadModel) -> int:
-    if _has_arrays(trained.model.embed_tokens):
+    if _has_arrays(trained.decoder.embed_tokens):
         return 0
-    layers = model.model.layers
-    return layers.first_layer if _has_arrays(trained.model.layers) else layers.num_layers
+    layers = model.decoder.layers
+    return layers.first_layer if _has_arrays(trained.decoder.layers) else layers.num_layers
 
 
 def _has_arrays(tree: PyTree) -> bool:
@@ -69,7 +69,7 @@ def _is_matrix(leaf: object) -> bool:
 
 def _table_size(model: LmHeadModel) -> int:
     """How many numbers the tables beside the embedding hold of which each token takes its own."""
-    leaves = jax.tree.leaves(model.model.embed_tokens, is_leaf=lambda node: isinstance(node, Embedding))
+    leaves = jax.tree.leaves(model.decoder.embed_tokens, is_leaf=lambda node: isinstance(node, Embedding))
     return sum(leaf.size for leaf in leaves if _is_matrix(leaf) and model.config.vocab_size in leaf.shape)
 
 

@@ -32,16 +32,25 @@ _WITHOUT_EFFECT = {
     "mrope_section": "in text all its positions are one",
     "mrope_interleaved": "likewise",
     "alpha": "Hunyuan's",
+    "llama_4_scaling_beta": "of queries, Ministral's",
 }
 """What models in wide use have among their rope settings, and why it changes nothing."""
 _DECIDED = {"rotary_dim", "max_position_embeddings", "interleaved"}
 _FIELDS = {field.name for field in dataclasses.fields(RotaryConfig)} - _DECIDED
 
 
-def rotary_config(hf_config: Mapping[str, Any], head_dim: int, *, partial: bool = False, **own: Any) -> RotaryConfig:
+def rotary_config(
+    hf_config: Mapping[str, Any],
+    head_dim: int,
+    *,
+    partial: bool = False,
+    layer_type: str | None = None,
+    **own: Any,
+) -> RotaryConfig:
     """The rotary embedding that a config.json describes.
 
     Args:
+        layer_type: whose settings, where `rope_parameters` has some for each type of layer.
         partial: whether the model_type knows `partial_rotary_factor`, the part of a head that is turned.
         own: what the model_type decides.
 
@@ -49,6 +58,8 @@ def rotary_config(hf_config: Mapping[str, Any], head_dim: int, *, partial: bool 
         UserError: for an unknown rope type, a parameter that is missing or one that is not implemented.
     """
     parameters = dict(hf_config.get("rope_parameters") or hf_config.get("rope_scaling") or {})
+    if layer_type is not None:
+        parameters = dict(parameters[layer_type])
     if hf_config.get("rope_theta") is not None:
         parameters.setdefault("rope_theta", hf_config["rope_theta"])
     rope_type = parameters.pop("rope_type", None) or parameters.pop("type", None) or "default"

@@ -5,7 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lodos.models.decoder import LmHeadModel
+from lodos.models.decoder import LmHeadModel, TextPart
 from lodos.nn.embedding import Embedding
 from lodos.nn.linear import Linear
 
@@ -20,18 +20,18 @@ def resize_vocab(model: LmHeadModel, vocab_size: int) -> LmHeadModel:
     if vocab_size <= config.vocab_size:
         return model
     added = vocab_size - config.vocab_size
-    embedding = model.model.embed_tokens
+    embedding = model.decoder.embed_tokens
     assert isinstance(embedding, Embedding)  # an adapted one cannot grow: its adapter would have too few columns
     embedding = dataclasses.replace(embedding, weight=_with_mean_rows(embedding.weight, added))
     decoder = dataclasses.replace(
-        model.model, embed_tokens=embedding, config=dataclasses.replace(config, vocab_size=vocab_size)
+        model.decoder, embed_tokens=embedding, config=dataclasses.replace(config, vocab_size=vocab_size)
     )
     head = model.lm_head
     if head is not None:
         assert isinstance(head, Linear)  # an adapted head cannot grow: its adapter would have too few rows
         bias = None if head.bias is None else jnp.pad(head.bias, (0, added))
         head = dataclasses.replace(head, weight=_with_mean_rows(head.weight, added), bias=bias)
-    return LmHeadModel(decoder, head)
+    return LmHeadModel(TextPart(decoder) if config.is_text_part else decoder, head)
 
 
 def _with_mean_rows(weight: Float[Array, "vocab embed"], added: int) -> Float[Array, "more embed"]:

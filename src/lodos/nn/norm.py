@@ -1,4 +1,4 @@
-"""Root mean square normalisation (Zhang and Sennrich 2019, arXiv:1910.07467)."""
+"""Root mean square normalisation (Zhang and Sennrich 2019, arXiv:1910.07467) and its kin."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -59,6 +59,14 @@ class OnePlusRMSNorm(RoundedLastRMSNorm):
 
     def _factor(self) -> Float[Array, " features"]:
         return 1.0 + self.weight.astype(jnp.float32)
+
+
+class LayerNorm(RoundedLastRMSNorm):
+    """`weight * (x - mean(x)) / std(x)`, in float32 throughout: Cohere's, which has no bias (arXiv:1607.06450)."""
+
+    def __call__(self, x: Float[Array, "*tokens features"]) -> Float[Array, "*tokens features"]:
+        x32 = x.astype(jnp.float32)
+        return super().__call__(x32 - jnp.mean(x32, axis=-1, keepdims=True)).astype(x.dtype)
 
 
 @dataclasses.dataclass(frozen=True)
