@@ -106,7 +106,7 @@ def make_model(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) ->
     Small but not degenerate: grouped heads, norms and biases that are random rather than ones and zeros.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
     def make(model_type: str = "llama", *, seed: int = 0, **config: Any) -> tuple[Path, Any]:
         shape = dict(
@@ -121,9 +121,10 @@ def make_model(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) ->
             eos_token_id=tiny_tokenizer.eos_token_id,
         )
         torch.manual_seed(seed)
+        auto = AutoModelForCausalLM
         if "text_config" in config:  # a model of more than text
-            shape = {"text_config": {**shape, **config.pop("text_config")}}
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **{**shape, **config}))
+            shape, auto = {"text_config": {**shape, **config.pop("text_config")}}, AutoModelForImageTextToText
+        model = auto.from_config(AutoConfig.for_model(model_type, **{**shape, **config}))
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 parameter.copy_(torch.randn_like(parameter) * 0.2 + (1.0 if "norm" in name else 0.0))

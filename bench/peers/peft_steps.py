@@ -46,9 +46,11 @@ def load_adapted(folder: Path, adapter: Path) -> Any:
     """The base model in float32 with the adapter, in training mode."""
     import torch
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
-    base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    is_of_more = hasattr(AutoConfig.from_pretrained(folder), "text_config")
+    auto = AutoModelForImageTextToText if is_of_more else AutoModelForCausalLM
+    base = auto.from_pretrained(folder, dtype=torch.float32)
     return PeftModel.from_pretrained(base, str(adapter), is_trainable=True).train()
 
 

@@ -9,13 +9,15 @@ _TOWERS = dict(
     mm_tokens_per_image=1,
     image_token_index=3,
 )
-_TEXT = {name: dict(case) for name, case in gemma3_text.CASES.items()}
+_TEXT = gemma3_text.CASES
 CASES = {
     "tied": dict(**_TOWERS, text_config=_TEXT["two kinds of positions"]),
-    "untied": dict(**_TOWERS, text_config=_TEXT["cap, biases"], tie_word_embeddings=False),
+    "untied": dict(
+        **_TOWERS, text_config=_TEXT["cap, biases"] | dict(final_logit_softcapping=None), tie_word_embeddings=False
+    ),
 }
 REFUSED = {
-    "another text": (dict(text_config=dict(model_type="llama")), "text_config: model_type: 'llama'"),
+    "cap of logits": (dict(text_config=dict(final_logit_softcapping=4.0)), "final_logit_softcapping: 4.0"),
     "text that is refused": (
         dict(text_config=dict(model_type="gemma3_text", use_bidirectional_attention=True)),
         "use_bidirectional_attention: True",

@@ -156,17 +156,15 @@ def test_adapters_and_merged_models_are_those_of_peft(
 ) -> None:
     import peft
     import torch
-    from transformers import AutoModelForCausalLM
 
-    folder, _ = make(make_model, model_type)
+    folder, model_in_torch = make(make_model, model_type)
+    auto = type(model_in_torch)
     base, config = converter(folder).load_pretrained(), LoraConfig(r=3, alpha=4.0)
     model = trained(base, config)
     save_peft_pretrained(model, config, str(folder), tmp_path / "ours")
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*(missing|unexpected).*keys.*")
-        theirs = peft.PeftModel.from_pretrained(
-            AutoModelForCausalLM.from_pretrained(folder), str(tmp_path / "ours"), is_trainable=True
-        )
+        theirs = peft.PeftModel.from_pretrained(auto.from_pretrained(folder), str(tmp_path / "ours"), is_trainable=True)
     expected = torch_logits(theirs, tokens)
     computed = logits(model, *whole(tokens))
     assert_close(computed, expected)
@@ -192,9 +190,7 @@ def test_adapters_and_merged_models_are_those_of_peft(
     for name, gradient in gradients.items():
         assert_close(gradient, of_theirs[name], 1e-3)
 
-    all_linear = peft.get_peft_model(
-        AutoModelForCausalLM.from_pretrained(folder), peft.LoraConfig(target_modules="all-linear", r=2)
-    )
+    all_linear = peft.get_peft_model(auto.from_pretrained(folder), peft.LoraConfig(target_modules="all-linear", r=2))
     adapted = {
         name.removeprefix("base_model.model.")
         for name, module in all_linear.named_modules()
@@ -208,7 +204,7 @@ def test_adapters_and_merged_models_are_those_of_peft(
     np.testing.assert_array_equal(logits(loaded, *whole(tokens)), computed)
 
     converter(folder).save_pretrained(model, tmp_path / "merged")
-    assert_close(torch_logits(AutoModelForCausalLM.from_pretrained(tmp_path / "merged"), tokens), expected)
+    assert_close(torch_logits(auto.from_pretrained(tmp_path / "merged"), tokens), expected)
     before, after = (load_file(path / "model.safetensors") for path in (folder, tmp_path / "merged"))
     assert list(before) == list(after)
     changed = {called(name) for name in before if before[name].tobytes() != after[name].tobytes()}

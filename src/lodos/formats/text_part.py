@@ -27,9 +27,10 @@ def is_text(name: str) -> bool:
 
 
 def what_else(names: Iterable[str]) -> str:
-    """The parts that are not of text, with how many tensors each has: `vision_tower (3), multi_modal_projector (1)`."""
+    """The parts that are not of text, with how many tensors each has: `multi_modal_projector (1), vision_tower (3)`."""
     others = [name.removeprefix("model.") for name in names if not is_text(name)]
-    return ", ".join(f"{part} ({count})" for part, count in Counter(name.split(".")[0] for name in others).items())
+    counts = Counter(name.split(".")[0] for name in others)
+    return ", ".join(f"{part} ({count})" for part, count in sorted(counts.items()))
 
 
 def as_pattern(target_modules: Sequence[str]) -> str:
