@@ -12,8 +12,12 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from family_cases import first_case
+from lodos.errors import UserError
+from lodos.formats.factors import Factors
 from lodos.formats.hf import HFCheckpointConverter
+from lodos.formats.mlx import save_mlx
 from lodos.formats.text_part import as_pattern, called
+from lodos.lora.config import LoraConfig
 from lodos.models.flops import training_flops
 
 pytest.importorskip("torch")
@@ -70,3 +74,9 @@ def test_operations_are_those_of_text(make_model: Any) -> None:
 )
 def test_the_pattern_for_peft_means_text_alone(targets: list[str], name: str, selected: bool) -> None:
     assert (re.fullmatch(as_pattern(targets), name) is not None) == selected
+
+
+def test_mlx_is_refused(tmp_path: Path) -> None:
+    factors = {"model.language_model.layers.0.mlp.up_proj": Factors(np.ones((2, 3)), np.ones((4, 2)), 1.0)}
+    with pytest.raises(UserError, match="mlx-lm has other names"):
+        save_mlx(factors, LoraConfig(), tmp_path, model="base", num_layers=1)

@@ -21,6 +21,7 @@ from lodos.files import write_json
 from lodos.formats.factors import Factors
 from lodos.formats.safetensors import SafetensorsReader
 from lodos.formats.safetensors_writer import save_and_compare
+from lodos.formats.text_part import LANGUAGE_MODEL
 from lodos.json_files import NUMBER, OBJECT, TEXT, field_problems, read_object, refuse_fields, whole
 from lodos.lora.config import LoraConfig
 
@@ -51,7 +52,13 @@ def save_mlx(
 
     Raises:
         OSError: if what is read back is not what was written.
+        UserError: for an adapter of a model of more than text.
     """
+    if text := next((module for module in factors if module.startswith(LANGUAGE_MODEL)), None):
+        raise UserError(
+            f"{text}: mlx-lm has other names for the text of such models, and an adapter for it is not written here. "
+            "Merge it (lodos merge) and give the folder to mlx_lm.convert."
+        )
     rank = max(found.rank for found in factors.values())
     scales = {module: found.scale for module, found in factors.items()}
     scale = max(scales.values(), key=list(scales.values()).count)

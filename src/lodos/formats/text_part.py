@@ -9,9 +9,9 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-TEXT = "model.language_model."
+LANGUAGE_MODEL = "model.language_model."
 _HEAD = "lm_head."
-_OLDER = {"language_model.model.": TEXT, "language_model.lm_head.": _HEAD}
+_OLDER = {"language_model.model.": LANGUAGE_MODEL, "language_model.lm_head.": _HEAD}
 
 
 def called(name: str) -> str:
@@ -23,7 +23,7 @@ def called(name: str) -> str:
 
 
 def is_text(name: str) -> bool:
-    return name.startswith((TEXT, _HEAD))
+    return name.startswith((LANGUAGE_MODEL, _HEAD))
 
 
 def what_else(names: Iterable[str]) -> str:
@@ -35,6 +35,6 @@ def what_else(names: Iterable[str]) -> str:
 
 def as_pattern(target_modules: Sequence[str]) -> str:
     """PEFT's `target_modules` that selects of these, names or endings, what is of text: towers have a q_proj too."""
-    endings = "|".join(re.escape(name.removeprefix(TEXT)) for name in target_modules if name != "lm_head")
-    patterns = [rf"{re.escape(TEXT)}(?:.*\.)?(?:{endings})"] if endings else []
+    endings = "|".join(re.escape(name.removeprefix(LANGUAGE_MODEL)) for name in target_modules if name != "lm_head")
+    patterns = [rf"{re.escape(LANGUAGE_MODEL)}(?:.*\.)?(?:{endings})"] if endings else []
     return "|".join([*patterns, *(["lm_head"] if "lm_head" in target_modules else [])])

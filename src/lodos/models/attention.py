@@ -90,14 +90,17 @@ class Attention(eqx.Module):
     """Grouped-query attention of queries, keys and values that a subclass makes."""
 
     o_proj: eqx.AbstractVar[LinearLike]
-    q_norm: eqx.AbstractVar[Norm | None]
-    k_norm: eqx.AbstractVar[Norm | None]
     config: eqx.AbstractVar[AttentionConfig]
 
     @staticmethod
     @abc.abstractmethod
     def init(config: AttentionConfig, layers: tuple[int, ...], dtype: Any, *, key: PRNGKeyArray) -> "Attention":
         """With random weights, as many as a stack of `layers` has."""
+
+    @property
+    @abc.abstractmethod
+    def qk_norms(self) -> tuple[Norm | None, Norm | None]:
+        """Those of q and of k."""
 
     @abc.abstractmethod
     def qkv(self, x: Float[Array, "tokens embed"], keys: list[PRNGKeyArray | None]) -> list[Float[Array, "tokens _"]]:
@@ -123,17 +126,21 @@ class Attention(eqx.Module):
         def heads(flat: Float[Array, "tokens width"]) -> Float[Array, "batch seq heads head_size"]:
             return flat.reshape(*rows, -1, config.head_dim)
 
+        def normed(q: Array, k: Array) -> tuple[Array, Array]:
+            q_norm, k_norm = self.qk_norms
+            return (q, k) if q_norm is None or k_norm is None else (q_norm(q), k_norm(k))
+
         q, k, v = self.qkv(x, keys)
-        if config.qk_norm_over != "head_size" and self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
-        q, k, v = heads(q), heads(k), heads(v)
         norms_heads = config.qk_norm_over == "head_size"
-        if norms_heads and not config.qk_norm_after_rotary and self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
+        if not norms_heads:
+            q, k = normed(q, k)
+        q, k, v = heads(q), heads(k), heads(v)
+        if norms_heads and not config.qk_norm_after_rotary:
+            q, k = normed(q, k)
         if config.rotary is not None:
             q, k = context.rotated(q, config.rotary), context.rotated(k, config.rotary)
-        if norms_heads and config.qk_norm_after_rotary and self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
+        if norms_heads and config.qk_norm_after_rotary:
+            q, k = normed(q, k)
         if config.query_growth is not None:
             q = q * config.query_growth(context.positions)[..., None, None].astype(q.dtype)
         if cache is not None:
@@ -180,6 +187,10 @@ class SelfAttention(Attention):
         projections = separate_projections(config, layers, dtype, key=key)
         return SelfAttention(**projections, q_norm=q_norm, k_norm=k_norm, config=config)
 
+    @property
+    def qk_norms(self) -> tuple[Norm | None, Norm | None]:
+        return self.q_norm, self.k_norm
+
     def qkv(self, x: Float[Array, "tokens embed"], keys: list[PRNGKeyArray | None]) -> list[Float[Array, "tokens _"]]:
         return products((self.q_proj, self.k_proj, self.v_proj), x, keys)
 
@@ -209,6 +220,10 @@ class FusedSelfAttention(Attention):
             k_norm=k_norm,
             config=config,
         )
+
+    @property
+    def qk_norms(self) -> tuple[Norm | None, Norm | None]:
+        return self.q_norm, self.k_norm
 
     def qkv(self, x: Float[Array, "tokens embed"], keys: list[PRNGKeyArray | None]) -> list[Float[Array, "tokens _"]]:
         return fused_products(self.qkv_proj, self.part_axes(), x, keys[0])

@@ -38,12 +38,8 @@ class HunYuanAttention(Attention):
         return HunYuanAttention(**projections, query_layernorm=q_norm, key_layernorm=k_norm, config=config)
 
     @property
-    def q_norm(self) -> Norm:
-        return self.query_layernorm
-
-    @property
-    def k_norm(self) -> Norm:
-        return self.key_layernorm
+    def qk_norms(self) -> tuple[Norm, Norm]:
+        return self.query_layernorm, self.key_layernorm
 
     def qkv(self, x: Float[Array, "tokens embed"], keys: list[PRNGKeyArray | None]) -> list[Float[Array, "tokens _"]]:
         return products((self.q_proj, self.k_proj, self.v_proj), x, keys)
