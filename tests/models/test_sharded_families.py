@@ -27,6 +27,8 @@ from tiny_training import VOCAB, compute_loss, make_batch
 
 LAYOUTS: dict[str, dict[str, Any]] = {"fsdp": {}, "fsdp x tensor parallel": dict(model_axis_size=4)}
 STEPS = 2
+ALWAYS = ("phi3", "olmo2", "gemma3")
+"""Fused weights; norms over all heads; unlike layers, under another name. The other families are long tests."""
 
 
 def train(model_type: str, **layout: Any) -> dict[str, Any]:
@@ -73,7 +75,10 @@ def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return [dict(np.load(file)) for file in files]
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize(
+    "model_type",
+    [pytest.param(model_type, marks=() if model_type in ALWAYS else pytest.mark.long) for model_type in FAMILIES],
+)
 def test_eight_devices_compute_what_one_does(model_type: str, runs: list[dict[str, np.ndarray]]) -> None:
     one, eight = ({name: value for name, value in run.items() if name.startswith(f"{model_type}/")} for run in runs)
     assert one.keys() == eight.keys()
