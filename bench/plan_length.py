@@ -1,6 +1,6 @@
 """Memory that each further token of a row takes: of the step's program at two lengths, compiled for a device.
 
-    python -m bench.plan_length --model llama-3-8b --target h100 --lengths 8192 16384
+    python -m bench.plan_length --model llama-3-8b --target h100 --lengths 16384 32768
 
 One row at a time, rank 32 on all linear layers, p=f32,c=bfloat16. The compiler has to be importable (the extra `cuda`,
 or `plan` for TPUs).
@@ -49,7 +49,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="llama-3-8b", choices=MODELS)
     parser.add_argument("--target", default="h100")
-    parser.add_argument("--lengths", nargs=2, type=int, default=[8192, 16384])
+    parser.add_argument("--lengths", nargs=2, type=int, default=[16384, 32768])
+    parser.add_argument("--layers", type=int, help="of the model, in place of its own")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if not args.here:
@@ -60,6 +61,7 @@ def main(argv: list[str] | None = None) -> None:
 
     rows = []
     model = {**MODELS[args.model], "max_position_embeddings": max(args.lengths)}
+    model["num_hidden_layers"] = args.layers or model["num_hidden_layers"]
     with compiling_for(described_target(accelerators_of(args.target))), tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(json.dumps(model), encoding="utf-8")
         for kind in KINDS:

@@ -3,7 +3,8 @@
     python -m bench.plan_memory
 
 Each setting is planned in one process, which leaves the compiled step in a cache, and trained for two steps in
-another, with random tokens; the second measures how far its resident memory rises from before the weights are loaded.
+another, with random tokens; the second measures how far its resident memory rises from when the program is there and
+the weights are not.
 """
 
 import json
@@ -45,12 +46,15 @@ def trained(setting: dict[str, Any]) -> int:
     import jax
     import numpy as np
 
+    from lodos.commands.loaders import blank_batch
     from lodos.commands.lora_model import load_lora_model, lora_structure, lora_trainer
 
     config, converter = run_config(setting)
     key = jax.random.key(0)
-    trainer = lora_trainer(config, lora_structure(config, converter))
-    jax.jit(lambda x: x + 1)(np.ones(3)).block_until_ready()
+    shapes = lora_structure(config, converter)
+    trainer = lora_trainer(config, shapes)
+    trainer.compile_ahead(key, model=shapes, batch=blank_batch(config, setting["length"]))
+    trainer.wait_until_compiled()
     before = resident()
     model = load_lora_model(config, converter, key=key)
     state = trainer.initial_state(key, model=model)

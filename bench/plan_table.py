@@ -142,18 +142,20 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def tables(cells: Mapping[str, Cell]) -> str:
-    """What each device needs, what was decided, and what comes to it in a step, in Markdown."""
+    """What each device needs, what was decided, and what comes to it in a step, in Markdown; `-` is not compiled."""
 
     def table(title: str, told: Callable[[Cell], str]) -> str:
         lines = [f"| {title} | {' | '.join(TARGETS)} |", f"| --- |{' ---: |' * len(TARGETS)}"]
         for model in MODELS:
             found = [cells.get(f"{model} {target}") for target in TARGETS]
-            lines.append(f"| {model} | {' | '.join('' if cell is None else told(cell) for cell in found)} |")
+            lines.append(f"| {model} | {' | '.join('-' if cell is None else told(cell) for cell in found)} |")
         return "\n".join(lines)
 
     memories = [accelerators_of(target).memory_bytes for target in TARGETS]
     of = f"| *has* | {' | '.join(_gib(memory) for memory in memories)} |"
-    needed = table("a device needs, GiB", lambda cell: _gib(cell.needed) if cell.fits else f"**{_gib(cell.needed)}**")
+    needed = table(
+        "needed of a device, GiB", lambda cell: _gib(cell.needed) if cell.fits else f"**{_gib(cell.needed)}**"
+    )
     decided = table("rows at once", lambda cell: f"{cell.rows} of {cell.share}, {cell.checkpointing}")
     moved = table(
         "moved to a device in a step, GiB", lambda cell: _gib(cell.moved) + ("" if cell.moved_is_compiled else "*")
