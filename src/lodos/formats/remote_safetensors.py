@@ -52,7 +52,7 @@ class RemoteSafetensors:
             raise ValueError(f"of its {size} bytes the header would be {length}")
         if 8 + length > len(head):
             head = read_object(place, 0, 8 + length)
-        header = parse_json(head[8 : 8 + length])
+        header = parse_json(head[8 : 8 + length], object_pairs_hook=_without_repeats)
         if not isinstance(header, dict):
             raise ValueError("the header is no mapping")
         for name, tensor in header.items():
@@ -61,9 +61,14 @@ class RemoteSafetensors:
         self._begin = 8 + length
         self._tensors: dict[str, dict[str, Any]] = {k: v for k, v in header.items() if k != "__metadata__"}
         self._file = RangedFile(place, size, kept)
-        ends = [int(tensor["data_offsets"][1]) for tensor in self._tensors.values()]
-        if self._begin + max(ends, default=0) != size:
-            raise ValueError(f"has {size} bytes where the header says {self._begin + max(ends, default=0)}")
+        end = 0
+        for name, tensor in sorted(self._tensors.items(), key=lambda item: item[1]["data_offsets"]):
+            start, stop = tensor["data_offsets"]
+            if start != end or stop < start:
+                raise ValueError(f"{name} has the bytes {start} to {stop}, where those before it end at {end}")
+            end = stop
+        if self._begin + end != size:
+            raise ValueError(f"has {size} bytes where the header says {self._begin + end}")
 
     def keys(self) -> list[str]:
         return list(self._tensors)
@@ -72,12 +77,19 @@ class RemoteSafetensors:
         return RemoteTensor(self._tensors[name], self._file, self._begin, self._dtypes)
 
 
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("the header names a tensor or a field of one twice")
+    return found
+
+
 def _check(name: str, tensor: Any, dtypes: dict[str, np.dtype]) -> None:
     """
     Raises:
         ValueError: for a tensor whose dtype, shape and place do not go together.
     """
-    if not isinstance(tensor, dict) or tensor.keys() < {"dtype", "shape", "data_offsets"}:
+    if not isinstance(tensor, dict) or not tensor.keys() >= {"dtype", "shape", "data_offsets"}:
         raise ValueError(f"{name} has no dtype, shape and data_offsets")
     dtype, shape, offsets = tensor["dtype"], tensor["shape"], tensor["data_offsets"]
     numbers = [*(shape if isinstance(shape, list) else [None]), *(offsets if isinstance(offsets, list) else [None])]

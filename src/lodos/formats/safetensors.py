@@ -4,6 +4,7 @@ A folder holds one `model.safetensors`, or several files and an index that says 
 read until a slice is asked for, and then only that slice. Nothing is ever unpickled: a `.bin` is refused.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,8 @@ _MAPPED_BYTES = 16 * 2**20
 
 _PART_BYTES = 16 * 2**20
 _LONGEST_NAME = 200
+_MOST_AXES, _LARGEST = 32, 2**58
+"""NumPy's arrays have no more axes, and no more elements in the axes that are not empty."""
 
 DTYPES: dict[str, np.dtype] = {
     "F64": np.dtype(np.float64),
@@ -91,7 +94,11 @@ class SafetensorsReader:
                 if part.get_dtype() not in DTYPES:
                     self.others[name] = part.get_dtype()
                     continue
-                self.shapes[name] = tuple(part.get_shape())
+                shape = tuple(part.get_shape())
+                if len(shape) > _MOST_AXES or math.prod(max(1, size) for size in shape) > _LARGEST:
+                    problems.append(f"{file}: {name}: no array has the shape {shown(list(shape))}.")
+                    continue
+                self.shapes[name] = shape
                 self.dtypes[name] = DTYPES[part.get_dtype()]
                 self._file_of[name] = file
                 self.name_in_file[name] = in_file
@@ -128,7 +135,11 @@ def row_parts(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[slice, ..
     if not shape:
         yield ()
         return
-    rows = max(1, _PART_BYTES // max(1, int(np.prod(shape[1:], dtype=np.int64)) * itemsize))
+    row_bytes = math.prod(shape[1:]) * itemsize
+    if not row_bytes:  # the file may say of any number of such rows that it has them
+        yield (slice(0, shape[0]),)
+        return
+    rows = max(1, _PART_BYTES // row_bytes)
     for start in range(0, shape[0], rows):
         yield (slice(start, min(start + rows, shape[0])),)
 
