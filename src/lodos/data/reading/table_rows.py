@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from lodos.data.reading.arrow_messages import blocks_of_file, unpacked_size
 from lodos.data.reading.open_file import BOMB_BYTES, BOMB_RATIO, MAX_ROW_BYTES, DamagedFileError
 from lodos.data.reading.rows import Row
 from lodos.errors import UserError
@@ -77,16 +78,54 @@ def arrow_rows(source: "pa.NativeFile", file: str, *, max_row: int = MAX_ROW_BYT
         batches = pa.ipc.open_file(source) if is_file else pa.ipc.open_stream(source)
         columns = batches.schema.names
     if isinstance(batches, pa.ipc.RecordBatchFileReader):
-        found: Iterable[pa.RecordBatch] = map(batches.get_batch, range(batches.num_record_batches))
+        found: Iterable[pa.RecordBatch] = _all_of_file(batches, source)
     else:
         found = _all_of_stream(batches, source)
     yield from _rows(found, columns, None, file, max_row)
 
 
+def _all_of_file(batches: "pa.ipc.RecordBatchFileReader", source: "pa.NativeFile") -> "Iterator[pa.RecordBatch]":
+    blocks = list(blocks_of_file(source))
+    for kind, offset in blocks:
+        if kind == "dictionary":  # all of them are read with the first batch
+            _refuse_bomb(source, offset)
+    for i, offset in enumerate(offset for kind, offset in blocks if kind == "record batch"):
+        _refuse_bomb(source, offset)
+        yield batches.get_batch(i)
+
+
 def _all_of_stream(batches: "Iterable[pa.RecordBatch]", source: "pa.NativeFile") -> "Iterator[pa.RecordBatch]":
-    yield from batches
+    iterator = iter(batches)
+    while True:
+        place = source.tell()
+        while _refuse_bomb(source, source.tell()) == "dictionary":
+            pass
+        source.seek(place)
+        try:
+            batch = next(iterator)
+        except StopIteration:
+            break
+        yield batch
     if source.tell() < source.size():
         raise DamagedFileError("the Arrow stream ends here and the file does not. One file holds one stream")
+
+
+def _refuse_bomb(source: "pa.NativeFile", place: int) -> str | None:
+    """Looks at the message that begins there; gives its kind, None at the end of a stream."""
+    import pyarrow as pa
+
+    source.seek(place)
+    try:
+        message = pa.ipc.read_message(source)
+    except EOFError:
+        return None
+    size, packed = unpacked_size(message), 0 if message.body is None else message.body.size
+    if size > max(BOMB_BYTES, BOMB_RATIO * packed):
+        raise DamagedFileError(
+            f"a batch unpacks to {size:,} bytes, more than {BOMB_RATIO} times its size, as text does not: a "
+            "decompression bomb. If it is meant, write it uncompressed"
+        )
+    return message.type
 
 
 @contextmanager
