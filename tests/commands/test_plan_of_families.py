@@ -53,8 +53,8 @@ def counted(config: Any) -> Counted:
 def test_a_family_is_counted_from_its_config_alone(model_type: str, tmp_path: Path) -> None:
     from transformers import AutoConfig
 
-    case = first_case(model_type) if model_type in FAMILIES else SHAPE
-    config = AutoConfig.for_model(model_type, **{**case, "vocab_size": VOCAB})
+    case = first_case(model_type, vocab_size=VOCAB) if model_type in FAMILIES else {**SHAPE, "vocab_size": VOCAB}
+    config = AutoConfig.for_model(model_type, **case)
     (tmp_path / "config.json").write_text(json.dumps(config.to_dict()), encoding="utf-8")
     trainer = TrainerConfig(train_batch_size=ROWS, num_train_steps=10)
     args = TrainArgs(
@@ -67,7 +67,7 @@ def test_a_family_is_counted_from_its_config_alone(model_type: str, tmp_path: Pa
         trainer=trainer,
     )
     step = trace_step(args, HFCheckpointConverter.from_hf(str(tmp_path)))
-    expected = counted(config)
+    expected = counted(config.get_text_config())
     assert step.holds.base == 4 * expected.base
     assert step.holds.adapter == 4 * expected.adapter
     tokens = ROWS * LENGTH
