@@ -106,7 +106,7 @@ def test_a_pattern_that_matches_nothing_is_refused_by_name(option: str, pattern:
     [
         (dict(rank_pattern={"q_proj": 0}), "rank_pattern: q_proj: 0 must be a whole number"),
         (dict(rank_pattern={"q_proj": 2.5}), "rank_pattern: q_proj: 2.5 must be a whole number"),
-        (dict(rank_pattern={"q_proj": True}), "rank_pattern: q_proj: True must be a whole number"),
+        (dict(rank_pattern={"q_proj": True}), "rank_pattern: q_proj: true must be a whole number"),
         (dict(alpha_pattern={"q_proj": 0.0}), "alpha_pattern: q_proj: 0.0 would make"),
         (dict(alpha_pattern={"*q": 1.0}), r"alpha_pattern: '\*q' is not a regex"),
     ],
