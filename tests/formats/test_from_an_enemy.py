@@ -209,6 +209,7 @@ def test_20_000_changed_files_are_refused_or_read(seed: int, sound: Path, folder
         ("adapter/adapter_config.json", {"lora_dropout": "x"}, "lora_dropout: must be a finite number"),
         ("adapter/adapter_config.json", {"lora_alpha": 10**400}, "lora_alpha"),
         ("adapter/adapter_config.json", {"r": 60_000}, "does not fit"),
+        ("adapter/adapter_config.json", {"rank_pattern": {"v_proj": 2**63}}, "whole number from 1 to 65536"),
         ("adapter/adapter_config.json", {"rank_pattern": {"(q*)*x": 4}}, "rank_pattern: .*repeats a group"),
         ("adapter/adapter_config.json", {"alpha_pattern": {".*a.*b.*c.*d": 4}}, "alpha_pattern: .*repetitions"),
         ("tokenizer.json", {"padding": {"strategy": {"Fixed": 10**12}}}, "padding.strategy.Fixed"),

@@ -67,7 +67,19 @@ def changed(choice: random.Random) -> bytes:
         case 2:
             data = data.replace(b"F32", b"F\xff2").replace(b'"a"', b'"\xc3"')
     if choice.random() < 0.2:
-        lengths = [0, 1, 7, 8, len(data) - 1, len(data) + 1, len(data) + len(DATA), 10**8 + 1, 2**40, 2**63, 2**64 - 1]
+        lengths = [
+            0,
+            1,
+            7,
+            8,
+            max(0, len(data) - 1),
+            len(data) + 1,
+            len(data) + len(DATA),
+            10**8 + 1,
+            2**40,
+            2**63,
+            2**64 - 1,
+        ]
         return whole(data, length=choice.choice(lengths))
     return whole(data, data=choice.choice([DATA, DATA, DATA, DATA[:-1], DATA + b"x", b""]))
 
