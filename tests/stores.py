@@ -68,6 +68,7 @@ def gcs_store() -> Iterator["FaultProxy"]:
     server.start()
     with FaultProxy(f"http://localhost:{port}") as proxy, pytest.MonkeyPatch.context() as patch:
         _with_generations(patch)
+        _with_finished_uploads(patch)
         for name, value in {
             "STORAGE_EMULATOR_HOST": proxy.url,
             "TENSORSTORE_GCS_HTTP_URL": proxy.url,
@@ -131,6 +132,33 @@ def _with_generations(patch: pytest.MonkeyPatch) -> None:
 
     patch.setattr(objects, "download", downloaded)
     patch.setattr(objects, "_media_upload", uploaded)
+
+
+def _with_finished_uploads(patch: pytest.MonkeyPatch) -> None:
+    """Has the emulator answer for an upload that it has finished, as Google does, instead of knowing nothing of it.
+
+    Whoever did not hear that the last part has arrived sends it again.
+    """
+    from gcp_storage_emulator import server
+    from gcp_storage_emulator.handlers import objects
+
+    finalize, finished = objects._finalize_resumable_object, {}
+
+    def finalized(response: Any, storage: Any, obj: Any, data: bytes, upload_id: str) -> None:
+        finalize(response, storage, obj, data, upload_id)
+        finished[upload_id] = obj
+
+    def uploaded(request: Any, response: Any, storage: Any, *args: Any, **kwargs: Any) -> None:
+        upload_id = request.query["upload_id"][0]
+        if upload_id in finished:
+            response.json(finished[upload_id])
+        else:
+            objects.upload_partial(request, response, storage, *args, **kwargs)
+
+    patch.setattr(objects, "_finalize_resumable_object", finalized)
+    for _, methods in server.HANDLERS:
+        if methods.get("PUT") is objects.upload_partial:
+            patch.setitem(methods, "PUT", uploaded)
 
 
 @contextmanager
