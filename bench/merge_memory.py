@@ -60,7 +60,7 @@ def make_model(folder: Path, shape: dict[str, int], tokenizer: Path, *, vocab_si
         return (0.02 * np.random.default_rng(shape).standard_normal(shape, np.float32)).astype(bfloat16)
 
     tensors = {
-        name: TensorSource(leaf.shape, bfloat16, lambda leaf=leaf: numbers(leaf.shape))
+        name: TensorSource(leaf.shape, bfloat16, lambda part, leaf=leaf: numbers(leaf.shape)[part])
         for name, leaf in leaf_of_tensor(structure).items()
     }
     write_sharded(model, tensors, max_shard_size="200MB", progress=lambda _: None)

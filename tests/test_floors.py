@@ -27,6 +27,8 @@ GROUND = [
     "types",
     "tree",
     "sharding",
+    "row_slices",
+    "gathering",
     "shares",
     "jit",
     "yaml12",

@@ -1,13 +1,12 @@
-"""The hosts of a job: joining them, who is first, waiting with a bound and a name, agreeing, gathering.
+"""The hosts of a job: joining them, who is first, waiting with a bound and a name, agreeing.
 
-A host is a process. The engine is JAX's: the coordination service of `jax.distributed` for what is said, XLA's
-collectives for arrays. This is the one file that knows either. Alone, every function here returns at once.
+A host is a process. The engine is JAX's: the coordination service of `jax.distributed`, which this file alone knows.
+Alone, every function here returns at once. (Arrays of several hosts: `gathering`.)
 
     join        before anything touches a device; in a cluster that JAX knows nothing has to be configured
     wait        until every host has come, for a time; the error names who has not
     same        what has to be equal on all hosts is, or the error names both
     from_first  a value that the first host decides
-    gathered    an array that is spread over hosts, whole, on each of them
     leave       a host that cannot go on takes the others along, instead of leaving them to wait for it
 
 What is waited for gives a barrier its name, never a counter: hosts that count differently would wait for ever.
@@ -30,11 +29,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from jax._src import clusters, distributed
 from jax._src.lib import _jax  # pyright: ignore[reportPrivateImportUsage]
-from jax.sharding import NamedSharding, PartitionSpec
 
 from lodos import signals
 from lodos.errors import TRY_AGAIN, UserError
@@ -48,8 +44,6 @@ logger = logging.getLogger(__name__)
 WAIT_SECONDS = 1800
 """How long hosts wait for each other where nothing else is said."""
 _NAMES_SECONDS = 60
-_SENT_BYTES = 16 * 2**20
-"""Of an array that is gathered at once where it can be done in parts."""
 _SHOWN = 12
 """Hosts that a message names."""
 
@@ -292,26 +286,6 @@ def refuse_unshared(setting: str, folder: "Path | UPath") -> None:
         )
 
 
-def gathered(array: Any, index: int | None = None) -> np.ndarray:
-    """An array, or row `index` of it, whole on every host. All hosts call it, in the same order."""
-    if not isinstance(array, jax.Array) or array.is_fully_addressable:
-        return np.asarray(array if index is None else array[index])
-    assert isinstance(array.sharding, NamedSharding)
-    everywhere = NamedSharding(array.sharding.mesh, PartitionSpec())
-    # Sent in the compiled program: a `device_put` would hold a copy for each process.
-    bits = _bits(array if index is None else _row(array, index))
-    split = array.sharding.spec[array.ndim - bits.ndim :]
-    if bits.nbytes <= _SENT_BYTES or (split and split[0] is not None):
-        return np.asarray(_whole(bits, everywhere).addressable_data(0)).view(array.dtype)
-    # Columns that come from others are put in their rows by a copy: some rows at a time, it is a small one.
-    whole = np.empty(bits.shape, bits.dtype)
-    rows = max(1, _SENT_BYTES * bits.shape[0] // bits.nbytes)
-    for start in range(0, bits.shape[0], rows):
-        part = bits[start : start + rows]
-        whole[start : start + rows] = np.asarray(_whole(part, everywhere).addressable_data(0))
-    return whole.view(array.dtype)
-
-
 def finish() -> None:
     """The run is over on all hosts: returns when each has come here, and leaves the job.
 
@@ -448,20 +422,3 @@ def _listed(hosts: list[int]) -> str:
     names = [name(host) for host in hosts[:_SHOWN]]
     more = [f"{len(hosts) - _SHOWN} more"] if len(hosts) > _SHOWN else []
     return ", ".join([*names, *more])
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def _whole(array: Any, layout: NamedSharding) -> Any:
-    return jax.lax.with_sharding_constraint(array, layout)
-
-
-@jax.jit
-def _row(array: Any, index: Any) -> Any:
-    return jax.lax.dynamic_index_in_dim(array, index, keepdims=False)
-
-
-@jax.jit
-def _bits(array: Any) -> Any:
-    """Floats of 16 bits as integers of the same bits: XLA gathers such floats as float32 on a CPU, twice the size."""
-    is_short = jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize == 2
-    return jax.lax.bitcast_convert_type(array, jnp.uint16) if is_short else array

@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lodos.errors import UserError
-from lodos.formats.safetensors import SafetensorsReader, row_parts
+from lodos.formats.safetensors import SafetensorsReader
 from lodos.places.place import Place, place_of
+from lodos.row_slices import row_slices
 
 SECONDS = 5.0
 """Of processor time, since a machine may be busy with other things."""
@@ -88,7 +89,7 @@ def read(place: Place) -> dict[str, np.ndarray]:
     reader = SafetensorsReader(place)
     found = {}
     for name, shape in reader.shapes.items():
-        parts = [reader.read(name, part) for part in row_parts(shape, reader.dtypes[name].itemsize)]
+        parts = [reader.read(name, part) for part in row_slices(shape, reader.dtypes[name].itemsize)]
         assert sum(part.nbytes for part in parts) <= len(DATA)
         found[name] = np.concatenate(parts) if parts else np.zeros(shape)
     return found
@@ -157,4 +158,4 @@ def test_on_a_store_it_is_said_what_is_wrong(tensors: dict[str, Any], why: str) 
 
 
 def test_rows_without_bytes_are_one_part() -> None:
-    assert list(row_parts((2**62, 0), 4)) == [(slice(0, 2**62),)]
+    assert list(row_slices((2**62, 0), 4)) == [(slice(0, 2**62),)]

@@ -24,7 +24,7 @@ def random(*shape: int, dtype: Any = np.float32, seed: int = 0) -> np.ndarray:
 
 
 def source(array: np.ndarray) -> TensorSource:
-    return TensorSource(array.shape, array.dtype, lambda: array)
+    return TensorSource.of(array)
 
 
 def write(folder: Path, tensors: dict[str, np.ndarray], max_shard_size: str | int = "5GB") -> list[str]:

@@ -163,21 +163,19 @@ def _sources(
             if found != shape:
                 problems.append(f"{gguf_name}: {list(found)}, the settings ask for {list(shape)}.")
             heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
-            sources[name] = TensorSource(
-                shape, np.dtype(np.float32), _loader(tensor, heads.get(module.rsplit(".", 1)[-1]))
-            )
+            rows = _rows(tensor, heads.get(module.rsplit(".", 1)[-1]))
+            sources[name] = TensorSource(shape, np.dtype(np.float32), rows)
     problems += [f"{name}: not understood." for name in tensors if name not in used]
     if problems:
         raise UserError(f"{path}: the tensors are not those of a plain Llama:\n  " + "\n  ".join(problems))
     return sources
 
 
-def _loader(tensor: "ReaderTensor", heads: int | None) -> Callable[[], np.ndarray]:
-    def load() -> np.ndarray:
-        weight = np.asarray(gguf.dequantize(tensor.data, tensor.tensor_type), np.float32)
-        return weight if heads is None else rows_for_half_rotation(weight, heads)
-
-    return load
+def _rows(tensor: "ReaderTensor", heads: int | None) -> Callable[[tuple[slice, ...]], np.ndarray]:
+    """Rows of a tensor, put in Hugging Face's order where there are heads."""
+    order = np.arange(len(tensor.data))
+    order = order if heads is None else rows_for_half_rotation(order, heads)
+    return lambda part: np.asarray(gguf.dequantize(tensor.data[order[part]], tensor.tensor_type), np.float32)
 
 
 def _shortest(value: float) -> float:

@@ -14,6 +14,7 @@ import numpy as np
 
 from lodos.errors import UserError
 from lodos.files import flush
+from lodos.formats.gguf_rotation import rows_for_neighbour_rotation
 from lodos.formats.progress import progress_bar
 from lodos.formats.safetensors_writer import TensorSource
 
@@ -42,6 +43,8 @@ class GgufTensor:
 
     source: TensorSource
     type: gguf.GGMLQuantizationType
+    heads: int | None = None
+    """Whose rows are put in llama.cpp's order."""
 
     @property
     def byte_shape(self) -> tuple[int, ...]:
@@ -49,7 +52,10 @@ class GgufTensor:
         return gguf.quant_shape_to_byte_shape(self.source.shape, self.type)
 
     def bytes(self) -> np.ndarray:
-        return gguf.quantize(np.asarray(self.source.load(), np.float32), self.type)
+        weight = np.asarray(self.source.whole(), np.float32)
+        return gguf.quantize(
+            weight if self.heads is None else rows_for_neighbour_rotation(weight, self.heads), self.type
+        )
 
 
 def file_type(wanted: GgufType) -> gguf.LlamaFileType:

@@ -56,7 +56,7 @@ def save_gguf_lora(
         B = B if heads is None else rows_for_neighbour_rotation(B, heads)
         A = found.A.T if module == EMBEDDING else found.A
         for suffix, factor in ((".lora_a", A), (".lora_b", B)):
-            source = TensorSource(factor.shape, np.dtype(np.float32), lambda factor=factor: factor)
+            source = TensorSource.of(np.asarray(factor, np.float32))
             tensors[gguf_name + suffix] = GgufTensor(source, type_of(gguf_name + suffix, factor.shape, wanted))
 
     def add_fields(writer: gguf.GGUFWriter) -> None:

@@ -1,6 +1,5 @@
 """A model, adapters merged, as one GGUF file that llama.cpp and what is built on it load."""
 
-import dataclasses
 from pathlib import Path
 
 import gguf
@@ -8,7 +7,6 @@ import numpy as np
 
 from lodos.formats.gguf_architecture import GgufArchitecture
 from lodos.formats.gguf_file import GgufTensor, GgufType, file_type, type_of, write_gguf
-from lodos.formats.gguf_rotation import rows_for_neighbour_rotation
 from lodos.formats.gguf_vocabulary import add_tokenizer
 from lodos.formats.hf import HFCheckpointConverter
 from lodos.formats.merged import TIED_HEAD, merged_tensors
@@ -52,10 +50,9 @@ def save_gguf(
     for hf_name, source in sources.items():
         gguf_name = architecture.tensor_name(hf_name)
         heads = architecture.heads_to_reorder(hf_name.rsplit(".", 1)[0])
-        tensors[gguf_name] = GgufTensor(_reordered(source, heads), type_of(gguf_name, source.shape, wanted))
+        tensors[gguf_name] = GgufTensor(source, type_of(gguf_name, source.shape, wanted), heads)
     for gguf_name, array in architecture.extra_tensors().items():
-        source = TensorSource(array.shape, array.dtype, lambda array=array: array)
-        tensors[gguf_name] = GgufTensor(source, gguf.GGMLQuantizationType.F32)
+        tensors[gguf_name] = GgufTensor(TensorSource.of(array), gguf.GGMLQuantizationType.F32)
     remarks = [*architecture.remarks()]
 
     def add_fields(writer: gguf.GGUFWriter) -> None:
@@ -79,9 +76,3 @@ def architecture_of(converter: HFCheckpointConverter) -> GgufArchitecture:
         UserError: where it would compute something else.
     """
     return GgufArchitecture.of(converter.hf_config["model_type"], converter.config)
-
-
-def _reordered(source: TensorSource, heads: int | None) -> TensorSource:
-    if heads is None:
-        return source
-    return dataclasses.replace(source, load=lambda: rows_for_neighbour_rotation(source.load(), heads))

@@ -41,6 +41,7 @@ from lodos.nn.stacked import GradientCheckpointing
 from lodos.places.place import Place, place_of
 from lodos.places.saving import saved_whole
 from lodos.prompting.description import Prompting, write_prompting
+from lodos.row_slices import row_slices
 from lodos.sharding import AxisMapping, named_shardings
 from lodos.target import target
 from lodos.tree import layer_names, map_modules, named_leaves
@@ -180,7 +181,7 @@ class HFCheckpointConverter:
     ) -> None:
         """Writes `model`, adapters merged, as a folder that transformers loads.
 
-        All of several hosts call it, and the first one writes. Each has one tensor whole at a time.
+        All of several hosts call it, and the first one writes. Each has some rows of a tensor at a time.
 
         What training did not touch is copied from the base model's files; a vocabulary that has grown is written as it
         is now.
@@ -198,7 +199,7 @@ class HFCheckpointConverter:
         """
         tensors = merged_tensors(model, self.reader(), None if dtype is None else np.dtype(dtype), rounding)
         if not hosts.is_first():
-            join_gathering(model, in_files(tensors, max_shard_size), self._called)
+            join_gathering(model, tensors, in_files(tensors, max_shard_size), self._called)
             return
         with saved_whole(path) as folder:
             with progress_bar("Writing merged model", len(tensors), enabled=progress) as advance:
@@ -383,11 +384,12 @@ def _read_leaf(
     @functools.cache  # devices that hold the same shard share one read
     def read(index_key: tuple[tuple[int, int], ...]) -> np.ndarray:
         index = tuple(slice(start, stop) for start, stop in index_key)
-        if "*" not in name:
-            return reader.read(name, index).astype(dtype, copy=False)
         shard = np.empty(tuple(part.stop - part.start for part in index), dtype)
+        if "*" not in name:
+            _fill(shard, reader, name, index)
+            return shard
         for row, tensor in enumerate(tensors[index[0]]):
-            shard[row] = reader.read(tensor, index[1:])
+            _fill(shard[row], reader, tensor, index[1:])
         return shard
 
     def callback(index: tuple[slice, ...] | None) -> np.ndarray:
@@ -395,3 +397,11 @@ def _read_leaf(
         return read(tuple(part.indices(size)[:2] for part, size in zip(index, shape, strict=True)))
 
     return jax.make_array_from_callback(shape, sharding, callback)
+
+
+def _fill(shard: np.ndarray, reader: SafetensorsReader, name: str, index: tuple[slice, ...]) -> None:
+    """Reads the slice `index` of a tensor some rows at a time: of rows that are read in part all pages are mapped."""
+    whole_rows = (*shard.shape[:1], *reader.shapes[name][1:])
+    for part in row_slices(whole_rows, reader.dtypes[name].itemsize):
+        rows = tuple(slice(index[0].start + at.start, index[0].start + at.stop) for at in part)
+        shard[part] = reader.read(name, (*rows, *index[1:]))

@@ -6,17 +6,17 @@ summed in float32 and rounded once.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import equinox as eqx
 import jax
 import numpy as np
 
-from lodos import hosts
 from lodos.errors import UserError
-from lodos.formats.safetensors import SafetensorsReader, row_parts
+from lodos.formats.safetensors import SafetensorsReader
 from lodos.formats.safetensors_writer import TensorSource
+from lodos.gathering import gathered, gathered_rows
 from lodos.lora.transform import adapted_names, is_lora, lora_layers
 from lodos.models.decoder import LmHeadModel
 from lodos.tree import layer_names, map_modules, named_leaves
@@ -34,8 +34,8 @@ def merged_tensors(
 ) -> dict[str, TensorSource]:
     """Each tensor to write by its name in the base model's files, in their order.
 
-    What is no tensor of the model, as in files of a model of more than text, stays as it is. A tensor is read, summed
-    and rounded when it is asked for, and held by nobody then.
+    What is no tensor of the model, as in files of a model of more than text, stays as it is. Rows of a tensor are read,
+    summed and rounded when they are asked for, and held by nobody then.
 
     Args:
         model: its base may be one of shapes without arrays; it is what the files hold then.
@@ -52,50 +52,72 @@ def merged_tensors(
     deltas = _deltas(model)
     names = [name for name in reader.shapes if name in lookup or model.config.is_text_part]
 
-    def merged(name: str, out_dtype: np.dtype) -> np.ndarray:
-        weight = _current_value(reader, name, lookup[name])
-        delta = _finite(name, deltas[name]()) if name in deltas else None
+    lost = {name: _Rounding() for name in deltas}
+
+    def merged(name: str, shape: tuple[int, ...], out_dtype: np.dtype, part: tuple[slice, ...]) -> np.ndarray:
+        weight = _current_rows(reader, name, lookup[name], part)
+        delta = _finite(name, deltas[name](*part)) if name in deltas else None
         if delta is None and weight.dtype == out_dtype:
             return weight
-        rounded = np.empty(weight.shape, out_dtype)
-        error = added = 0.0
-        for part in row_parts(weight.shape, np.dtype(np.float32).itemsize):
-            exact = weight[part] if delta is None else weight[part].astype(np.float32) + delta[part]
-            with np.errstate(over="ignore"):  # refused below, by name
-                rounded[part] = exact.astype(out_dtype)
-            if not np.array_equal(np.isfinite(rounded[part]), np.isfinite(exact)):
-                raise UserError(
-                    f"{name}: holds numbers beyond the range of {out_dtype}, which would become infinite. Give another "
-                    "dtype, such as bfloat16."
-                )
-            if delta is not None and rounding is not None:
-                error += float(np.sum(np.square(rounded[part].astype(np.float32) - exact), dtype=np.float64))
-                added += float(np.sum(np.square(delta[part]), dtype=np.float64))
+        exact = weight if delta is None else weight.astype(np.float32) + delta
+        with np.errstate(over="ignore"):  # refused below, by name
+            rounded = exact.astype(out_dtype)
+        if not np.array_equal(np.isfinite(rounded), np.isfinite(exact)):
+            raise UserError(
+                f"{name}: holds numbers beyond the range of {out_dtype}, which would become infinite. Give another "
+                "dtype, such as bfloat16."
+            )
         if delta is not None and rounding is not None:
-            rounding(name, (error / added) ** 0.5 if added else 0.0)
+            lost[name].add(rounded, exact, delta)
+            if part[0].stop == shape[0]:
+                rounding(name, lost[name].relative)
+                lost[name] = _Rounding()
         return rounded
 
     def source(name: str) -> TensorSource:
         if name not in lookup:
-            return TensorSource(reader.shapes[name], reader.dtypes[name], lambda: reader.read(name))
+            return TensorSource(reader.shapes[name], reader.dtypes[name], lambda part: reader.read(name, part))
         out_dtype = dtype or reader.dtypes[name]
         has_row_per_token = name.endswith(EMBEDDING) or name == TIED_HEAD
         shape = (model.config.vocab_size, *reader.shapes[name][1:]) if has_row_per_token else reader.shapes[name]
-        return TensorSource(shape, out_dtype, lambda: merged(name, out_dtype))
+        return TensorSource(shape, out_dtype, functools.partial(merged, name, shape, out_dtype))
 
     return {reader.name_in_file[name]: source(name) for name in names}
 
 
-def join_gathering(model: LmHeadModel, names: Iterable[str], called: Callable[[str], str] = lambda name: name) -> None:
-    """What the other hosts do while the first one loads the `merged_tensors` of those names: each has parts of them.
+@dataclasses.dataclass
+class _Rounding:
+    """What rounding took of an addition so far, summed over the rows of a tensor."""
+
+    error: float = 0.0
+    added: float = 0.0
+
+    def add(self, rounded: np.ndarray, exact: np.ndarray, delta: np.ndarray) -> None:
+        self.error += float(np.sum(np.square(rounded.astype(np.float32) - exact), dtype=np.float64))
+        self.added += float(np.sum(np.square(delta), dtype=np.float64))
+
+    @property
+    def relative(self) -> float:
+        return (self.error / self.added) ** 0.5 if self.added else 0.0
+
+
+def join_gathering(
+    model: LmHeadModel,
+    tensors: Mapping[str, TensorSource],
+    names: Iterable[str],
+    called: Callable[[str], str] = lambda name: name,
+) -> None:
+    """What the other hosts do while the first one writes the `merged_tensors` of those names: each has parts of them.
 
     Args:
         called: what a tensor of the files is called in the model.
     """
     lookup = leaf_of_tensor(without_adapters(model))
-    for name in map(called, names):
-        if name in lookup and not lookup[name].is_shape:
-            lookup[name].value()
+    for name in names:
+        leaf = lookup.get(called(name))
+        if leaf is not None and not leaf.is_shape:
+            for part in tensors[name].slices():
+                leaf.rows(part)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +136,11 @@ class ModelTensor:
         return self.leaf.shape if self.index is None else self.leaf.shape[1:]
 
     def value(self) -> np.ndarray:
-        return hosts.gathered(self.leaf, self.index)
+        return gathered(self.leaf, self.index)
+
+    def rows(self, part: tuple[slice, ...]) -> np.ndarray:
+        """Of several hosts all call it, in the same order."""
+        return gathered_rows(self.leaf, self.index, part)
 
 
 def leaf_of_tensor(model: LmHeadModel) -> dict[str, ModelTensor]:
@@ -140,8 +166,8 @@ def without_adapters(model: LmHeadModel) -> LmHeadModel:
     return map_modules(lambda _, layer: layer.base_layer, model, is_lora)
 
 
-def _deltas(model: LmHeadModel) -> dict[str, Callable[[], np.ndarray]]:
-    """For each adapted weight: its name in the files and a way to compute what the adapter adds."""
+def _deltas(model: LmHeadModel) -> dict[str, Callable[[slice], np.ndarray]]:
+    """For each adapted weight: its name in the files and a way to compute what the adapter adds to rows of it."""
     layers = {name: layer.on_host() for name, layer in lora_layers(model).items()}
     return {
         f"{name}.weight": functools.partial(layers[stacked_name].delta_of, index)
@@ -156,20 +182,12 @@ def _finite(name: str, delta: np.ndarray) -> np.ndarray:
     return delta
 
 
-def _current_value(reader: SafetensorsReader, name: str, leaf: ModelTensor) -> np.ndarray:
-    """The file's value where the model still holds it, perhaps in fewer bits; else what training made of it.
-
-    The two are compared some rows at a time, so that only one of them is ever there whole.
-    """
+def _current_rows(reader: SafetensorsReader, name: str, leaf: ModelTensor, part: tuple[slice, ...]) -> np.ndarray:
+    """The file's rows where the model still holds them, perhaps in fewer bits; else what training made of them."""
     if leaf.is_shape:
-        return reader.read(name)
-    in_model = leaf.value()
-    if in_model.shape != reader.shapes[name]:
+        return reader.read(name, part)
+    in_model = leaf.rows(part)
+    if leaf.shape != reader.shapes[name]:
         return in_model
-    parts = row_parts(in_model.shape, reader.dtypes[name].itemsize)
-    if not all(np.array_equal(reader.read(name, part).astype(in_model.dtype), in_model[part]) for part in parts):
-        return in_model
-    if in_model.dtype == reader.dtypes[name]:
-        return in_model
-    del in_model
-    return reader.read(name)
+    in_file = reader.read(name, part)
+    return in_file if np.array_equal(in_file.astype(in_model.dtype), in_model) else in_model

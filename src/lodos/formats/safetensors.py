@@ -5,7 +5,7 @@ read until a slice is asked for, and then only that slice. Nothing is ever unpic
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +36,6 @@ INDEX_NAME = "model.safetensors.index.json"
 # opened anew. (Not at each read: the headers of large models are long.)
 _MAPPED_BYTES = 16 * 2**20
 
-_PART_BYTES = 16 * 2**20
 _LONGEST_NAME = 200
 _MOST_AXES, _LARGEST = 32, 2**58
 """NumPy's arrays have no more axes, and no more elements in the axes that are not empty."""
@@ -123,25 +122,16 @@ class SafetensorsReader:
             self._handles[file] = self._opened(file)
         part = self._handles[file].get_slice(self.name_in_file[name])
         tensor = part[index or ...]
-        self._bytes_read += tensor.nbytes
+        # Of rows that are read in part, all pages may be.
+        self._bytes_read += tensor.nbytes if len(index) < 2 else len(tensor) * _row_bytes(self.shapes[name], tensor)
         return tensor
 
     def _opened(self, file: Place) -> Any:
         return RemoteSafetensors(file, DTYPES, self._kept) if is_remote(file) else safe_open(file, framework="np")
 
 
-def row_parts(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[slice, ...]]:
-    """Slices of rows, of 16 MiB or one row, that together are the whole tensor; of a scalar, one that is all of it."""
-    if not shape:
-        yield ()
-        return
-    row_bytes = math.prod(shape[1:]) * itemsize
-    if not row_bytes:  # the file may say of any number of such rows that it has them
-        yield (slice(0, shape[0]),)
-        return
-    rows = max(1, _PART_BYTES // row_bytes)
-    for start in range(0, shape[0], rows):
-        yield (slice(start, min(start + rows, shape[0])),)
+def _row_bytes(shape: tuple[int, ...], tensor: np.ndarray) -> int:
+    return math.prod(shape[1:]) * tensor.itemsize
 
 
 def _unreadable(file: Place, error: Exception) -> str:

@@ -1,7 +1,7 @@
-"""Tensors to the files of a model folder, one at a time: whoever writes holds one tensor, however large the file.
+"""Tensors to the files of a model folder, some rows at a time: whoever writes needs room for these, and no more.
 
 The safetensors library writes tensors that are all in memory. Here the header comes first, made of shapes and dtypes
-that are known beforehand, and each tensor follows when it has been made. The bytes are those that the library would
+that are known beforehand, and the tensors follow as they are made. The bytes are those that the library would
 write.
 The format: https://github.com/huggingface/safetensors#format
 """
@@ -9,7 +9,7 @@ The format: https://github.com/huggingface/safetensors#format
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,7 +17,8 @@ import numpy as np
 from huggingface_hub import StateDictSplit, split_state_dict_into_shards_factory
 
 from lodos.files import check_room, flush, write_json
-from lodos.formats.safetensors import DTYPES, INDEX_NAME, SafetensorsReader, row_parts
+from lodos.formats.safetensors import DTYPES, INDEX_NAME, SafetensorsReader
+from lodos.row_slices import row_slices
 
 MAX_SHARD_SIZE = "5GB"
 
@@ -35,11 +36,26 @@ class TensorSource:
 
     shape: tuple[int, ...]
     dtype: np.dtype
-    load: Callable[[], np.ndarray]
+    rows: Callable[[tuple[slice, ...]], np.ndarray]
+    """Makes one of its `slices`."""
+
+    @staticmethod
+    def of(array: np.ndarray) -> "TensorSource":
+        return TensorSource(array.shape, array.dtype, array.__getitem__)
 
     @property
     def nbytes(self) -> int:
         return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+
+    def slices(self) -> Iterator[tuple[slice, ...]]:
+        """In which, and in whose order, it is written."""
+        return row_slices(self.shape, self.dtype.itemsize)
+
+    def whole(self) -> np.ndarray:
+        whole = np.empty(self.shape, self.dtype)
+        for part in self.slices():
+            whole[part] = self.rows(part)
+        return whole
 
 
 def write_sharded(
@@ -47,7 +63,7 @@ def write_sharded(
 ) -> None:
     """Writes tensors as transformers does: one file, or shards with an index above `max_shard_size`.
 
-    A tensor is made, written and let go before the next one is made. Each file is read back and compared when it is on
+    Rows are made, written and let go before the next ones are made. Each file is read back and compared when it is on
     the disk.
 
     Args:
@@ -76,9 +92,7 @@ def save_and_compare(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     Raises:
         OSError: if what is read back is not what was written.
     """
-    sources = {
-        name: TensorSource(tensor.shape, tensor.dtype, lambda tensor=tensor: tensor) for name, tensor in tensors.items()
-    }
+    sources = {name: TensorSource.of(tensor) for name, tensor in tensors.items()}
     write_file(path, sources, progress=lambda _: None)
 
 
@@ -137,14 +151,14 @@ def _header(tensors: Mapping[str, TensorSource]) -> bytes:
 
 def _write_tensor(file: BinaryIO, name: str, source: TensorSource) -> bytes:
     """Writes the bytes of a tensor and returns their digest."""
-    tensor = source.load()
-    if (tensor.shape, tensor.dtype) != (source.shape, source.dtype):
-        found, meant = f"{tensor.dtype} {list(tensor.shape)}", f"{source.dtype} {list(source.shape)}"
-        raise ValueError(f"{name}: is {found}, and the file's header says {meant}.")
     digest = hashlib.sha256()
-    # In parts: an array whose rows lie elsewhere than one after another is never copied whole.
-    for part in row_parts(tensor.shape, tensor.itemsize):
-        content = _bytes_of(tensor[part])
+    for part in source.slices():
+        rows = source.rows(part)
+        shape = tuple(at.stop - at.start for at in part) + source.shape[len(part) :]
+        if (rows.shape, rows.dtype) != (shape, source.dtype):
+            found, meant = f"{rows.dtype} {list(rows.shape)}", f"{source.dtype} {list(shape)}"
+            raise ValueError(f"{name}: is {found}, and the file's header says {meant}.")
+        content = _bytes_of(rows)
         file.write(content)
         digest.update(content)
     return digest.digest()
@@ -152,7 +166,7 @@ def _write_tensor(file: BinaryIO, name: str, source: TensorSource) -> bytes:
 
 def _digest_of(written: SafetensorsReader, name: str) -> bytes:
     digest = hashlib.sha256()
-    for part in row_parts(written.shapes[name], written.dtypes[name].itemsize):
+    for part in row_slices(written.shapes[name], written.dtypes[name].itemsize):
         digest.update(_bytes_of(written.read(name, part)))
     return digest.digest()
 

@@ -19,12 +19,13 @@ from lodos.formats.generation_config import read_generation_config
 from lodos.formats.hf import HFCheckpointConverter
 from lodos.formats.peft import WEIGHTS_NAME, read_adapter_config
 from lodos.formats.peft_config import AdapterConfig
-from lodos.formats.safetensors import SafetensorsReader, row_parts
+from lodos.formats.safetensors import SafetensorsReader
 from lodos.formats.tokenizer_files import has_tokenizer, load_tokenizer
 from lodos.lora.targets import matches
 from lodos.places.manifest import MANIFEST, problems
 from lodos.prompting.description import FILE, Prompting, read_prompting
 from lodos.prompting.encode import end_token_ids
+from lodos.row_slices import row_slices
 
 _FACTOR = re.compile(
     r"(?:base_model\.model\.)?(?P<module>.+?)\.lora_(?P<embedding>embedding_)?(?P<factor>[AB])(?:\.weight)?"
@@ -122,7 +123,7 @@ def _pair_problems(
     if len(a) != 2 or len(b) != 2 or (a[0], b[1]) != (rank, rank):
         yield f"{module}: A {list(a)} and B {list(b)}, where {ADAPTER_CONFIG} says rank {rank}."
     for factor, name in factors.items():
-        if not any(reader.read(name, part).any() for part in row_parts(reader.shapes[name], 4)):
+        if not any(reader.read(name, part).any() for part in row_slices(reader.shapes[name], 4)):
             yield f"{module}: every number of {factor} is zero, so it changes nothing."
 
 
@@ -160,7 +161,7 @@ def _not_finite(reader: SafetensorsReader) -> list[str]:
         for name, shape in reader.shapes.items()
         if not all(
             np.isfinite(reader.read(name, part).astype(np.float32, copy=False)).all()
-            for part in row_parts(shape, reader.dtypes[name].itemsize)
+            for part in row_slices(shape, reader.dtypes[name].itemsize)
         )
     ]
     return [f"{listed(wrong)}: numbers that are not finite (NaN or infinite)."] if wrong else []

@@ -13,9 +13,9 @@ import numpy as np
 from lodos.errors import UserError
 from lodos.formats.gguf_file import read_gguf
 from lodos.formats.mlx import is_mlx_adapter, read_mlx
-from lodos.formats.safetensors import row_parts
 from lodos.formats.verified import Findings, listed, look_at_files
 from lodos.prompting.description import read_prompting
+from lodos.row_slices import row_slices
 
 if TYPE_CHECKING:
     from gguf.gguf_reader import ReaderTensor
@@ -89,7 +89,7 @@ def _factor_problems(module: str, pair: Mapping[str, np.ndarray], ranks: tuple[i
 
 def _is_finite(tensor: "ReaderTensor") -> bool:
     data = tensor.data
-    parts = row_parts(data.shape, data.dtype.itemsize)
+    parts = row_slices(data.shape, data.dtype.itemsize)
     return all(np.isfinite(gguf.dequantize(data[part], tensor.tensor_type)).all() for part in parts)
 
 

@@ -5,7 +5,7 @@ The filter, the names in files and merging ask the layer; none of them knows wha
     factors             A and B, which are trained; in a stack with a leading `layers` axis
     rank_of(i)          how many rows of A and columns of B are layer i's; the rest is zero and stays so
     file_tensors(i)     the tensors of layer i by the names they have in PEFT's files, no larger than its rank
-    delta_of(i)         what the adapter adds to layer i's weight
+    delta_of(i, rows)   what the adapter adds to rows of layer i's weight
     merged()            the plain layer that computes the same
 
 A stack has one array for A and one for B, as large as its largest rank needs. Where A's row and B's column are both
@@ -21,7 +21,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Array, Float
 
-from lodos import hosts
+from lodos.gathering import gathered
 
 
 class LoraLayer(eqx.Module):
@@ -40,8 +40,8 @@ class LoraLayer(eqx.Module):
         """The plain layer with the update added to its weight: in float32, rounded once to the weight's dtype."""
 
     @abc.abstractmethod
-    def delta_of(self, index: int | None) -> Float[np.ndarray, "..."]:
-        """What the adapter adds to the weight of a layer, in float32 and in the weight's layout."""
+    def delta_of(self, index: int | None, rows: slice = slice(None)) -> Float[np.ndarray, "..."]:
+        """What the adapter adds to the weight of a layer, or rows of it, in float32 and in the weight's layout."""
 
     @property
     def factors(self) -> tuple[Array, Array]:
@@ -71,7 +71,7 @@ class LoraLayer(eqx.Module):
 
     def on_host(self) -> Self:
         """The layer with its factors in float32 on the host, on each of several, fetched once for all its layers."""
-        A, B = (hosts.gathered(factor).astype(np.float32, copy=False) for factor in self.factors)
+        A, B = (gathered(factor).astype(np.float32, copy=False) for factor in self.factors)
         fields: dict[str, Any] = dict(zip(self.factor_names, (A, B), strict=True))
         return dataclasses.replace(self, **fields)
 

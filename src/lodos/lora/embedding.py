@@ -58,9 +58,9 @@ class LoraEmbedding(LoraLayer):
     def rank_of(self, index: int | None) -> int:
         return self.lora_embedding_A.shape[0]
 
-    def delta_of(self, index: int | None) -> Float[np.ndarray, "vocab embed"]:
+    def delta_of(self, index: int | None, rows: slice = slice(None)) -> Float[np.ndarray, "vocab embed"]:
         A, B = self.file_tensors(index).values()
-        return np.float32(self.scale) * (B @ A).T
+        return np.float32(self.scale) * (B @ A[:, rows]).T
 
     def merged(self) -> Embedding:
         weight, (A, B) = self.base_layer.weight, self.factors

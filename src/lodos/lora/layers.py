@@ -115,10 +115,10 @@ class LoraLinear(LoraLayer):
         scale = jnp.asarray(self.scale, jnp.float32)[:, None, None] if isinstance(self.scale, tuple) else self.scale
         return scale * jnp.matmul(self.lora_B.astype(jnp.float32), self.lora_A.astype(jnp.float32))
 
-    def delta_of(self, index: int | None) -> Float[np.ndarray, "out in"]:
+    def delta_of(self, index: int | None, rows: slice = slice(None)) -> Float[np.ndarray, "out in"]:
         A, B = self.file_tensors(index).values()
         scale = self.scale[index or 0] if isinstance(self.scale, tuple) else self.scale
-        return np.float32(scale) * (B @ A)
+        return np.float32(scale) * (B[rows] @ A)
 
     def merged(self) -> Linear:
         weight = self.base_layer.weight
