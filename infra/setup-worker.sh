@@ -20,4 +20,5 @@ if ! [ -x venv/bin/python ]; then
     "$HOME/.local/bin/uv" venv --quiet --seed --python 3.12 venv
   fi
 fi
-venv/bin/python -m pip install --quiet --upgrade "./lodos[${LODOS_EXTRAS-tpu,gcs}]"
+extras="${LODOS_EXTRAS-tpu,gcs}"
+venv/bin/python -m pip install --quiet --upgrade "./lodos${extras:+[$extras]}"

@@ -71,6 +71,11 @@ def test_another_repository_and_other_extras(home: Path, repository: Path, tmp_p
     assert "lodos[tpu,gcs,wandb]" in (home / "asked").read_text(encoding="utf-8")
 
 
+def test_no_extras(home: Path, repository: Path) -> None:
+    assert set_up(home, LODOS_REPO=f"file://{repository}", LODOS_BRANCH="mine", LODOS_EXTRAS="").returncode == 0
+    assert (home / "asked").read_text(encoding="utf-8").splitlines()[-1].endswith("./lodos")
+
+
 def test_a_branch_that_was_not_pushed_fails(home: Path, repository: Path) -> None:
     done = set_up(home, LODOS_REPO=f"file://{repository}", LODOS_BRANCH="only-here")
     assert done.returncode != 0
